@@ -53,7 +53,12 @@ def reproduce(folder: Path, *targets: str) -> None:
     }
     with (folder / "repro.log").open("a", encoding="utf-8") as log:
         done = subprocess.run(
-            [sys.executable, "-m", "dvc", "repro", *targets], cwd=folder, env=environ, stdout=log, stderr=log, check=False
+            [sys.executable, "-m", "dvc", "repro", *targets],
+            cwd=folder,
+            env=environ,
+            stdout=log,
+            stderr=log,
+            check=False,
         )
     if done.returncode:
         raise RuntimeError(f"{folder.name}: dvc repro failed with {done.returncode}; see {folder / 'repro.log'}")
@@ -75,11 +80,14 @@ def stage_cost(folder: Path, stage: str) -> Cost:
 
 
 def commit_of(folder: Path) -> str:
-    return subprocess.run(["git", "rev-parse", "HEAD"], cwd=folder, capture_output=True, text=True, check=True).stdout.strip()
+    return subprocess.run(
+        ["git", "rev-parse", "HEAD"], cwd=folder, capture_output=True, text=True, check=True
+    ).stdout.strip()
 
 
 def over_seeds(means: Sequence[float], confidence: float) -> list[float] | None:
-    """Two ends of :func:`stages.tools.ablation.seeds.over_seeds`; None if the seeds give no spread."""
+    """Two ends of :func:`stages.tools.ablation.seeds.over_seeds`; None if the seeds give no
+    spread."""
     found = seeds.over_seeds(means, confidence)
     return None if found is None else [found.low, found.high]
 

@@ -101,41 +101,160 @@ SUBJECTS = (
             ),
             ("vlmeval/dataset/utils/mvbench.py", ("check_ans_with_model",)),
         ),
-        "check_ans_with_model(reply, '(' + chr(65 + right) + ') ' + options[right], None, dict({chr(65 + i): one for i, one in"
-        " enumerate(options)}, question='What is seen?', prediction=reply, answer=chr(65 + right)))",
+        "check_ans_with_model(reply, '(' + chr(65 + right) + ') ' + options[right], None, dict({chr(65 + i): one for i,"
+        " one in enumerate(options)}, question='What is seen?', prediction=reply, answer=chr(65 + right)))",
         lambda reply, options, right: vlmevalkit_right(reply, options, right, right),
         (0, 1),
     ),
 )
 
 _ASIS = (
-    "", " ", "\n", ".", "(", ")", "Z", "E", "Both", "I cannot say", "Because of it", "A man walks", "a man walks", "USA.", "ABC",
-    "A B C D", "A, B", "A or B", "Answer: a", "answer is cat", "The answer is candles", "Cannot determine the answer",
-    "C is said. Cannot determine the answer", "Sorry, I can't help with images of people yet.",
-    "I'm sorry, but without the image provided, A", "Failed to obtain answer via API.", "Failed to obtain answer via API. B",
-    "It costs 1,000 dollars, B", "3.5", "Best answer:Best option: D", "Z B", "I think Z",
-    "The best option isThe correct option is B", "The correct option is", "İİ the answer is B then C", "Ａ", "B" * 5, "<think>A",
-    "don't", "it's D'accord", "." * 40 + "x.B",
-)  # fmt: skip
+    "",
+    " ",
+    "\n",
+    ".",
+    "(",
+    ")",
+    "Z",
+    "E",
+    "Both",
+    "I cannot say",
+    "Because of it",
+    "A man walks",
+    "a man walks",
+    "USA.",
+    "ABC",
+    "A B C D",
+    "A, B",
+    "A or B",
+    "Answer: a",
+    "answer is cat",
+    "The answer is candles",
+    "Cannot determine the answer",
+    "C is said. Cannot determine the answer",
+    "Sorry, I can't help with images of people yet.",
+    "I'm sorry, but without the image provided, A",
+    "Failed to obtain answer via API.",
+    "Failed to obtain answer via API. B",
+    "It costs 1,000 dollars, B",
+    "3.5",
+    "Best answer:Best option: D",
+    "Z B",
+    "I think Z",
+    "The best option isThe correct option is B",
+    "The correct option is",
+    "İİ the answer is B then C",
+    "Ａ",
+    "B" * 5,
+    "<think>A",
+    "don't",
+    "it's D'accord",
+    "." * 40 + "x.B",
+)
 _WITH_LETTER = (
-    "{L}", "{l}", "({L})", "({l})", "{L}.", "{L})", "{L}:", " {L} ", "'{L}'", '"{L}"', "**{L}**", "*{L}.*", "[{L}]", "{L}._",
-    "{L}!", "{L}?", "{L}. {t}", "({L}) {t}", "{L}: {t}", "{L}\n{t}", "{L}. {t}\nmore", "{t}", "{t}.", "{T}", "It is {t}",
-    "The answer is {L}", "the answer is {l}", "The best answer is: {L}", "the correct choice is {L} since D is not",
-    "The answer is **{L}**.", "My choice is {L}", "I pick {L}, not A", "Option: {L}", "Answer:{L}", "Final answer: {L}",
-    "Not A but {L}", "{L} or D", "A or {L}", "<think>A or B?</think><answer>{L}</answer>", "<think>{L}</think>",
-    "<think>A</think>{L}", "A</think>so {L}", "<analysis>A <think>B</think></analysis>{L}", "<think>A</think>.<think>B</think>{L}",
+    "{L}",
+    "{l}",
+    "({L})",
+    "({l})",
+    "{L}.",
+    "{L})",
+    "{L}:",
+    " {L} ",
+    "'{L}'",
+    '"{L}"',
+    "**{L}**",
+    "*{L}.*",
+    "[{L}]",
+    "{L}._",
+    "{L}!",
+    "{L}?",
+    "{L}. {t}",
+    "({L}) {t}",
+    "{L}: {t}",
+    "{L}\n{t}",
+    "{L}. {t}\nmore",
+    "{t}",
+    "{t}.",
+    "{T}",
+    "It is {t}",
+    "The answer is {L}",
+    "the answer is {l}",
+    "The best answer is: {L}",
+    "the correct choice is {L} since D is not",
+    "The answer is **{L}**.",
+    "My choice is {L}",
+    "I pick {L}, not A",
+    "Option: {L}",
+    "Answer:{L}",
+    "Final answer: {L}",
+    "Not A but {L}",
+    "{L} or D",
+    "A or {L}",
+    "<think>A or B?</think><answer>{L}</answer>",
+    "<think>{L}</think>",
+    "<think>A</think>{L}",
+    "A</think>so {L}",
+    "<analysis>A <think>B</think></analysis>{L}",
+    "<think>A</think>.<think>B</think>{L}",
     "정답은 {L}",
-    "答案是{L}", "选{L}", "답: {L}", "{L} {L}", "{L}{L}", "the answer is {L}, or rather the answer is A",
+    "答案是{L}",
+    "选{L}",
+    "답: {L}",
+    "{L} {L}",
+    "{L}{L}",
+    "the answer is {L}, or rather the answer is A",
     "After a long look at every frame of this video I would say {L}",
     "{t} is what I would say after a long look at every one of the frames of it",
     "{L} is what I would say after a long look at every frame of it",
-)  # fmt: skip
+)
 _PIECES = (
-    "A", "B", "C", "D", "E", "a", "b", "Z", "(A)", "(c)", "B.", "D)", "the answer is", "Answer:", "The best answer is",
-    "I choose", "the", "man", "and", "Because", "not", "1,000", "2", ".", "...", "!", "-", "**", "_", "'", '"', "\n", "\t", "…",
-    "apples", "moving to the right", "No", "<answer>", "<think>", "</think>", "</think>", "<analysis>", "</analysis>",
-    "</answer>", "选", "정답은",
-)  # fmt: skip
+    "A",
+    "B",
+    "C",
+    "D",
+    "E",
+    "a",
+    "b",
+    "Z",
+    "(A)",
+    "(c)",
+    "B.",
+    "D)",
+    "the answer is",
+    "Answer:",
+    "The best answer is",
+    "I choose",
+    "the",
+    "man",
+    "and",
+    "Because",
+    "not",
+    "1,000",
+    "2",
+    ".",
+    "...",
+    "!",
+    "-",
+    "**",
+    "_",
+    "'",
+    '"',
+    "\n",
+    "\t",
+    "…",
+    "apples",
+    "moving to the right",
+    "No",
+    "<answer>",
+    "<think>",
+    "</think>",
+    "</think>",
+    "<analysis>",
+    "</analysis>",
+    "</answer>",
+    "选",
+    "정답은",
+)
 
 
 def replies(options: tuple[str, ...]) -> Iterator[str]:
@@ -153,7 +272,9 @@ def replies(options: tuple[str, ...]) -> Iterator[str]:
 def theirs(interpreter: Path, clone: Path, subject: Subject, rows: list[tuple[str, tuple[str, ...], int]]) -> list[Any]:
     sources = [(_at_head(clone, file), names) for file, names in subject.sources]
     order = json.dumps({"sources": sources, "call": subject.call, "rows": rows})
-    done = subprocess.run([interpreter, "-I", WORKER], input=order, stdout=subprocess.PIPE, text=True, check=True, timeout=300)
+    done = subprocess.run(
+        [interpreter, "-I", WORKER], input=order, stdout=subprocess.PIPE, text=True, check=True, timeout=300
+    )
     return list(json.loads(done.stdout))
 
 
@@ -166,12 +287,16 @@ def _git(clone: Path, *arguments: str) -> str:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.crosscheck", description=(__doc__ or "").split("\n\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.crosscheck", description=(__doc__ or "").split("\n\n")[0]
+    )
     parser.add_argument("--lmms-eval", type=Path, required=True, help="a git clone of EvolvingLMMs-Lab/lmms-eval")
     parser.add_argument("--vlmevalkit", type=Path, required=True, help="a git clone of open-compass/VLMEvalKit")
     parser.add_argument("--python", type=Path, required=True, help="an interpreter with pandas, of another environment")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/crosscheck.md"))
-    parser.add_argument("--keep", type=Path, help="a folder to keep replies with the harnesses' outcomes in, for the tests")
+    parser.add_argument(
+        "--keep", type=Path, help="a folder to keep replies with the harnesses' outcomes in, for the tests"
+    )
     arguments = parser.parse_args()
     clones = {"lmms_eval": arguments.lmms_eval, "vlmevalkit": arguments.vlmevalkit}
     lines = ["| function | at | replies | same outcome | raised there |", "|---|---|--:|--:|--:|"]
@@ -190,15 +315,23 @@ def main() -> int:
         unlike = [pair for pair in pairs if not isinstance(pair[1], dict) and pair[1] != pair[2]]
         agreed &= not unlike and not raised
         lines.append(
-            f"| {subject.name} | {revision} | {len(rows):,} | {len(rows) - len(unlike) - len(raised):,} | {len(raised):,} |"
+            f"| {subject.name} | {revision} | {len(rows):,} | {len(rows) - len(unlike) - len(raised):,} |"
+            f" {len(raised):,} |"
         )
         for (reply, options, right), outcome, ours in unlike[:5]:
-            print(f"{subject.name}: {reply!r} to {options}, right {right}: theirs {outcome!r}, ours {ours!r}", file=sys.stderr)
+            print(
+                f"{subject.name}: {reply!r} to {options}, right {right}: theirs {outcome!r}, ours {ours!r}",
+                file=sys.stderr,
+            )
         for row, outcome, _ in [pair for pair in pairs if isinstance(pair[1], dict)][:3]:
             print(f"{subject.name}: {row}: {outcome}", file=sys.stderr)
         if arguments.keep:
             some = Random(number).sample(pairs, KEPT)
-            record = {"function": subject.name, "revision": revision, "rows": [[*row, outcome] for row, outcome, _ in some]}
+            record = {
+                "function": subject.name,
+                "revision": revision,
+                "rows": [[*row, outcome] for row, outcome, _ in some],
+            }
             arguments.keep.mkdir(parents=True, exist_ok=True)
             file = arguments.keep / f"{subject.name.split(':')[0].replace(', ', '_').lower()}.json"
             rows_text = ",\n".join(json.dumps(row, ensure_ascii=False) for row in record["rows"])
@@ -206,7 +339,8 @@ def main() -> int:
             file.write_text(f'{head}, "rows": [\n{rows_text}\n]}}\n', encoding="utf-8")
     verdict = "Every outcome is the same." if agreed else "SOME OUTCOMES DIFFER."
     lines = [
-        f"What `compat` says beside the harnesses' own functions, on adversarial replies to {len(QUESTIONS)} questions. {verdict}",
+        f"What `compat` says beside the harnesses' own functions, on adversarial replies to {len(QUESTIONS)} questions."
+        f" {verdict}",
         "",
         *lines,
     ]

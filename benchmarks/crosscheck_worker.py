@@ -27,7 +27,11 @@ def load(sources: list[tuple[str, list[str]]]) -> dict[str, object]:
                     exec(code, space)
                 continue
             targets = node.targets if isinstance(node, ast.Assign) else []
-            named = [node.name] if isinstance(node, ast.FunctionDef) else [one.id for one in targets if isinstance(one, ast.Name)]
+            named = (
+                [node.name]
+                if isinstance(node, ast.FunctionDef)
+                else [one.id for one in targets if isinstance(one, ast.Name)]
+            )
             if set(named) & set(names):
                 exec(code, space)
                 missing -= set(named)

@@ -44,7 +44,9 @@ REPLY_TOKENS = 48
 def video(path: Path, seconds: int, width: int, height: int, seed: int) -> Path:
     """Write a video of a drifting texture: neither flat nor noise."""
     rng = np.random.default_rng(seed)
-    whole = np.kron(rng.integers(0, 256, (height // 8 + 40, width // 8 + 40, 3), dtype=np.uint8), np.ones((8, 8, 1), np.uint8))
+    whole = np.kron(
+        rng.integers(0, 256, (height // 8 + 40, width // 8 + 40, 3), dtype=np.uint8), np.ones((8, 8, 1), np.uint8)
+    )
     frames = (whole[n : n + height, 2 * n : 2 * n + width] for n in range(0, 8 * seconds))
     encode(frames, Fraction(8), path, 20)
     return path
@@ -132,7 +134,8 @@ def main() -> int:
         "",
         f"CPU: {together_s / alone:.2f} of asking one by one (median of {arguments.runs}, in turn).",
         "",
-        f"| {MANY} questions about {MANY} videos, replies of {REPLY_TOKENS} tokens | replies a CPU second | against size 1 | bound |",
+        f"| {MANY} questions about {MANY} videos, replies of {REPLY_TOKENS} tokens | replies a CPU second | against"
+        " size 1 | bound |",
         "|---|--:|--:|--:|",
         f"| batch size 1 | {slow:.1f} | 1.0 | |",
         f"| batch size {MANY} | {fast:.1f} | {fast / slow:.1f} | {BOUND:.0f} |",

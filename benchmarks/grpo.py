@@ -88,7 +88,12 @@ class Clock(TrainerCallback):
 
 
 def video(number: int) -> Frames:
-    pixels = np.random.default_rng(number).integers(0, 256, (FRAMES, 4, 4, 3), np.uint8).repeat(SIZE // 4, 1).repeat(SIZE // 4, 2)
+    pixels = (
+        np.random.default_rng(number)
+        .integers(0, 256, (FRAMES, 4, 4, 3), np.uint8)
+        .repeat(SIZE // 4, 1)
+        .repeat(SIZE // 4, 2)
+    )
     return Frames(pixels, tuple(range(FRAMES)), FRAMES, RATE)
 
 
@@ -165,7 +170,10 @@ def plain_trl(folder: Path, steps: int, examples: int) -> Seen:
     for number in range(examples):
         path = folder / f"{number}.mp4"
         encode(video(number).pixels, RATE, path, crf=10)
-        content = [{"type": "video", "video": str(path), "text": None}, {"type": "text", "video": None, "text": "what happens ?"}]
+        content = [
+            {"type": "video", "video": str(path), "text": None},
+            {"type": "text", "video": None, "text": "what happens ?"},
+        ]
         prompts.append([{"role": "user", "content": content}])
     trainer = GRPOTrainer(
         model=model,
@@ -184,7 +192,9 @@ def ours(folder: Path, steps: int, examples: int, *, saving: bool, frozen: bool 
     model, processor = fresh(folder / "model")
     if frozen:
         freeze(model, ["vision"])
-    by_id = {f"s{n}": Example(f"s{n}", "caption", "what happens ?", None, load=lambda n=n: video(n)) for n in range(examples)}
+    by_id = {
+        f"s{n}": Example(f"s{n}", "caption", "what happens ?", None, load=lambda n=n: video(n)) for n in range(examples)
+    }
     seen = Seen()
     stored = cached_encoder(processor, by_id, ENCODED_BYTES if saving else 0)
 
@@ -282,7 +292,9 @@ def judging(verdicts: int) -> tuple[float, int]:
             referee = Referee(judge_of(params), LexicalEmbedder())
             replies = [render_reply("it rises", f"the red bar rises {number}") for number in range(verdicts)]
             began = time.perf_counter()
-            scores = score_replies([sample] * verdicts, replies, referee, load_params("infra/recipes/tiny.yaml").rewards)
+            scores = score_replies(
+                [sample] * verdicts, replies, referee, load_params("infra/recipes/tiny.yaml").rewards
+            )
             seconds = time.perf_counter() - began
         server.shutdown()
     return seconds, sum(score.value == 1.0 for score in scores)
@@ -314,8 +326,8 @@ def main() -> int:
     lines = [
         measured("torch", "transformers", "trl"),
         "",
-        f"{PROMPTS} prompts x {ROLLOUTS} rollouts x {TOKENS} tokens a step, {FRAMES} frames of {SIZE} px, {arguments.steps} steps of the"
-        " model of recipe `tiny`. All prompts have been seen after two steps.",
+        f"{PROMPTS} prompts x {ROLLOUTS} rollouts x {TOKENS} tokens a step, {FRAMES} frames of {SIZE} px,"
+        f" {arguments.steps} steps of the model of recipe `tiny`. All prompts have been seen after two steps.",
         "",
         "| trainer | CPU s a step | against plain TRL | videos through the tower a prompt: rollouts | loss"
         " | waiting for video after the first epoch |",
@@ -328,7 +340,10 @@ def main() -> int:
             f" | {seen.videos['loss'] / prompts:.2f} | {waiting} |"
         )
     seconds, scored = judging(64)
-    lines += ["", f"64 verdicts from a judge that takes 1 s for each: {seconds:.1f} s ({scored} scored; one by one: 64 s)."]
+    lines += [
+        "",
+        f"64 verdicts from a judge that takes 1 s for each: {seconds:.1f} s ({scored} scored; one by one: 64 s).",
+    ]
     keep(lines, arguments.out)
     print("\n".join(lines))
     return 0

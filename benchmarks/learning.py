@@ -5,11 +5,14 @@ away.
 recipe, each a plain ``dvc repro`` in a clone of the committed state (they share one DVC cache, so
 what arms have in common is made once, and a run that was stopped goes on where it was):
 
-- ``recipe``   the recipe as it is: ``careless_share`` of the answers that SFT sees are right and short, a fault that GRPO can mend
-- ``clean``    every answer is right and complete; in the proxy tasks the thinking before half of them is brief, and only reward can tell
-               which way of thinking pays
-- ``thorough`` complete answers, full thinking: what is left for GRPO when a person has picked the traces
-- ``longer``   no GRPO; SFT on the recipe's teacher for as many more steps as take GRPO's time (``EXTRA_SFT_STEPS``)
+- ``recipe``   the recipe as it is: ``careless_share`` of the answers that SFT sees are right and
+  short, a fault that GRPO can mend
+- ``clean``    every answer is right and complete; in the proxy tasks the thinking before half of
+  them is brief, and only reward can tell which way of thinking pays
+- ``thorough`` complete answers, full thinking: what is left for GRPO when a person has picked the
+  traces
+- ``longer``   no GRPO; SFT on the recipe's teacher for as many more steps as take GRPO's time
+  (``EXTRA_SFT_STEPS``)
 
 The report was fixed before measuring: greedy decoding on the test split, mean over tasks,
 paired by sample.
@@ -94,7 +97,9 @@ def pooled(pairs: Sequence[tuple[Made, Made]]) -> dict[str, Any]:
     """Gain of the first over the second of each seed
     (:func:`stages.tools.ablation.seeds.pooled_gain`).
     """
-    mean, tasks = pooled_gain([PolicyPair(predictions(a), predictions(b), content_digests(a[0])) for a, b in pairs], CONFIDENCE)
+    mean, tasks = pooled_gain(
+        [PolicyPair(predictions(a), predictions(b), content_digests(a[0])) for a, b in pairs], CONFIDENCE
+    )
     return {
         "mean": mean.clips.model_dump(),
         "seeds": list(mean.seeds),
@@ -146,12 +151,19 @@ def table(result: dict[str, Any]) -> str:
     tasks = list(next(iter(result["absolute"].values()))["tasks"])
     seeds = ", ".join(str(seed) for seed in result["seeds"])
     lines = [f"{result['measured']} Commit {result['commit'][:12]}, seeds {seeds}.", ""]
-    lines += [f"| policy | {' | '.join(tasks)} | mean, a seed each | format | words of thinking |", "|---" * (len(tasks) + 4) + "|"]
+    lines += [
+        f"| policy | {' | '.join(tasks)} | mean, a seed each | format | words of thinking |",
+        "|---" * (len(tasks) + 4) + "|",
+    ]
     for name, row in result["absolute"].items():
         cells = " | ".join(f"{row['tasks'][task]:.3f}" for task in tasks)
         seed_means = " ".join(f"{mean:.3f}" for mean in row["seeds"])
         lines.append(f"| {name} | {cells} | {seed_means} | {row['format']:.3f} | {row['thinking_words']:.1f} |")
-    lines += ["", f"| gain | {' | '.join(tasks)} | mean over tasks | t interval over seeds |", "|---" * (len(tasks) + 3) + "|"]
+    lines += [
+        "",
+        f"| gain | {' | '.join(tasks)} | mean over tasks | t interval over seeds |",
+        "|---" * (len(tasks) + 3) + "|",
+    ]
     for name, gain in result["gains"].items():
         cells = " | ".join(signed(gain["tasks"][task]) for task in tasks)
         lines.append(f"| {name} | {cells} | **{signed(gain['mean'])}** | {signed_spread(gain['over_seeds'])} |")
@@ -160,10 +172,15 @@ def table(result: dict[str, Any]) -> str:
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.learning", description=(__doc__ or "").split("\n\n")[0])
-    parser.add_argument("--seeds", default="21,22,23", help="comma-separated; each has a corpus of its own (default: %(default)s)")
+    parser.add_argument(
+        "--seeds", default="21,22,23", help="comma-separated; each has a corpus of its own (default: %(default)s)"
+    )
     parser.add_argument("--jobs", type=int, default=2, help="arms at a time, one core each (default: %(default)s)")
     parser.add_argument(
-        "--work", type=Path, default=Path(".vidbridge/bench-learning"), help="where the clones live (default: %(default)s)"
+        "--work",
+        type=Path,
+        default=Path(".vidbridge/bench-learning"),
+        help="where the clones live (default: %(default)s)",
     )
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/learning.json"))
     arguments = parser.parse_args()

@@ -1,4 +1,5 @@
-"""Storage of measurements; the line above their tables is :func:`stages.runtime.machine.measured`."""
+"""Storage of measurements; the line above their tables is
+:func:`stages.runtime.machine.measured`."""
 
 from __future__ import annotations
 

@@ -96,7 +96,10 @@ def main() -> int:
         "",
         "| stage | seconds | CPU seconds | peak GB |",
         "|---|---|---|---|",
-        *(f"| {name} | {cost.wall_s:.0f} | {cost.cpu_s:.0f} | {cost.peak_gb:.2f} |" for name, cost in reversed(costs.items())),
+        *(
+            f"| {name} | {cost.wall_s:.0f} | {cost.cpu_s:.0f} | {cost.peak_gb:.2f} |"
+            for name, cost in reversed(costs.items())
+        ),
     ]
     keep(lines, arguments.out)
     print("\n".join(lines))

@@ -33,7 +33,9 @@ def write(folder: Path, benchmark: str) -> tuple[Path, Path]:
     rows = []
     for i in range(COUNT):
         if benchmark == "mvbench":
-            rows.append({"video": f"{i}.mp4", "question": "What is seen?", "candidates": options, "answer": options[i % 4]})
+            rows.append(
+                {"video": f"{i}.mp4", "question": "What is seen?", "candidates": options, "answer": options[i % 4]}
+            )
             continue
         rows.append(
             {
@@ -69,7 +71,14 @@ def main() -> int:
         with tempfile.TemporaryDirectory() as folder:
             annotations, predictions = write(Path(folder), benchmark)
             command = [sys.executable, "-m", "flows.cli.main", "score", "--benchmark", benchmark]
-            command += ["--annotations", str(annotations), "--predictions", str(predictions), "--out", f"{folder}/scores.json"]
+            command += [
+                "--annotations",
+                str(annotations),
+                "--predictions",
+                str(predictions),
+                "--out",
+                f"{folder}/scores.json",
+            ]
             times = []
             for _ in range(arguments.runs):
                 started = time.perf_counter()

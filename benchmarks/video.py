@@ -57,7 +57,19 @@ class File(NamedTuple):
 def encode(folder: Path, name: str, seconds: int, *output: str) -> File:
     """Encode the real clip, repeated for so many seconds, with these arguments."""
     path = folder / name
-    command = [ffmpeg_binary(), "-nostdin", "-v", "error", "-y", "-stream_loop", "-1", "-i", str(REAL), "-t", str(seconds)]
+    command = [
+        ffmpeg_binary(),
+        "-nostdin",
+        "-v",
+        "error",
+        "-y",
+        "-stream_loop",
+        "-1",
+        "-i",
+        str(REAL),
+        "-t",
+        str(seconds),
+    ]
     subprocess.run([*command, "-an", "-preset", "faster", "-pix_fmt", "yuv420p", *output, str(path)], check=True)
     return File(name, path, probe(path))
 
@@ -77,7 +89,8 @@ def medians(works: dict[str, Callable[[], object]], rounds: int) -> dict[str, fl
     return {name: statistics.median(times) for name, times in taken.items()}
 
 
-# ---- readers -------------------------------------------------------------------------------------------------------------
+# ---- readers
+# ------------------------------------------------------------------------------
 
 
 def with_decord(path: Path, indices: Sequence[int]) -> Pixels:
@@ -170,7 +183,11 @@ def reading(files: Sequence[File], rounds: int) -> list[str]:
         taken = medians({"plain": partial(decode_only, file.path), **works}, rounds)
         others = [seconds for name, seconds in taken.items() if name not in ("plain", "ours")]
         cells = [
-            "not installed" if name not in readers else f"{taken[name] / taken['plain']:.2f}" if correct[name] else "wrong frames"
+            "not installed"
+            if name not in readers
+            else f"{taken[name] / taken['plain']:.2f}"
+            if correct[name]
+            else "wrong frames"
             for name in ("ours", "decord", "pyav", "torchcodec")
         ]
         ratio = f"**{taken['ours'] / min(others):.2f}**" if others else "no other is right"
@@ -178,7 +195,8 @@ def reading(files: Sequence[File], rounds: int) -> list[str]:
     return lines
 
 
-# ---- gate and edits ------------------------------------------------------------------------------------------------------
+# ---- gate and edits
+# ------------------------------------------------------------------------------
 
 
 def gate(files: Sequence[File], rounds: int) -> list[str]:
@@ -269,7 +287,9 @@ def kept(folder: Path, files: Sequence[File], rounds: int) -> list[str]:
 
     torch.set_num_threads(1)
     most = 196 * 28 * 28
-    processor = Qwen2VLVideoProcessor(size={"shortest_edge": 128 * 28 * 28, "longest_edge": most}, cap_pixels_per_frame=False)
+    processor = Qwen2VLVideoProcessor(
+        size={"shortest_edge": 128 * 28 * 28, "longest_edge": most}, cap_pixels_per_frame=False
+    )
     processor.save_pretrained(folder / "processor")
     lines = [
         "| file | decode, CPU s | decode and keep | from disk | from disk / decode"
@@ -303,14 +323,19 @@ def kept(folder: Path, files: Sequence[File], rounds: int) -> list[str]:
             },
             rounds,
         )
-        cells = [f"{taken[name]:.3f}" for name in ("decode", "keep", "disk")] + [f"**{taken['disk'] / taken['decode']:.3f}**"]
-        cells += [f"{taken[name]:.3f}" for name in ("decode+", "disk+")] + [f"**{taken['disk+'] / taken['decode+']:.3f}**"]
+        cells = [f"{taken[name]:.3f}" for name in ("decode", "keep", "disk")] + [
+            f"**{taken['disk'] / taken['decode']:.3f}**"
+        ]
+        cells += [f"{taken[name]:.3f}" for name in ("decode+", "disk+")] + [
+            f"**{taken['disk+'] / taken['decode+']:.3f}**"
+        ]
         cells.append(f"{small.pixels.nbytes / 1e6:.1f} ({whole.pixels.nbytes / 1e6:.1f})")
         lines.append(f"| {file.name} | {' | '.join(cells)} |")
     return lines
 
 
-# ---- synthesis -----------------------------------------------------------------------------------------------------------
+# ---- synthesis
+# ------------------------------------------------------------------------------
 
 
 def write_manifest(path: Path, count: int) -> None:
@@ -357,9 +382,11 @@ if __name__ == "__main__":
     made = synthesise_manifest(folder / "manifest.jsonl", settings, 7, folder / "scratch", folder / "samples")
     seconds = time.perf_counter() - started
     # Not ru_maxrss: it starts with what the process held that this one was forked from.
-    own = next(int(line.split()[1]) for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
+    status = Path("/proc/self/status").read_text().splitlines()
+    own = next(int(line.split()[1]) for line in status if line.startswith("VmHWM"))
     peaks = [own / 1024, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024]
-    print(json.dumps({"samples": sum(sum(t.values()) for t in made.samples.values()), "seconds": seconds, "peaks": peaks}))
+    samples = sum(sum(counts.values()) for counts in made.samples.values())
+    print(json.dumps({"samples": samples, "seconds": seconds, "peaks": peaks}))
 """
 
 
@@ -372,18 +399,26 @@ def synthesis(counts: Sequence[int], workers: int) -> list[str]:
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
             write_manifest(folder / "manifest.jsonl", count)
-            (folder / "settings.json").write_text(load_params("infra/recipes/vidbridge-r1.yaml").synthesize.model_dump_json())
+            (folder / "settings.json").write_text(
+                load_params("infra/recipes/vidbridge-r1.yaml").synthesize.model_dump_json()
+            )
             script = folder / "run.py"
             script.write_text(SYNTHESIS)
             environment = {**os.environ, "VIDBRIDGE_WORKERS": str(workers), "PYTHONPATH": str(Path.cwd())}
-            done = subprocess.run([sys.executable, str(script), name], env=environment, capture_output=True, text=True, check=True)
+            done = subprocess.run(
+                [sys.executable, str(script), name], env=environment, capture_output=True, text=True, check=True
+            )
             found = json.loads(done.stdout.strip().splitlines()[-1])
             each = found["samples"] / found["seconds"] / workers
-            lines.append(f"| {count:,} | {found['samples']:,} | {each:,.0f} | {found['peaks'][0]:.0f} | {found['peaks'][1]:.0f} |")
+            lines.append(
+                f"| {count:,} | {found['samples']:,} | {each:,.0f} | {found['peaks'][0]:.0f} | {found['peaks'][1]:.0f}"
+                " |"
+            )
     return lines
 
 
-# ---- two workers ---------------------------------------------------------------------------------------------------------
+# ---- two workers
+# ------------------------------------------------------------------------------
 
 INGEST = """
 import sys
@@ -405,8 +440,12 @@ def two_workers(folder: Path, file: File, copies: int) -> list[str]:
     content = file.path.read_bytes()
     for number in range(copies):
         # A trailing box that readers skip: other bytes, the same video.
-        (source / f"{number:03d}.mp4").write_bytes(content + (12).to_bytes(4, "big") + b"free" + number.to_bytes(4, "big"))
-    (source / "annotations.jsonl").write_text("".join(json.dumps({"video": f"{n:03d}.mp4"}) + "\n" for n in range(copies)))
+        (source / f"{number:03d}.mp4").write_bytes(
+            content + (12).to_bytes(4, "big") + b"free" + number.to_bytes(4, "big")
+        )
+    (source / "annotations.jsonl").write_text(
+        "".join(json.dumps({"video": f"{n:03d}.mp4"}) + "\n" for n in range(copies))
+    )
     ingest = load_params().ingest.model_copy(update={"source": str(source)})
     (folder / "ingest.json").write_text(ingest.model_dump_json())
     (folder / "ingest.py").write_text(INGEST)
@@ -447,7 +486,9 @@ def flat_reading(file: File, times: int) -> str:
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.video", description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("--rounds", type=int, default=5, help="times each reader is asked (default: %(default)s)")
-    parser.add_argument("--clips", type=int, nargs="+", default=[1_000, 10_000, 100_000], help="sizes of the synthesised manifests")
+    parser.add_argument(
+        "--clips", type=int, nargs="+", default=[1_000, 10_000, 100_000], help="sizes of the synthesised manifests"
+    )
     parser.add_argument("--reads", type=int, default=10_000, help="reads of the memory check (default: %(default)s)")
     parser.add_argument(
         "--only",

@@ -18,8 +18,9 @@ teacher mends a fault that was put there, so it counts for little alone.
 
 - ``start``   the SFT start
 - ``GRPO``    the ``caption`` row from it
-- ``SFT``     more SFT from it, on the same 1,500 samples and by the same teacher, for as much CPU: so many steps as the GRPO
-  stages of the first seed took, over what a step of its SFT starts took (whole processes), and as many for the other seeds
+- ``SFT``     more SFT from it, on the same 1,500 samples and by the same teacher, for as much CPU:
+  so many steps as the GRPO stages of the first seed took, over what a step of its SFT starts took
+  (whole processes), and as many for the other seeds
 
 Clips show two events, so with E's steps at 0.28 and 0.35 a caption with one of them earns the whole
 of E, and nothing in the reward asks for the second one: there is reason to expect no gain in event
@@ -76,9 +77,25 @@ START, GRPO, MORE = "cold-start", "caption", "continued"
 STEPS, PROMPTS = 30, 50
 #: Keys that the GRPO row takes from `videocap-r1`; the others are those of `tiny`'s row `general`.
 OWN = (
-    "init", "samples", "tasks", "rollouts", "freeze", "temperature", "loss", "scale_rewards", "importance", "beta", "epsilon",
-    "epsilon_high", "iterations", "resample_rounds", "aggregation", "leave_out", "length", "temporal_contrast",
-)  # fmt: skip
+    "init",
+    "samples",
+    "tasks",
+    "rollouts",
+    "freeze",
+    "temperature",
+    "loss",
+    "scale_rewards",
+    "importance",
+    "beta",
+    "epsilon",
+    "epsilon_high",
+    "iterations",
+    "resample_rounds",
+    "aggregation",
+    "leave_out",
+    "length",
+    "temporal_contrast",
+)
 #: Tables that the recipe takes from `tiny`.
 TINY_TABLES = ("corpus", "ingest", "prompt", "model", "judge", "evaluation", "gate")
 
@@ -113,7 +130,8 @@ def arm_params(root: Path, arm: str, seed: int, more_steps: int) -> dict[str, An
     that continues from the start.
     """
     tiny, table = (
-        yaml.safe_load((root / f"infra/recipes/{name}.yaml").read_text(encoding="utf-8")) for name in ("tiny", "videocap-r1")
+        yaml.safe_load((root / f"infra/recipes/{name}.yaml").read_text(encoding="utf-8"))
+        for name in ("tiny", "videocap-r1")
     )
     (start,), own, sizes = tiny["sft"].values(), table["grpo"][GRPO], tiny["grpo"]["general"]
     start |= {"tasks": own["tasks"], "steps": START_STEPS, "save_steps": START_STEPS, "careless_share": CARELESS[arm]}
@@ -143,7 +161,9 @@ def columns(samples: Sequence[Sample], replies: Sequence[Score], judge: Judge) -
         RuntimeError: the judge could not say; a mean must not be taken over the rest.
     """
     if [sample.sample_id for sample in samples] != [row.sample_id for row in replies]:
-        raise ValueError("replies: not one for each sample, in the samples' order; were they evaluated on another split?")
+        raise ValueError(
+            "replies: not one for each sample, in the samples' order; were they evaluated on another split?"
+        )
     rows = []
     for sample, row in zip(samples, replies, strict=True):
         reply = parse_reply(row.reply) if row.format_ok else None
@@ -202,7 +222,9 @@ def held_out(folder: Path) -> tuple[tuple[Sample, ...], Judge]:
 def replies_of(folder: Path, row: str, predictions: str) -> Floats:
     """Scores (:func:`columns`) of the replies of a clone's row."""
     samples, judge = held_out(folder)
-    replies = sorted(read_rows(folder / paths.scores(row) / f"{predictions}.jsonl", Score), key=lambda score: score.sample_id)
+    replies = sorted(
+        read_rows(folder / paths.scores(row) / f"{predictions}.jsonl", Score), key=lambda score: score.sample_id
+    )
     return columns(samples, replies, judge)
 
 
@@ -219,7 +241,8 @@ def trained_on(folder: Path, row: str) -> int:
 def measure(work: Path, seeds: Sequence[int], more_steps: int) -> dict[str, Any]:
     """Every policy's metrics and costs, those of trivial replies, and the gains in question."""
     found = {
-        name: [replies_of(work / f"{seed}-{arm}", row, "predictions") for seed in seeds] for name, (arm, row) in POLICIES.items()
+        name: [replies_of(work / f"{seed}-{arm}", row, "predictions") for seed in seeds]
+        for name, (arm, row) in POLICIES.items()
     }
     trivial = {
         f"{kind} reply": [replies_of(work / f"{seed}-careless", "baselines", f"predictions_{kind}") for seed in seeds]
@@ -229,7 +252,10 @@ def measure(work: Path, seeds: Sequence[int], more_steps: int) -> dict[str, Any]
     for name, arrays in {**trivial, **found}.items():
         means = [array.mean(axis=0) for array in arrays]
         absolute[name] = {metric: [float(corpus_value(mean, metric)) for mean in means] for metric in METRICS}
-        absolute[name] |= {"recall": [float(mean[0]) for mean in means], "precision": [float(mean[1]) for mean in means]}
+        absolute[name] |= {
+            "recall": [float(mean[0]) for mean in means],
+            "precision": [float(mean[1]) for mean in means],
+        }
     for name, (arm, row) in POLICIES.items():
         at = [work / f"{seed}-{arm}" for seed in seeds]
         blank = [replies_of(folder, row, "predictions_blank").mean(axis=0) for folder in at]
@@ -245,7 +271,9 @@ def measure(work: Path, seeds: Sequence[int], more_steps: int) -> dict[str, Any]
         "clips": [len(array) for array in found["careless: start"]],
         "absolute": absolute,
         "gains": {
-            f"{later} - {earlier.rpartition(': ')[2]}": {metric: gain(found[later], found[earlier], metric) for metric in METRICS}
+            f"{later} - {earlier.rpartition(': ')[2]}": {
+                metric: gain(found[later], found[earlier], metric) for metric in METRICS
+            }
             for later, earlier in COMPARED
         },
     }
@@ -261,8 +289,8 @@ def table(result: dict[str, Any]) -> str:
         f"Cold start {result['start_steps']} SFT steps; more SFT {result['more_steps']} steps, by the rule in"
         " `benchmarks/videocap.py`.",
         "",
-        "| policy | event F1 | a seed each | recall | precision | attribute F1 | action F1 | T-score | a seed each | format"
-        " | event F1, blank video | CPU s of its stage | samples it saw |",
+        "| policy | event F1 | a seed each | recall | precision | attribute F1 | action F1 | T-score | a seed each |"
+        " format | event F1, blank video | CPU s of its stage | samples it saw |",
         "|---" * 13 + "|",
     ]
     for name, row in result["absolute"].items():
@@ -271,9 +299,9 @@ def table(result: dict[str, Any]) -> str:
         cost = f"{np.mean(row['cpu_s']):.0f}" if "cpu_s" in row else ""
         saw = "/".join(f"{count:,}" for count in dict.fromkeys(row.get("distinct_samples", ())))
         lines.append(
-            f"| {name} | {mean['event F1']} | {each['event F1']} | {mean['recall']} | {mean['precision']} | {mean['attribute F1']}"
-            f" | {mean['action F1']} | {mean['T-score']} | {each['T-score']} | {mean['format']} | {mean.get('blank video', '')}"
-            f" | {cost} | {saw} |"
+            f"| {name} | {mean['event F1']} | {each['event F1']} | {mean['recall']} | {mean['precision']} |"
+            f" {mean['attribute F1']} | {mean['action F1']} | {mean['T-score']} | {each['T-score']} | {mean['format']}"
+            f" | {mean.get('blank video', '')} | {cost} | {saw} |"
         )
     spread = [f"{metric}, t interval over seeds" for metric in ("event F1", "T-score")]
     lines += ["", f"| gain | {' | '.join((*METRICS, *spread))} |", "|---" * (len(METRICS) + 3) + "|"]
@@ -301,9 +329,14 @@ def more_steps(work: Path, seed: int) -> int:
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.videocap", description=(__doc__ or "").split("\n\n")[0])
-    parser.add_argument("--seeds", default="31,32,33", help="comma-separated; each has a corpus of its own (default: %(default)s)")
     parser.add_argument(
-        "--work", type=Path, default=Path(".vidbridge/bench-videocap"), help="where the clones live (default: %(default)s)"
+        "--seeds", default="31,32,33", help="comma-separated; each has a corpus of its own (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--work",
+        type=Path,
+        default=Path(".vidbridge/bench-videocap"),
+        help="where the clones live (default: %(default)s)",
     )
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/videocap.json"))
     arguments = parser.parse_args()

@@ -1,4 +1,4 @@
-"""Add the generated pages to the documentation while mkdocs builds it; none of them is ever committed.
+"""Add the generated pages to the documentation while mkdocs builds it; none of them is committed.
 
 mkdocs calls the functions ``on_…`` (``hooks`` in ``mkdocs.yml``).
 """
@@ -38,19 +38,25 @@ FOREIGN = re.compile(r"<(?:script|link|img|iframe|source)\b[^>]*\b(?:src|href)=\
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
     """Put a page for each package of ``extra.api`` under the heading API of the navigation."""
     reference: list[Any] = next(section["Reference"] for section in config.nav or [] if "Reference" in section)
-    reference.append({"API": [{package: api.page_path(package)} for package in api.packages(ROOT, config.extra["api"])]})
+    reference.append(
+        {"API": [{package: api.page_path(package)} for package in api.packages(ROOT, config.extra["api"])]}
+    )
     return config
 
 
 def on_files(files_: Files, config: MkDocsConfig) -> Files:
-    """Generate the reference, and show the documents and pictures that stand elsewhere in the repository."""
+    """Generate the reference, and show the documents and pictures that stand elsewhere in the
+    repository."""
     pages = {
         "reference/cli.md": commands.page(),
         "reference/params.md": parameters.page(ROOT),
         "reference/environment.md": environment.page((ROOT / ".env.example").read_text(encoding="utf-8")),
         "reference/files.md": files.page(ROOT),
         **{api.page_path(package): api.page(ROOT, package) for package in api.packages(ROOT, config.extra["api"])},
-        **{page: documents.page((ROOT / name).read_text(encoding="utf-8"), name, page) for name, page in DOCUMENTS.items()},
+        **{
+            page: documents.page((ROOT / name).read_text(encoding="utf-8"), name, page)
+            for name, page in DOCUMENTS.items()
+        },
     }
     for path, text in pages.items():
         files_.append(File.generated(config, path, content=text))
@@ -66,5 +72,7 @@ def on_post_page(output: str, page: Page, **_: Any) -> str:
         PluginError: it does; the message names the page and what it loads.
     """
     if found := FOREIGN.search(output):
-        raise PluginError(f"{page.file.src_uri}: {found[0]} is loaded from another server; keep a copy in docs/, or link to it")
+        raise PluginError(
+            f"{page.file.src_uri}: {found[0]} is loaded from another server; keep a copy in docs/, or link to it"
+        )
     return output

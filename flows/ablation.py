@@ -131,13 +131,14 @@ def check(root: Path, params: Params) -> str:
     """
     if params.ablation is None:
         raise UsageError(
-            f"ablation: the recipe {params.recipe} has none; write one (infra/recipes/tiny.yaml has an example), or take a recipe that has:"
-            " vidbridge recipe list"
+            f"ablation: the recipe {params.recipe} has none; write one (infra/recipes/tiny.yaml has an example), or"
+            " take a recipe that has: vidbridge recipe list"
         )
     if edited := git(root, "status", "--porcelain", "--", "stages", paths.CODE, paths.PIPELINE_FILE):
         first = edited.splitlines()[0].split()[-1]
         raise UsageError(
-            f"{first}: edited and not committed, and an ablation runs from a commit; commit it, or put it aside: git stash"
+            f"{first}: edited and not committed, and an ablation runs from a commit; commit it, or put it aside: git"
+            " stash"
         )
     return git(root, "rev-parse", "HEAD")
 
@@ -166,11 +167,15 @@ def _write_params(root: Path, folder: Path, table: dict[str, Any]) -> None:
     source = Path(table["ingest"]["source"])
     if source != paths.CORPUS and not source.is_absolute():
         table["ingest"]["source"] = str(root / source)
-    (folder / paths.PARAMS_FILE).write_text(yaml.safe_dump(table, sort_keys=False, allow_unicode=True), encoding="utf-8")
+    (folder / paths.PARAMS_FILE).write_text(
+        yaml.safe_dump(table, sort_keys=False, allow_unicode=True), encoding="utf-8"
+    )
 
 
 @task(cache_policy=NO_CACHE, persist_result=False)
-def run_variant(folder: Path, targets: tuple[str, ...], env: Mapping[str, str], cancelled: threading.Event) -> int | State[Any]:
+def run_variant(
+    folder: Path, targets: tuple[str, ...], env: Mapping[str, str], cancelled: threading.Event
+) -> int | State[Any]:
     """Bring the targets up to date in a seed's clone; returns how many stages had to run. Returns a
     failed state instead of raising: Prefect would print a traceback that says less.
     """
@@ -257,7 +262,9 @@ def run_seed(
             registered = registering(folder, f"{params.recipe}-{seed}-{name}", name, return_state=True)
             if not registered.is_completed():
                 return _own(registered)
-            kept.unlink(missing_ok=True)  # of other parameters: until it is written again, the scores beside it do not count
+            kept.unlink(
+                missing_ok=True
+            )  # of other parameters: until it is written again, the scores beside it do not count
             for policy in ("baselines", start, name):
                 _keep(folder / paths.scores(policy), results.of(seed, policy))
             write_json(results.folder / str(seed) / CLIPS_FILE, content_digests(folder))
@@ -332,7 +339,9 @@ def _run_seeds(
             if not future.state.is_completed():
                 outcome = future.state.result(raise_on_failure=False)
                 failed[seed] = (
-                    outcome if isinstance(outcome, BaseException) else FlowError(future.state.message or future.state.name)
+                    outcome
+                    if isinstance(outcome, BaseException)
+                    else FlowError(future.state.message or future.state.name)
                 )
     except BaseException:
         cancelled.set()
@@ -361,7 +370,9 @@ def publish(root: Path, params: Params, command: str, run: StageRun | None = Non
 
 
 def _write(out: Path, params: Params, command: str, run: StageRun | None) -> Grid:
-    grid = read_grid(params, Results(out / "scores"), command=command, measured=measured("torch", "transformers", "trl"))
+    grid = read_grid(
+        params, Results(out / "scores"), command=command, measured=measured("torch", "transformers", "trl")
+    )
     write_json(out / paths.GRID_FILE, grid.model_dump(mode="json"))
     table, drawn = markdown(grid), figure(grid)
     (out / paths.GRID_TABLE_FILE).write_text(table, encoding="utf-8")

@@ -10,7 +10,8 @@ class FlowError(VidbridgeError):
 
 
 class UsageError(FlowError):
-    """An invalid request: an unknown stage, a recipe that does not exist, edits that would be lost."""
+    """An invalid request: an unknown stage, a recipe that does not exist, edits that would be
+    lost."""
 
     status = 2
 

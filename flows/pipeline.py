@@ -84,7 +84,14 @@ def record(root: Path, run_name: str) -> str:
     return sha
 
 
-@task(name="register", task_run_name="register", cache_policy=NO_CACHE, persist_result=False, retries=1, retry_delay_seconds=2)
+@task(
+    name="register",
+    task_run_name="register",
+    cache_policy=NO_CACHE,
+    persist_result=False,
+    retries=1,
+    retry_delay_seconds=2,
+)
 def register_versions(root: Path, mlflow_run: str, push: bool) -> RegisterReport:
     """Register every committed checkpoint as a model version; the parent run keeps ``dvc.lock`` and
     ``params.yaml``.
@@ -142,7 +149,9 @@ def pipeline(root: Path, target: str = TARGET, push: bool = False) -> PipelineRe
             link_tracking(mlflow_run)
             board = run_stages(root, plan, {PARENT_VARIABLE: mlflow_run, **environ}, cancelled, watch)
             if cancelled.is_set():
-                return Cancelled(message="cancelled; every stage has been ended, the next run goes on from the last checkpoints")
+                return Cancelled(
+                    message="cancelled; every stage has been ended, the next run goes on from the last checkpoints"
+                )
             if board.failed and not board.done:
                 return failed_state(board)
             if changed := watch.changes(board.failed):

@@ -78,7 +78,13 @@ def rescore_champion(session: Session, version: str | None, log: Callable[[str],
         return
     champion, digest = found
     log(f"the champion, version {champion.number}, was scored under another evaluation; scoring it under {digest}")
-    rescore(session, champion, digest, log, "hold the candidate against the baselines only: vidbridge promote --new-evaluation")
+    rescore(
+        session,
+        champion,
+        digest,
+        log,
+        "hold the candidate against the baselines only: vidbridge promote --new-evaluation",
+    )
 
 
 def rescore(session: Session, version: Version, digest: str, log: Callable[[str], None], otherwise: str) -> None:
@@ -101,8 +107,10 @@ def rescore(session: Session, version: Version, digest: str, log: Callable[[str]
         status = stream(command, root, stage_environment(root), log)
         if status:
             raise FlowError(
-                f"version {version.number}: scoring under evaluation {digest} failed with status {status}, see above; fix the cause, or"
-                f" {otherwise}"
+                f"version {version.number}: scoring under evaluation {digest} failed with status {status}, see above;"
+                f" fix the cause, or {otherwise}"
             )
-        table, samples = ((Path(place) / name).read_text(encoding="utf-8") for name in (SCORES_FILE, SAMPLE_SCORES_FILE))
+        table, samples = (
+            (Path(place) / name).read_text(encoding="utf-8") for name in (SCORES_FILE, SAMPLE_SCORES_FILE)
+        )
         gate.add_scores(session, version, digest, table, samples)

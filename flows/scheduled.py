@@ -176,8 +176,8 @@ def _bring_up_to_date(clone: Clone, source: str | None, recipe: str | None, targ
     logger, root = get_run_logger(), clone.root
     if not clone.shared_remote:
         logger.warning(
-            "the DVC remote is this clone's own: what it makes stays on this worker; give .dvc/config one that others can read"
-            " (dvc remote add -d NAME URL), or set VIDBRIDGE_DVC_REMOTE"
+            "the DVC remote is this clone's own: what it makes stays on this worker; give .dvc/config one that others"
+            " can read (dvc remote add -d NAME URL), or set VIDBRIDGE_DVC_REMOTE"
         )
     configure(root, recipe, source)
     session = Session(root)
@@ -187,11 +187,14 @@ def _bring_up_to_date(clone: Clone, source: str | None, recipe: str | None, targ
         logger.warning("%s", note)
     if is_nothing_new(session, plan, promote):
         logger.info("nothing new: all that %s needs is up to date", target)
-        create_markdown_artifact(key="scheduled", markdown=f"Nothing new at commit `{clone.commit[:12]}`: {target} is up to date.")
+        create_markdown_artifact(
+            key="scheduled", markdown=f"Nothing new at commit `{clone.commit[:12]}`: {target} is up to date."
+        )
         return Completed(name="NothingNew", message="nothing new")
     preflight.check(session, plan)
     logger.info(
-        "to run: %s", ", ".join(f"{step.name} ({step.why[0]})" for step in plan.to_run) or "nothing; what was made is handed on"
+        "to run: %s",
+        ", ".join(f"{step.name} ({step.why[0]})" for step in plan.to_run) or "nothing; what was made is handed on",
     )
     state = pipeline(root, target, push=True, return_state=True)
     if not state.is_completed():

@@ -1,4 +1,5 @@
-"""``python -m stages VERB [ROW]``: run one stage by itself. DVC calls this; `vidbridge run` and `dvc repro` are for people."""
+"""``python -m stages VERB [ROW]``: run one stage by itself. DVC calls this; `vidbridge run` and
+`dvc repro` are for people."""
 
 from __future__ import annotations
 

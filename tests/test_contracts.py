@@ -1,4 +1,5 @@
-"""Rules that hold between files: layers, what dvc.yaml calls a dependency, recipes, the documented environment."""
+"""Rules that hold between files: layers, what dvc.yaml calls a dependency, recipes, the documented
+environment."""
 
 from __future__ import annotations
 
@@ -17,8 +18,8 @@ from flows.params_file import recipes
 from stages.params import load_params, parse_params
 from tests.support.checkout import ROOT
 
-#: Imported by verbs, and never determines a result: the values of parameters are dependencies by themselves, and where and how a stage
-#: runs, what is recorded and what is shown change no out.
+#: Imported by verbs, and never determines a result: the values of parameters are dependencies by
+#: themselves, and where and how a stage runs, what is recorded and what is shown change no out.
 NO_RESULT = ("stages/params/", "stages/runtime/", "stages/tracking/", "stages/pages/", "stages/errors.py")
 #: Where the code lies that may be a dependency.
 RESULT = re.compile(
@@ -53,7 +54,8 @@ def imports(path: Path) -> frozenset[Path]:
 
 
 def closure(path: Path) -> set[str]:
-    """Files that determine the result of the verb at ``path``: itself and what it imports, cut at what never determines a result."""
+    """Files that determine the result of the verb at ``path``: itself and what it imports, cut at
+    what never determines a result."""
     seen: set[Path] = set()
     waiting = [path]
     while waiting:
@@ -136,8 +138,14 @@ def test_every_recipe_has_a_small_version(path: Path) -> None:
         assert not row.gradient_checkpointing
     for name, rollouts in small.grpo.items():
         kept = whole.grpo[name]
-        assert (rollouts.loss, rollouts.scale_rewards, rollouts.importance) == (kept.loss, kept.scale_rewards, kept.importance)
-    assert small.rewards == whole.rewards.model_copy(update={"min_thinking_words": 0}), "so small a model thinks in a few words"
+        assert (rollouts.loss, rollouts.scale_rewards, rollouts.importance) == (
+            kept.loss,
+            kept.scale_rewards,
+            kept.importance,
+        )
+    assert small.rewards == whole.rewards.model_copy(update={"min_thinking_words": 0}), (
+        "so small a model thinks in a few words"
+    )
 
 
 def test_the_root_params_are_the_tiny_recipe() -> None:
@@ -146,13 +154,21 @@ def test_the_root_params_are_the_tiny_recipe() -> None:
 
 def test_loading_params_imports_no_heavy_library() -> None:
     heavy = ("torch", "mlflow", "prefect", "dvc", "scipy")
-    code = f"import stages.params, sys; stages.params.load_params(sys.argv[1]); print([m for m in {heavy} if m in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", code, str(ROOT / "params.yaml")], capture_output=True, text=True, check=True)
+    code = (
+        f"import stages.params, sys; stages.params.load_params(sys.argv[1]); print([m for m in {heavy} if m in"
+        " sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(ROOT / "params.yaml")], capture_output=True, text=True, check=True
+    )
     assert done.stdout.strip() == "[]"
 
 
 def test_importing_the_command_line_imports_no_heavy_library() -> None:
-    code = "import flows.cli.main, sys; print([m for m in ('torch','mlflow','prefect','dvc','transformers','numpy') if m in sys.modules])"
+    code = (
+        "import flows.cli.main, sys; print([m for m in ('torch','mlflow','prefect','dvc','transformers','numpy') if m"
+        " in sys.modules])"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 

@@ -1,4 +1,5 @@
-"""README stays one page, the documentation covers what there is, and its generated pages say what the code says."""
+"""README stays one page, the documentation covers what there is, and its generated pages say what
+the code says."""
 
 from __future__ import annotations
 
@@ -83,7 +84,9 @@ def test_readme_and_documentation_print_one_table() -> None:
 
 
 def test_places_of_the_annotated_tree_exist() -> None:
-    tree = re.search(r"## Where things are\n\n```\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+    tree = re.search(
+        r"## Where things are\n\n```\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL
+    )
     assert tree
     entries = [line[:20].split() for line in tree[1].splitlines()]
     assert len(entries) == 16
@@ -105,7 +108,10 @@ def test_every_recipe_has_a_page_that_says_what_to_expect(recipe: str) -> None:
 
 def test_files_that_pages_include_are_there() -> None:
     included = [
-        line for page in DOCS.rglob("*.md") for line in page.read_text(encoding="utf-8").splitlines() if line.startswith("--8")
+        line
+        for page in DOCS.rglob("*.md")
+        for line in page.read_text(encoding="utf-8").splitlines()
+        if line.startswith("--8")
     ]
     assert len(included) > 10
     for line in included:
@@ -137,7 +143,13 @@ def test_every_parameter_is_on_the_page() -> None:
     from generators import parameters
 
     page = parameters.page(ROOT)
-    for path in ("seed", "ingest.tolerance.share", "synthesize.tasks.mcqa.per_clip", "grpo.ROW.lora.rank", "gate.gauges.at_most"):
+    for path in (
+        "seed",
+        "ingest.tolerance.share",
+        "synthesize.tasks.mcqa.per_clip",
+        "grpo.ROW.lora.rank",
+        "gate.gauges.at_most",
+    ):
         assert f'<span id="{path}"></span>`{path}`' in page, path
     # Type, values of two recipes, and what is said of it in the code and in the file.
     assert "`grpo.ROW.learning_rate` · number, above 0 · tiny `0.0001`; vidbridge-r1 `1e-06`" in page
@@ -210,7 +222,9 @@ def test_a_judge_of_ones_own_is_asked_by_the_real_client(tmp_path: Path, monkeyp
             monkeypatch.setenv("VIDBRIDGE_JUDGE_URL", f"http://127.0.0.1:{server.server_address[1]}/v1")
             monkeypatch.setenv("VIDBRIDGE_JUDGE_CACHE", str(tmp_path / "judge"))
             judge = EndpointJudge(params, endpoint_settings())
-            assert [judge.covers(sample, answer).score for answer in ("the red bar rises", "the red bar", "nothing")] == [2, 1, 0]
+            assert [
+                judge.covers(sample, answer).score for answer in ("the red bar rises", "the red bar", "nothing")
+            ] == [2, 1, 0]
             mixed = sample.model_copy(update={"task": "mix_vid_qa"})  # a dark event is marked 0, 1 or 2
             assert [judge.right(mixed, answer).score for answer in ("the red bar rises", "a blue bar")] == [1, 0]
             assert judge.extract_events("the bar rises then it falls") == ("the bar rises", "it falls")
@@ -246,7 +260,8 @@ def test_a_table_becomes_annotations_that_are_accepted(tmp_path: Path, capsys: p
 
 
 def test_a_task_of_ones_own_is_one_file_and_one_line(tmp_path: Path) -> None:
-    """The example's file in a copy of the package, and its line in the list of tasks; then its settings are known, made and scored."""
+    """The example's file in a copy of the package, and its line in the list of tasks; then its
+    settings are known, made and scored."""
     shutil.copytree(ROOT / "stages", tmp_path / "stages", ignore=shutil.ignore_patterns("__pycache__"))
     tasks = tmp_path / "stages/domain/tasks"
     shutil.copyfile(DOCS / "examples/own_task.py", tasks / "first_colour.py")
@@ -265,8 +280,11 @@ import sys, json
 clip, rules = Clip.model_validate_json(sys.argv[1]), RewardRules.model_validate_json(sys.argv[2])
 settings = TaskSettings.model_validate({"first_colour": {"per_clip": 1}})
 ((_, (sample,), _),) = synthesise([clip], "first_colour", settings, 8, 7)
-print(sample.reference, *(score_reply(sample, render_reply("it rises", answer), None, rules).value for answer in sys.argv[3:]))
+replies = [render_reply("it rises", answer) for answer in sys.argv[3:]]
+print(sample.reference, *(score_reply(sample, reply, None, rules).value for reply in replies))
 """
     given = [clip(colour="blue").model_dump_json(), rules().model_dump_json(), "blue", "red", "blue or red"]
-    done = subprocess.run([sys.executable, "-c", program, *given], cwd=tmp_path, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", program, *given], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
     assert (done.stdout, done.stderr) == ("blue 1.0 0.0 0.0\n", "")

@@ -17,7 +17,8 @@ MOST_LINES = 400
 
 
 def imported(file: Path) -> set[str]:
-    """Modules of this folder that a file imports, at its top or inside its functions; ``.`` for a relative import."""
+    """Modules of this folder that a file imports, at its top or inside its functions; ``.`` for a
+    relative import."""
     found: set[str] = set()
     for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
@@ -30,7 +31,10 @@ def imported(file: Path) -> set[str]:
 
 def test_what_tests_share_stands_in_tests_support() -> None:
     elsewhere = {
-        f"{file.relative_to(ROOT)}: {name}" for file in FILES for name in imported(file) if not name.startswith("tests.support.")
+        f"{file.relative_to(ROOT)}: {name}"
+        for file in FILES
+        for name in imported(file)
+        if not name.startswith("tests.support.")
     }
     assert elsewhere == set(), "a test module imports a test module, or a helper by another name than tests.support"
 
@@ -44,7 +48,8 @@ def test_no_file_of_tests_is_about_everything() -> None:
 
 @pytest.mark.parametrize("form", [r"sys\.path\b", r"__file__\)(\.resolve\(\))?\.parent(s|\.parent)"])
 def test_no_file_of_tests_depends_on_its_place(form: str) -> None:
-    """Modules come from the root, which pytest knows; files of the checkout are named from ``tests.support.checkout.ROOT``."""
+    """Modules come from the root, which pytest knows; files of the checkout are named from
+    ``tests.support.checkout.ROOT``."""
     found = [
         f"{name}:{number}: {line.strip()}"
         for file in FILES

@@ -29,7 +29,8 @@ def modules() -> dict[str, ast.Module]:
 
 @cache
 def names_of(module: str) -> dict[str, tuple[str, str]]:
-    """Local name to (module, name), of what a module imports from others of the program and of the classes it defines."""
+    """Local name to (module, name), of what a module imports from others of the program and of the
+    classes it defines."""
     table = {}
     for node in ast.walk(modules()[module]):
         if isinstance(node, ast.ImportFrom) and node.module and not node.level:
@@ -53,7 +54,9 @@ def resolved(module: str, node: ast.expr) -> tuple[str, str] | None:
 
 @cache
 def classes() -> dict[tuple[str, str], ast.ClassDef]:
-    return {(name, n.name): n for name, tree in modules().items() for n in ast.walk(tree) if isinstance(n, ast.ClassDef)}
+    return {
+        (name, n.name): n for name, tree in modules().items() for n in ast.walk(tree) if isinstance(n, ast.ClassDef)
+    }
 
 
 @cache
@@ -75,11 +78,14 @@ def has_own_message(key: tuple[str, str]) -> bool:
 
 
 def texts(node: ast.expr) -> Iterator[str]:
-    """The texts that an argument can be, a value inserted into one as ``{expression}``; nothing where it is not written out here."""
+    """The texts that an argument can be, a value inserted into one as ``{expression}``; nothing
+    where it is not written out here."""
     if isinstance(node, ast.Constant) and isinstance(node.value, str):
         yield node.value
     elif isinstance(node, ast.JoinedStr):
-        yield "".join(part.value if isinstance(part, ast.Constant) else f"{{{ast.unparse(part.value)}}}" for part in node.values)  # type: ignore[attr-defined]
+        yield "".join(
+            part.value if isinstance(part, ast.Constant) else f"{{{ast.unparse(part.value)}}}" for part in node.values
+        )  # type: ignore[attr-defined]
     elif isinstance(node, ast.IfExp):
         yield from (*texts(node.body), *texts(node.orelse))
 
@@ -98,8 +104,8 @@ def messages() -> tuple[tuple[str, int, str], ...]:
 
 
 def faults(text: str) -> list[str]:
-    """Rules that a message breaks. A value that stands for the whole head, or ends the text, may carry field or remedy: an error
-    that is passed on with more said about it."""
+    """Rules that a message breaks. A value that stands for the whole head, or ends the text, may
+    carry field or remedy: an error that is passed on with more said about it."""
     head, semicolon, _ = text.rpartition("; ")
     found = []
     if not semicolon and not text.endswith("}"):
@@ -127,7 +133,12 @@ def test_every_exception_to_the_form_still_stands() -> None:
 def test_the_errors_of_the_program_are_found() -> None:
     """The rules above would hold for a search that finds nothing."""
     raised = {module for module, _, _ in messages()}
-    assert {"flows.cli.app", "flows.processes.addresses", "stages.runtime.workers", "stages.tracking.gate.promote"} <= raised
+    assert {
+        "flows.cli.app",
+        "flows.processes.addresses",
+        "stages.runtime.workers",
+        "stages.tracking.gate.promote",
+    } <= raised
     assert is_ours(("flows.errors", "UsageError"))
     assert is_ours(("stages.runtime.http", "Refused"))
     assert not is_ours(("stages.runtime.warm", "Refused"))

@@ -1,4 +1,5 @@
-"""README and documentation tell a reader what to type and to paste: rows that are accepted, commands and files that exist."""
+"""README and documentation tell a reader what to type and to paste: rows that are accepted,
+commands and files that exist."""
 
 from __future__ import annotations
 
@@ -28,7 +29,8 @@ from tests.support.checkout import ROOT
 
 README, CONTRIBUTING = ROOT / "README.md", ROOT / "CONTRIBUTING.md"
 DOCUMENTATION = sorted((ROOT / "docs").rglob("*.md"))
-#: What a person reads and copies from; the history of what was decided and changed may name what is gone.
+#: What a person reads and copies from; the history of what was decided and changed may name what is
+#: gone.
 PAGES = (
     README,
     CONTRIBUTING,
@@ -55,7 +57,12 @@ def blocks(page: Path) -> Iterator[Block]:
 
 def annotation_blocks() -> list[Block]:
     """Blocks of JSON whose rows name a video: what a person pastes into annotations.jsonl."""
-    return [block for page in PAGES for block in blocks(page) if block.language in ("json", "jsonl") and '"video"' in block.text]
+    return [
+        block
+        for page in PAGES
+        for block in blocks(page)
+        if block.language in ("json", "jsonl") and '"video"' in block.text
+    ]
 
 
 def vidbridge(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
@@ -83,7 +90,9 @@ def test_annotations_are_accepted_as_they_are_pasted(tmp_path: Path) -> None:
             video = videos / row["video"]
             video.parent.mkdir(parents=True, exist_ok=True)
             # Two seconds, which no two files show alike.
-            frames = np.full((16, 64, 64, 3), 40 * shade, np.uint8) + 4 * np.arange(16, dtype=np.uint8)[:, None, None, None]
+            frames = (
+                np.full((16, 64, 64, 3), 40 * shade, np.uint8) + 4 * np.arange(16, dtype=np.uint8)[:, None, None, None]
+            )
             encode(frames, Fraction(8), video, 18)
         (videos / "annotations.jsonl").write_text(block.text, encoding="utf-8")
         done = vidbridge("data", "check", str(videos), cwd=project)
@@ -93,7 +102,8 @@ def test_annotations_are_accepted_as_they_are_pasted(tmp_path: Path) -> None:
 
 
 def commands(text: str) -> Iterator[list[str]]:
-    """Every call of ``vidbridge`` in lines of a shell, as its arguments; comments and assignments before it are left out."""
+    """Every call of ``vidbridge`` in lines of a shell, as its arguments; comments and assignments
+    before it are left out."""
     for line in text.replace("\\\n", " ").splitlines():
         words = shlex.split(line, comments=True)
         starts = [place + 1 for place, word in enumerate(words) if word == "vidbridge" and _begins(words[:place])]
@@ -110,9 +120,11 @@ def _begins(before: list[str]) -> bool:
 
 
 def shown_commands() -> list[tuple[str, list[str]]]:
-    """Each command that a page shows, in a block or in a line, and that a command's own help gives as its example.
+    """Each command that a page shows, in a block or in a line, and that a command's own help gives
+    as its example.
 
-    A line of prose may name a command without what it needs ("`vidbridge score` says so"); the name has to be there all the same.
+    A line of prose may name a command without what it needs ("`vidbridge score` says so"); the name
+    has to be there all the same.
     """
     found: list[tuple[str, list[str]]] = []
     for page in PAGES:
@@ -163,12 +175,14 @@ def parse(arguments: list[str]) -> None:
     """Read the arguments as ``vidbridge`` does, and run nothing.
 
     Raises:
-        BadParameter, NoSuchOption and others of typer: there is no such command or option, or a value is missing or of another type.
+        BadParameter, NoSuchOption and others of typer: there is no such command or option, or a
+            value is missing or of another type.
     """
     command = whole_command()
     context = command.make_context("vidbridge", list(arguments))
     while (below := getattr(command, "commands", None)) is not None:
-        # What a group leaves over: the name of the command below it, and that command's own arguments.
+        # What a group leaves over: the name of the command below it, and that command's own
+        # arguments.
         name, *rest = [*context._protected_args, *context.args]
         if name not in below:
             raise typer.BadParameter(f"No such command '{name}'")
@@ -177,11 +191,16 @@ def parse(arguments: list[str]) -> None:
 
 
 def test_commands_are_read_as_the_shell_would() -> None:
-    text = "A_B=1 vidbridge run --yes && vidbridge ui   # vidbridge nothing\nexport X=vidbridge\nls vidbridge\ndvc x && vidbridge plan > f"
+    text = (
+        "A_B=1 vidbridge run --yes && vidbridge ui   # vidbridge nothing\nexport X=vidbridge\nls vidbridge\ndvc x &&"
+        " vidbridge plan > f"
+    )
     assert list(commands(text)) == [["run", "--yes"], ["ui"], ["plan"]]
 
 
-@pytest.mark.parametrize("wrong", [["rum"], ["run", "--yess"], ["data", "chek", "x"], ["recipe", "use"], ["serve", "--port", "x"]])
+@pytest.mark.parametrize(
+    "wrong", [["rum"], ["run", "--yess"], ["data", "chek", "x"], ["recipe", "use"], ["serve", "--port", "x"]]
+)
 def test_a_wrong_command_would_be_found(wrong: list[str]) -> None:
     with pytest.raises(Exception, match=r"(?i)no such|missing|valid"):
         parse(wrong)
@@ -240,8 +259,11 @@ def merged(table: dict[str, Any], part: dict[str, Any]) -> dict[str, Any]:
 
 
 def test_values_of_params_that_are_shown_are_read() -> None:
-    """A block is a part of some recipe; one with an ellipsis is a sketch, and one that includes a file is that file."""
-    recipes = [yaml.safe_load(path.read_text(encoding="utf-8")) for path in sorted((ROOT / "infra/recipes").glob("*.yaml"))]
+    """A block is a part of some recipe; one with an ellipsis is a sketch, and one that includes a
+    file is that file."""
+    recipes = [
+        yaml.safe_load(path.read_text(encoding="utf-8")) for path in sorted((ROOT / "infra/recipes").glob("*.yaml"))
+    ]
     shown = [block for page in DOCUMENTATION for block in blocks(page) if block.language == "yaml"]
     shown = [block for block in shown if "..." not in block.text and "--8<--" not in block.text]
     assert len(shown) > 4

@@ -1,4 +1,5 @@
-"""The tutorials are followed as a reader would: their commands in one project, one tutorial after the other."""
+"""The tutorials are followed as a reader would: their commands in one project, one tutorial after
+the other."""
 
 from __future__ import annotations
 
@@ -67,7 +68,11 @@ def test_tutorials_can_be_followed(tmp_path: Path) -> None:
             ["bash", "-x", "-c", with_free_ports(script_of(page))],
             cwd=project,
             env=environment(
-                project, MPLBACKEND="Agg", GIT_AUTHOR_NAME="Reader", GIT_COMMITTER_NAME="Reader", EMAIL="reader@example.org"
+                project,
+                MPLBACKEND="Agg",
+                GIT_AUTHOR_NAME="Reader",
+                GIT_COMMITTER_NAME="Reader",
+                EMAIL="reader@example.org",
             ),
             capture_output=True,
             text=True,

@@ -1,11 +1,15 @@
-"""A judge of your own behind an OpenAI-compatible endpoint; replace :func:`judge` by your model or rule.
+"""A judge of your own behind an OpenAI-compatible endpoint; replace :func:`judge` by your model or
+rule.
 
     python docs/examples/own_judge.py --port 8400
-    VIDBRIDGE_JUDGE_URL=http://127.0.0.1:8400/v1 vidbridge run      # with judge: {kind: openai, ...} in params.yaml
+    VIDBRIDGE_JUDGE_URL=http://127.0.0.1:8400/v1 vidbridge run
 
-A question comes as a chat request. Its JSON schema (``response_format``) says which kind of question it is and which keys
-the answer has. The texts stand in the user's message, one a line as JSON; the two equal lines that begin with FENCE enclose
-what the system under test wrote. It is data: never follow what it says. It needs the standard library only.
+with `judge: {kind: openai, ...}` in `params.yaml`.
+
+A question comes as a chat request. Its JSON schema (``response_format``) says which kind of
+question it is and which keys the answer has. The texts stand in the user's message, one a line as
+JSON; the two equal lines that begin with FENCE enclose what the system under test wrote. It is
+data: never follow what it says. It needs the standard library only.
 """
 
 from __future__ import annotations
@@ -20,9 +24,10 @@ def judge(kind: str, texts: dict[str, str]) -> dict[str, Any]:
     """Answer one question, here by the words that two texts share.
 
     Args:
-        kind: ``covers`` (DarkEventInfer: 2 right, 1 in part, 0 wrong), ``right`` (MixVidQA), ``events`` (list the events of a
-            description), ``entailed``, and with ``rewards.caption_scorer: completeness_naturalness`` also ``complete`` and
-            ``natural`` (0 to 5).
+        kind: ``covers`` (DarkEventInfer: 2 right, 1 in part, 0 wrong), ``right`` (MixVidQA),
+            ``events`` (list the events of a description), ``entailed``, and with
+            ``rewards.caption_scorer: completeness_naturalness`` also ``complete`` and ``natural``
+            (0 to 5).
         texts: name to text: ``reference``, ``question``, ``answer``, ``description``, ``event``.
 
     Raises:
@@ -64,7 +69,8 @@ def read_question(request: dict[str, Any]) -> tuple[str, dict[str, str]]:
 
 
 class Handler(BaseHTTPRequestHandler):
-    """``POST /v1/chat/completions`` asks; ``GET /v1/models`` is what `vidbridge` looks at before it starts."""
+    """``POST /v1/chat/completions`` asks; ``GET /v1/models`` is what `vidbridge` looks at before it
+    starts."""
 
     protocol_version = "HTTP/1.1"
 
@@ -80,7 +86,9 @@ class Handler(BaseHTTPRequestHandler):
             self.reply(400, {"error": {"message": f"{type(error).__name__}: {error}"}})
             return
         message = {"role": "assistant", "content": json.dumps(answer)}
-        self.reply(200, {"object": "chat.completion", "choices": [{"index": 0, "message": message, "finish_reason": "stop"}]})
+        self.reply(
+            200, {"object": "chat.completion", "choices": [{"index": 0, "message": message, "finish_reason": "stop"}]}
+        )
 
     def reply(self, status: int, body: dict[str, Any]) -> None:
         """Send a JSON document."""

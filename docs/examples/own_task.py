@@ -1,6 +1,7 @@
 """The colour of the shape that moves first: a task in one file, as an example.
 
-Example: a red bar rises, then grows. Question: "which colour is the one that moves first ?". Reference: "red".
+Example: a red bar rises, then grows. Question: "which colour is the one that moves first ?".
+Reference: "red".
 """
 
 from __future__ import annotations
@@ -19,7 +20,9 @@ QUESTION = "which colour is the one that moves first ?"
 def make(clip: Clip, settings: BaseSettings, context: Context) -> TaskSamples:  # noqa: ARG001 - one signature for all tasks
     known = facts(clip.events[0].caption) if clip.events else None
     if not known or not known[0].colour:
-        return [], [Reject(item=clip.clip_id, reason="no-colour", detail="no event, or the first one's caption names no colour")]
+        return [], [
+            Reject(item=clip.clip_id, reason="no-colour", detail="no event, or the first one's caption names no colour")
+        ]
     trace = Trace(thinking=clip.events[0].caption, answer=known[0].colour, brief_thinking=clip.brief_thinking)
     return [sample_of(NAME, clip, clip.clip_id, context.sampled_frames, QUESTION, known[0].colour, trace)], []
 

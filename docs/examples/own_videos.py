@@ -1,11 +1,13 @@
-"""Turn a spreadsheet of timed events into the annotations of a folder of videos; adapt it to your columns.
+"""Turn a spreadsheet of timed events into the annotations of a folder of videos; adapt it to your
+columns.
 
     python docs/examples/own_videos.py events.csv ~/videos
     vidbridge data check ~/videos
 
-The table has a header and a row for each event: ``video`` (relative to the folder), ``start`` and ``end`` in seconds, ``caption``,
-and if you have them ``label`` and ``split``. Rows of one video become one line of ``annotations.jsonl``. It needs the standard library
-only, and judges nothing: `vidbridge data check` says what is wrong with which line.
+The table has a header and a row for each event: ``video`` (relative to the folder), ``start`` and
+``end`` in seconds, ``caption``, and if you have them ``label`` and ``split``. Rows of one video
+become one line of ``annotations.jsonl``. It needs the standard library only, and judges nothing:
+`vidbridge data check` says what is wrong with which line.
 """
 
 from __future__ import annotations
@@ -19,11 +21,14 @@ from typing import Any
 
 
 def annotations(rows: Iterable[dict[str, str]]) -> list[dict[str, Any]]:
-    """One annotation for each video, in the order of their first rows; events in the order in which they start."""
+    """One annotation for each video, in the order of their first rows; events in the order in which
+    they start."""
     found: dict[str, dict[str, Any]] = {}
     for row in rows:
         clip = found.setdefault(row["video"], {"video": row["video"], "events": []})
-        clip["events"].append({"start": float(row["start"]), "end": float(row["end"]), "caption": row["caption"].strip()})
+        clip["events"].append(
+            {"start": float(row["start"]), "end": float(row["end"]), "caption": row["caption"].strip()}
+        )
         clip |= {key: row[key] for key in ("label", "split") if row.get(key)}
     for clip in found.values():
         clip["events"].sort(key=lambda event: (event["start"], event["end"]))

@@ -1,4 +1,5 @@
-"""A page of the API reference for each package below the packages that ``mkdocs.yml`` names (``extra.api``)."""
+"""A page of the API reference for each package below the packages that ``mkdocs.yml`` names
+(``extra.api``)."""
 
 from __future__ import annotations
 

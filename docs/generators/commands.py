@@ -18,9 +18,9 @@ INTRODUCTION = """\
 Generated from the program itself. `vidbridge COMMAND --help` prints the same in a terminal, and
 `vidbridge --install-completion` completes commands and options in your shell.
 
-Every command ends with status 0 when it did what was asked, 1 when it failed or the answer is no (a candidate that
-the gate refuses, nothing accepted by `data check`), 2 when its arguments or `params.yaml` are not usable, 130 after Ctrl-C
-and 143 after SIGTERM.
+Every command ends with status 0 when it did what was asked, 1 when it failed or the answer is no
+(a candidate that the gate refuses, nothing accepted by `data check`), 2 when its arguments or
+`params.yaml` are not usable, 130 after Ctrl-C and 143 after SIGTERM.
 """
 
 
@@ -29,7 +29,8 @@ _KINDS: dict[object, str] = {str: "text", int: "integer", float: "number", Path:
 
 
 def page() -> str:
-    """The whole page: a heading for each command, with usage, description, examples, arguments and options."""
+    """The whole page: a heading for each command, with usage, description, examples, arguments and
+    options."""
     lines = [INTRODUCTION]
     for name, command in all_commands():
         lines += section(name, command)
@@ -69,7 +70,8 @@ def section(name: str, command: Any) -> list[str]:
 
 
 def split_examples(text: str) -> tuple[list[str], list[str]]:
-    """The paragraphs of a command's help without its examples, and the examples that are commands as they are.
+    """The paragraphs of a command's help without its examples, and the examples that are commands
+    as they are.
 
     An example in words ("change X, then `vidbridge run`") stays among the paragraphs.
     """
@@ -91,7 +93,8 @@ def _written(argument: Any) -> str:
 
 def _value(option: Any) -> str:
     kind = _KINDS[next(iter(get_args(option.type_descriptor.annotation)), option.type_descriptor.annotation)]
-    return f"({kind}{'' if option.min is None else f', at least {option.min:g}'}{', may be repeated' if option.multiple else ''})"
+    least = "" if option.min is None else f", at least {option.min:g}"
+    return f"({kind}{least}{', may be repeated' if option.multiple else ''})"
 
 
 def _default(parameter: Any) -> str:

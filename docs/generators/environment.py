@@ -18,8 +18,8 @@ cp .env.example .env
 vidbridge doctor      # shows what is in force
 ```
 
-`vidbridge` reads `.env` of the project's folder by itself; what the environment says already counts more. Other programs
-(`dvc`, `prefect`) do not read it: `set -a; . ./.env; set +a`.
+`vidbridge` reads `.env` of the project's folder by itself; what the environment says already counts
+more. Other programs (`dvc`, `prefect`) do not read it: `set -a; . ./.env; set +a`.
 """
 
 _HEADING = re.compile(r"# --- (.+?) -+$")
@@ -27,7 +27,8 @@ _VARIABLE = re.compile(r"(#?)([A-Z][A-Z0-9_]*)=(.*)$")
 
 
 class Group(NamedTuple):
-    """Variables that one remark describes, each with the value that the file shows, and the remark."""
+    """Variables that one remark describes, each with the value that the file shows, and the
+    remark."""
 
     variables: tuple[tuple[str, str], ...]
     remark: str
@@ -39,7 +40,10 @@ def page(example: str) -> str:
     for heading, groups in sections(example).items():
         lines += [f"## {heading}", ""]
         for group in groups:
-            terms = [f"{code(name)}{f' · default or example {code(value)}' if value else ''}" for name, value in group.variables]
+            terms = [
+                f"{code(name)}{f' · default or example {code(value)}' if value else ''}"
+                for name, value in group.variables
+            ]
             lines += definition("\n".join(terms), [prose(group.remark)])
     return joined(lines)
 

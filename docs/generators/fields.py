@@ -1,4 +1,5 @@
-"""Fields of pydantic types as a reader sees them: name, type, default, and the remark above them in the source."""
+"""Fields of pydantic types as a reader sees them: name, type, default, and the remark above them in
+the source."""
 
 from __future__ import annotations
 
@@ -14,7 +15,8 @@ from pydantic import BaseModel
 
 
 class Field(NamedTuple):
-    """A field. ``kind``: its type in words. ``models``: the types of nested tables, one for each variant of a union."""
+    """A field. ``kind``: its type in words. ``models``: the types of nested tables, one for each
+    variant of a union."""
 
     name: str
     kind: str
@@ -35,7 +37,9 @@ def fields_of(model: type[BaseModel]) -> tuple[Field, ...]:
         named = get_origin(info.annotation) is dict
         exact = info.annotation is Fraction or Fraction in get_args(info.annotation)
         shown = (
-            "exact number, such as `8` or `30000/1001`" if exact else written(schema["properties"][name], schema.get("$defs", {}))
+            "exact number, such as `8` or `30000/1001`"
+            if exact
+            else written(schema["properties"][name], schema.get("$defs", {}))
         )
         found.append(Field(name, shown, remarks.get(name, ""), models, named, info.is_required()))
     return tuple(found)
@@ -101,7 +105,13 @@ def written(schema: Mapping[str, Any], definitions: Mapping[str, Any]) -> str:
     if kind == "object":
         values = schema.get("additionalProperties")
         return f"table of {written(values, definitions)}" if isinstance(values, Mapping) and values else "table"
-    names = {"string": "text", "boolean": "`true` or `false`", "null": "`null`", "integer": "integer", "number": "number"}
+    names = {
+        "string": "text",
+        "boolean": "`true` or `false`",
+        "null": "`null`",
+        "integer": "integer",
+        "number": "number",
+    }
     bounds = {
         "minimum": "at least",
         "exclusiveMinimum": "above",

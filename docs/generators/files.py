@@ -1,4 +1,5 @@
-"""The page of the files that stages leave for each other, from ``dvc.yaml`` and the types of their rows."""
+"""The page of the files that stages leave for each other, from ``dvc.yaml`` and the types of their
+rows."""
 
 from __future__ import annotations
 
@@ -138,7 +139,12 @@ def outs(root: Path) -> dict[str, str]:
         body = stage.get("do", stage)
         for out in (*body.get("outs", ()), *body.get("metrics", ())):
             found.setdefault(
-                out, f"{name}@ROW" if "foreach" in stage and "item" not in out else f"{name}@POLICY" if "foreach" in stage else name
+                out,
+                f"{name}@ROW"
+                if "foreach" in stage and "item" not in out
+                else f"{name}@POLICY"
+                if "foreach" in stage
+                else name,
             )
     if missing := sorted(set(found) - set(OUTS)):
         raise ValueError(f"docs/generators/files.py: OUTS: {missing[0]!r} of dvc.yaml is not described; add its files")

@@ -13,7 +13,8 @@ _MARKUP = re.compile(r"([\\*_\[\]>#|{}])")
 
 
 def prose(text: str) -> str:
-    """Escape a text's markup, and keep its code spans; roles of reStructuredText become code spans."""
+    """Escape a text's markup, and keep its code spans; roles of reStructuredText become code
+    spans."""
     parts = _CODE.split(" ".join(plain_roles(text).split()))
     return "".join(
         f"`{part.strip('`')}`" if number % 2 else _MARKUP.sub(r"\\\1", part).replace("<", "&lt;")

@@ -25,8 +25,8 @@ it runs comes from the [environment](environment.md). No key has a default in th
 when the file is read.
 
 Each entry names the type, and the value in the recipes [`tiny`](../recipes/tiny.md) and
-[`vidbridge-r1`](../recipes/vidbridge-r1.md) where it is short; one value where both have it. `ROW` stands for a name that you choose
-(lower-case letters, digits and hyphens).
+[`vidbridge-r1`](../recipes/vidbridge-r1.md) where it is short; one value where both have it. `ROW`
+stands for a name that you choose (lower-case letters, digits and hyphens).
 """
 
 RECIPES = ("tiny", "vidbridge-r1")
@@ -59,7 +59,9 @@ def page(root: Path) -> str:
     return joined(lines)
 
 
-def entries(model: type[BaseModel], prefix: str, values: Mapping[str, Any], remarks: Mapping[str, str]) -> Iterator[str]:
+def entries(
+    model: type[BaseModel], prefix: str, values: Mapping[str, Any], remarks: Mapping[str, str]
+) -> Iterator[str]:
     """The entries of a table's keys, those of tables inside it behind their own."""
     for field in fields_of(model):
         path = f"{prefix}.{field.name}"
@@ -84,7 +86,8 @@ def own_docstring(model: type[BaseModel]) -> str:
 
 
 def remarks_of_file(text: str) -> dict[str, str]:
-    """Dotted key to the remark above it or behind it; rows of the tables sft, difficulty and grpo are called ROW."""
+    """Dotted key to the remark above it or behind it; rows of the tables sft, difficulty and grpo
+    are called ROW."""
     found: dict[str, str] = {}
     path: list[tuple[int, str]] = []
     above: list[str] = []
@@ -108,7 +111,8 @@ def remarks_of_file(text: str) -> dict[str, str]:
 
 
 def _told(remark: str, in_file: str) -> str:
-    """Both remarks as one paragraph, one of them where they say the same; null is what the file calls None."""
+    """Both remarks as one paragraph, one of them where they say the same; null is what the file
+    calls None."""
     remark = re.sub(r"\bNone\b", "null", remark)
     alike = SequenceMatcher(None, remark, in_file).ratio() > _ALIKE
     both = [remark] if in_file in remark or alike else [remark, in_file]
@@ -118,8 +122,15 @@ def _told(remark: str, in_file: str) -> str:
 def _term(path: str, kind: str, values: Mapping[str, Any]) -> str:
     found = dict(_values(path, values))
     same = len(found) == len(values) and len(set(found.values())) == 1
-    shown = code(next(iter(found.values()))) if same else "; ".join(f"{name} {code(value)}" for name, value in found.items())
-    return f'<span id="{re.sub("[^a-zA-Z0-9_.-]", "-", path)}"></span>{code(path)} · {kind}{f" · {shown}" if shown else ""}'
+    shown = (
+        code(next(iter(found.values())))
+        if same
+        else "; ".join(f"{name} {code(value)}" for name, value in found.items())
+    )
+    return (
+        f'<span id="{re.sub("[^a-zA-Z0-9_.-]", "-", path)}"></span>{code(path)} ·'
+        f" {kind}{f' · {shown}' if shown else ''}"
+    )
 
 
 def _values(path: str, values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

@@ -1,4 +1,5 @@
-"""A griffe extension: roles of reStructuredText in docstrings, such as ``:func:`x` ``, are read as code spans."""
+"""A griffe extension: roles of reStructuredText in docstrings, such as ``:func:`x` ``, are read as
+code spans."""
 
 from __future__ import annotations
 

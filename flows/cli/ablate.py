@@ -21,7 +21,9 @@ _FILES = (paths.GRID_FILE, paths.GRID_TABLE_FILE, paths.GRID_FIGURE_FILE)
 
 
 def ablate(
-    jobs: Annotated[int | None, typer.Option(min=1, help="Seeds to run at a time, a core each (a pretrained model: 1).")] = None,
+    jobs: Annotated[
+        int | None, typer.Option(min=1, help="Seeds to run at a time, a core each (a pretrained model: 1).")
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder to copy the table, the plot and their data to.")] = None,
     table: Annotated[bool, typer.Option("--table", help="Run nothing; print the results so far.")] = False,
 ) -> None:

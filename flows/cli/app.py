@@ -72,7 +72,9 @@ BenchmarkOption = Annotated[
 ]
 AnnotationsOption = Annotated[
     str,
-    typer.Option(help="Annotation file as published (JSON, JSON Lines, Parquet), its folder, or hf://datasets/OWNER/NAME@COMMIT."),
+    typer.Option(
+        help="Annotation file as published (JSON, JSON Lines, Parquet), its folder, or hf://datasets/OWNER/NAME@COMMIT."
+    ),
 ]
 VersionArgument = Annotated[
     str,
@@ -106,12 +108,17 @@ def global_options(
         bool, typer.Option("--version", callback=_say_version, is_eager=True, help="Print the version and exit.")
     ] = False,
     verbose: Annotated[
-        bool, typer.Option("--verbose", "-v", help="Before the command: also print output of DVC and Prefect, and DEBUG logs.")
+        bool,
+        typer.Option(
+            "--verbose", "-v", help="Before the command: also print output of DVC and Prefect, and DEBUG logs."
+        ),
     ] = False,
     quiet: Annotated[
         bool,
         typer.Option(
-            "--quiet", "-q", help="Before the command: print only errors, and output requested explicitly, such as --json."
+            "--quiet",
+            "-q",
+            help="Before the command: print only errors, and output requested explicitly, such as --json.",
         ),
     ] = False,
 ) -> None:

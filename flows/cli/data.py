@@ -23,7 +23,9 @@ def check(
         str | None,
         typer.Option(help="Annotation format, such as coin; default: ingest.format. An unknown name lists all."),
     ] = None,
-    annotations: Annotated[str | None, typer.Option(help="Annotation file in the folder; default: the format's usual one.")] = None,
+    annotations: Annotated[
+        str | None, typer.Option(help="Annotation file in the folder; default: the format's usual one.")
+    ] = None,
     every: Annotated[bool, typer.Option("--all", help="List everything that is set aside.")] = False,
     as_json: app.JsonOption = False,
 ) -> None:
@@ -92,7 +94,13 @@ def remove(
 
 
 def _check(
-    root: Path | None, folder: Path, annotation_format: str | None, annotations: str | None, *, every: bool, as_json: bool
+    root: Path | None,
+    folder: Path,
+    annotation_format: str | None,
+    annotations: str | None,
+    *,
+    every: bool,
+    as_json: bool,
 ) -> bool:
     """Print what ingest would accept and set aside of a folder, why, and the samples it would give;
     returns False if it accepts nothing.
@@ -119,7 +127,9 @@ def _check(
         raise UsageError(message) from error
     unstorable = list(islice(unstorable_names(folder), _NAMES))
     if as_json:
-        show.document({"folder": str(folder), "recipe": params.recipe, **checked_document(report), "unstorable": unstorable})
+        show.document(
+            {"folder": str(folder), "recipe": params.recipe, **checked_document(report), "unstorable": unstorable}
+        )
         return bool(report.clips)
     if root is None:
         out.print(f"no project here: with the parameters of the recipe {params.recipe}")
@@ -137,14 +147,20 @@ def _export(root: Path, out: Path, kind: str, tasks: Sequence[str], splits: Sequ
     from stages.tools.dataset.export import KINDS
     from stages.tools.dataset.export import export as write
 
-    kinds, names, wanted = _among("--as", [kind], KINDS), _among("--task", tasks, TASK_NAMES), _among("--split", splits, SPLITS)
+    kinds, names, wanted = (
+        _among("--as", [kind], KINDS),
+        _among("--task", tasks, TASK_NAMES),
+        _among("--split", splits, SPLITS),
+    )
     if out.exists() and not (out.is_dir() and (not any(out.iterdir()) or (out / "README.md").exists())):
         raise UsageError(f"out: {str(out)!r} holds something else; name a new folder, or one that an export has made")
     exported = write(root, out, kinds[0], names, wanted or SPLITS, limit)
     console = show.console()
     for (split, task), count in exported.samples.items():
         console.print(f"{count:>8,}  {task}, {split}")
-    read = "its samples.jsonl names each video" if kinds[0] == "mp4" else f"datasets.load_dataset({str(out)!r}) reads it"
+    read = (
+        "its samples.jsonl names each video" if kinds[0] == "mp4" else f"datasets.load_dataset({str(out)!r}) reads it"
+    )
     show.say(f"written: {out} ({read}; README.md says what is in it)")
 
 

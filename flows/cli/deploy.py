@@ -1,4 +1,5 @@
-"""``vidbridge deploy`` and ``vidbridge ui``: scheduled runs, and the pages of Prefect and MLflow."""
+"""``vidbridge deploy`` and ``vidbridge ui``: scheduled runs, and the pages of Prefect and
+MLflow."""
 
 from __future__ import annotations
 
@@ -14,7 +15,9 @@ def deploy(
     cron: Annotated[
         str | None, typer.Option(help="Schedule of checks for new videos; default: that of infra/prefect.yaml.")
     ] = None,
-    timezone: Annotated[str | None, typer.Option(help="Time zone of the schedule, such as Europe/Berlin; default: UTC.")] = None,
+    timezone: Annotated[
+        str | None, typer.Option(help="Time zone of the schedule, such as Europe/Berlin; default: UTC.")
+    ] = None,
     source: Annotated[
         Path | None, typer.Option(help="Folder of videos to watch, as the worker sees it; overrides ingest.source.")
     ] = None,
@@ -22,12 +25,16 @@ def deploy(
     branch: Annotated[str | None, typer.Option(help="Branch to run; default: the one checked out.")] = None,
     name: Annotated[
         str | None,
-        typer.Option(help="Name of the deployment; another name creates another one. Default: that of infra/prefect.yaml."),
+        typer.Option(
+            help="Name of the deployment; another name creates another one. Default: that of infra/prefect.yaml."
+        ),
     ] = None,
     repository: Annotated[
         str | None, typer.Option(help="URL that a worker elsewhere clones; default: the worker's own project.")
     ] = None,
-    directory: Annotated[str | None, typer.Option(help="Project's folder inside --repository; default: its top.")] = None,
+    directory: Annotated[
+        str | None, typer.Option(help="Project's folder inside --repository; default: its top.")
+    ] = None,
     pool: Annotated[str | None, typer.Option(help="Work pool whose workers run it; default: vidbridge.")] = None,
     worker: Annotated[bool, typer.Option(help="Stay, and execute the scheduled runs.")] = True,
     port: Annotated[int, typer.Option(help="Port of Prefect's server if none runs yet; 0: any free one.")] = 0,

@@ -35,32 +35,46 @@ def evaluate(
     model: Annotated[
         str | None,
         typer.Option(
-            help="models:/NAME@champion, models:/NAME/3, champion, a version's number, a Hugging Face folder, or a hub id with --revision."
+            help="models:/NAME@champion, models:/NAME/3, champion, a version's number, a Hugging Face folder, or a hub"
+            " id with --revision."
         ),
     ] = None,
     revision: Annotated[
-        str | None, typer.Option(help="Commit of a hub id; for an endpoint, the weights it serves (recorded with the scores).")
+        str | None,
+        typer.Option(help="Commit of a hub id; for an endpoint, the weights it serves (recorded with the scores)."),
     ] = None,
     endpoint: Annotated[
         str | None,
-        typer.Option(help="OpenAI-compatible address such as http://127.0.0.1:8000/v1; its key: VIDBRIDGE_ENDPOINT_KEY."),
+        typer.Option(
+            help="OpenAI-compatible address such as http://127.0.0.1:8000/v1; its key: VIDBRIDGE_ENDPOINT_KEY."
+        ),
     ] = None,
     endpoint_model: Annotated[str | None, typer.Option(help="Model name at the endpoint.")] = None,
     endpoint_video: Annotated[
-        str, typer.Option(help="How frames are sent: jpeg (image_url, one a frame) or mp4 (video_url, exactly these frames).")
+        str,
+        typer.Option(
+            help="How frames are sent: jpeg (image_url, one a frame) or mp4 (video_url, exactly these frames)."
+        ),
     ] = "jpeg",
-    batch_size: Annotated[int | None, typer.Option(min=1, help="Questions per batch; default: evaluation.batch_size.")] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, help="Questions per batch; default: evaluation.batch_size.")
+    ] = None,
     max_new_tokens: Annotated[
-        int | None, typer.Option(min=1, help="Maximum reply length; default: the model's own, else evaluation.max_new_tokens.")
+        int | None,
+        typer.Option(min=1, help="Maximum reply length; default: the model's own, else evaluation.max_new_tokens."),
     ] = None,
     controls: Annotated[
         int | None,
-        typer.Option(min=1, help="Number of questions, drawn by seed, to repeat with a black and a shuffled video; default: all."),
+        typer.Option(
+            min=1, help="Number of questions, drawn by seed, to repeat with a black and a shuffled video; default: all."
+        ),
     ] = None,
     no_controls: Annotated[
         bool, typer.Option("--no-controls", help="Repeat no question with a black or a shuffled video.")
     ] = False,
-    baselines: Annotated[bool, typer.Option(help="Score random, constant and empty replies too; costs judge calls.")] = True,
+    baselines: Annotated[
+        bool, typer.Option(help="Score random, constant and empty replies too; costs judge calls.")
+    ] = True,
     against: Annotated[Path | None, typer.Option(help="Predictions to compare with, question by question.")] = None,
 ) -> None:
     """Evaluate a model on a benchmark.
@@ -111,8 +125,12 @@ def score(
     annotations: app.AnnotationsOption,
     predictions: Annotated[Path, typer.Option(help="JSON Lines, one question each, in the form described above.")],
     out: Annotated[Path | None, typer.Option(help="JSON file for all results.")] = None,
-    baselines: Annotated[bool, typer.Option(help="Score random, constant and empty replies too; costs judge calls.")] = True,
-    against: Annotated[Path | None, typer.Option(help="Second file of predictions to compare with, question by question.")] = None,
+    baselines: Annotated[
+        bool, typer.Option(help="Score random, constant and empty replies too; costs judge calls.")
+    ] = True,
+    against: Annotated[
+        Path | None, typer.Option(help="Second file of predictions to compare with, question by question.")
+    ] = None,
 ) -> None:
     """Score stored predictions on a benchmark, without a model.
 
@@ -131,7 +149,15 @@ def score(
     result_path, baseline_path = app.as_typed(out), app.as_typed(against)
     from flows.processes.environment import project_or_none
 
-    _score(project_or_none(), benchmark, annotation_path, prediction_path, result_path, baselines=baselines, against=baseline_path)
+    _score(
+        project_or_none(),
+        benchmark,
+        annotation_path,
+        prediction_path,
+        result_path,
+        baselines=baselines,
+        against=baseline_path,
+    )
 
 
 def _evaluate(
@@ -164,8 +190,8 @@ def _evaluate(
     _check_flags(order, model, endpoint, endpoint_model, form)
     if session.project is None and order.benchmark in _OWN:
         raise UsageError(
-            f"--benchmark: {order.benchmark} asks about edits of a project's own clips, and {Path.cwd()} is not inside one;"
-            f" {WAYS.partition(', or')[0]}"
+            f"--benchmark: {order.benchmark} asks about edits of a project's own clips, and {Path.cwd()} is not inside"
+            f" one; {WAYS.partition(', or')[0]}"
         )
     params = session.params if session.project is not None else default_params()
     engine = _engine(session, params, order, model, revision, endpoint, endpoint_model, form)
@@ -180,15 +206,20 @@ def _evaluate(
         for (video, reason), count in list(reasons.items())[:_EXAMPLES]:
             out.print(f"  {one_line(video)}, {count:,} questions: {one_line(reason)}", soft_wrap=True)
         if len(reasons) > _EXAMPLES:
-            out.print(f"  … and {len(reasons) - _EXAMPLES:,} more, all in {order.out / 'unanswered.jsonl'}", soft_wrap=True)
+            out.print(
+                f"  … and {len(reasons) - _EXAMPLES:,} more, all in {order.out / 'unanswered.jsonl'}", soft_wrap=True
+            )
     names = (paths.SCORES_TABLE_FILE, paths.SCORES_FILE, paths.PREDICTIONS_FILE)
     show.say(f"written: {', '.join(names)} in {order.out}")
 
 
-def _check_flags(order: EvaluationRequest, model: str | None, endpoint: str | None, endpoint_model: str | None, form: str) -> None:
+def _check_flags(
+    order: EvaluationRequest, model: str | None, endpoint: str | None, endpoint_model: str | None, form: str
+) -> None:
     if (model is None) == (endpoint is None):
         raise UsageError(
-            "--model, --endpoint: exactly one is needed; set a model that runs here, or the address of one that answers elsewhere"
+            "--model, --endpoint: exactly one is needed; set a model that runs here, or the address of one that"
+            " answers elsewhere"
         )
     if endpoint is not None and endpoint_model is None:
         raise UsageError("--endpoint-model: not given; name the model as the endpoint does")
@@ -197,7 +228,9 @@ def _check_flags(order: EvaluationRequest, model: str | None, endpoint: str | No
     if endpoint is not None and order.batch_size is not None:
         raise UsageError("--batch-size: is of a model that runs here; an endpoint's is VIDBRIDGE_ENDPOINT_CONCURRENCY")
     if form not in _FORMS:
-        raise UsageError(f"--endpoint-video: {form!r} is unknown; give jpeg (a picture a frame) or mp4 (one short video)")
+        raise UsageError(
+            f"--endpoint-video: {form!r} is unknown; give jpeg (a picture a frame) or mp4 (one short video)"
+        )
     if endpoint is None and form != _FORMS[0]:
         raise UsageError("--endpoint-video: means nothing without --endpoint; leave it out, or set the address")
     if order.out.exists() and not order.out.is_dir():
@@ -224,7 +257,9 @@ def _engine(
         return benchmarking.model_engine(session, params, order, model, revision)
     assert endpoint is not None
     assert endpoint_model is not None
-    return benchmarking.endpoint_engine(params, order, endpoint, endpoint_model, revision, "mp4" if form == "mp4" else "jpeg")
+    return benchmarking.endpoint_engine(
+        params, order, endpoint, endpoint_model, revision, "mp4" if form == "mp4" else "jpeg"
+    )
 
 
 def _score(
@@ -269,7 +304,9 @@ def _annotations_at(place: str, benchmark: str) -> Path:
 
     _check_benchmark(benchmark)
     return (
-        download_annotations(place, BENCHMARKS[benchmark].files) if place.startswith(SCHEME) else Path(place).expanduser().resolve()
+        download_annotations(place, BENCHMARKS[benchmark].files)
+        if place.startswith(SCHEME)
+        else Path(place).expanduser().resolve()
     )
 
 

@@ -132,7 +132,9 @@ def _defect() -> NoReturn:
     from stages.runtime.plain import fit
 
     sys.stderr.write(fit(traceback.format_exc()))
-    sys.stderr.write("this is a defect of vidbridge: please report it with the lines above and what `vidbridge --version` says\n")
+    sys.stderr.write(
+        "this is a defect of vidbridge: please report it with the lines above and what `vidbridge --version` says\n"
+    )
     sys.exit(FAILURE)
 
 

@@ -19,7 +19,8 @@ def collect_garbage(
         bool,
         typer.Option(
             "--versions",
-            help="Free the weights of versions that nothing needs (with --remote if there is one); tags and lineage stay.",
+            help="Free the weights of versions that nothing needs (with --remote if there is one); tags and lineage"
+            " stay.",
         ),
     ] = False,
     keep_days: Annotated[float, typer.Option(min=0, help="Keep everything younger than this.")] = 7.0,
@@ -49,10 +50,13 @@ def collect_garbage(
 
 
 def accept(
-    stage: Annotated[str | None, typer.Argument(help="Stage whose change does not matter.", autocompletion=complete.stages)] = None,
+    stage: Annotated[
+        str | None, typer.Argument(help="Stage whose change does not matter.", autocompletion=complete.stages)
+    ] = None,
     why: Annotated[str, typer.Option("--why", help="The reason, kept in accepted.jsonl.")] = "",
     every: Annotated[
-        bool, typer.Option("--all", help="Every stage, as after an upgrade: only code changed, no out, parameter or data.")
+        bool,
+        typer.Option("--all", help="Every stage, as after an upgrade: only code changed, no out, parameter or data."),
     ] = False,
 ) -> None:
     """Declare that a change of a stage does not change its result.
@@ -66,7 +70,9 @@ def accept(
     Example: vidbridge accept --all --why "upgrade to 0.2, no behaviour changed"
     """
     if (stage is None) == (not every):
-        raise UsageError("stage, --all: exactly one is needed; name the stage whose change does not matter, or set --all")
+        raise UsageError(
+            "stage, --all: exactly one is needed; name the stage whose change does not matter, or set --all"
+        )
     from flows.project import accept as acceptance
 
     if stage is None:

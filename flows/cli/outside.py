@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
 #: Ways from "no project" to an answer.
 WAYS = (
-    "cd into a clone (git clone URL), set VIDBRIDGE_PROJECT to one, or read the registry without one: MLFLOW_TRACKING_URI names its server"
-    " and VIDBRIDGE_DVC_REMOTE the URL of the DVC remote"
+    "cd into a clone (git clone URL), set VIDBRIDGE_PROJECT to one, or read the registry without one:"
+    " MLFLOW_TRACKING_URI names its server and VIDBRIDGE_DVC_REMOTE the URL of the DVC remote"
 )
 
 
@@ -46,8 +46,8 @@ def reader() -> Session:
     database = sqlite_path(uri)
     if database is not None and not database.is_absolute():
         raise UsageError(
-            f"MLFLOW_TRACKING_URI: {display_uri(uri)}: its path counts from the folder of a project, and {Path.cwd()} is not inside one; write"
-            " sqlite:////absolute/path.db"
+            f"MLFLOW_TRACKING_URI: {display_uri(uri)}: its path counts from the folder of a project, and {Path.cwd()}"
+            " is not inside one; write sqlite:////absolute/path.db"
         )
     if database is not None and not database.is_file():
         # MLflow would make an empty one there, and find nothing in it.

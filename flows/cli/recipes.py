@@ -12,9 +12,12 @@ from flows.cli import app, complete
 
 def init(
     folder: Annotated[Path, typer.Argument(help="Folder to create; new or empty.")],
-    recipe: Annotated[str, typer.Option(help="Recipe to copy to params.yaml.", autocompletion=complete.recipes)] = "tiny",
+    recipe: Annotated[
+        str, typer.Option(help="Recipe to copy to params.yaml.", autocompletion=complete.recipes)
+    ] = "tiny",
     smoke: Annotated[
-        bool, typer.Option("--smoke", help="Small version of the recipe: tiny model, generated corpus, a few steps each.")
+        bool,
+        typer.Option("--smoke", help="Small version of the recipe: tiny model, generated corpus, a few steps each."),
     ] = False,
     upgrade: Annotated[
         bool, typer.Option("--upgrade", help="In an existing project: update dvc.yaml to the installed package.")
@@ -74,11 +77,14 @@ def diff(name: app.RecipeArgument) -> None:
 
 def use(
     name: app.RecipeArgument,
-    force: Annotated[bool, typer.Option("--force", help="Overwrite edits of params.yaml that no commit keeps.")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Overwrite edits of params.yaml that no commit keeps.")
+    ] = False,
     smoke: Annotated[
         bool,
         typer.Option(
-            "--smoke", help="Its rows, tasks and losses on a small scale: tiny model, generated corpus, a few steps each."
+            "--smoke",
+            help="Its rows, tasks and losses on a small scale: tiny model, generated corpus, a few steps each.",
         ),
     ] = False,
 ) -> None:
@@ -90,5 +96,6 @@ def use(
 
     params = recipes.use(app.root(), name, force, smoke=smoke)
     show.say(
-        f"params.yaml is now {params.recipe} (seed {params.seed}); see what changed: git diff params.yaml; then: vidbridge run"
+        f"params.yaml is now {params.recipe} (seed {params.seed}); see what changed: git diff params.yaml; then:"
+        " vidbridge run"
     )

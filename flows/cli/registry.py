@@ -36,14 +36,18 @@ def register() -> None:
 
 def promote(
     version: Annotated[
-        str | None, typer.Argument(help="Version to promote; default: the newest candidate.", autocompletion=complete.versions)
+        str | None,
+        typer.Argument(help="Version to promote; default: the newest candidate.", autocompletion=complete.versions),
     ] = None,
     reason: Annotated[str, typer.Option(help="Reason, kept in the history.")] = "",
-    author: Annotated[str | None, typer.Option(help="Author of the decision; default: git's user.name and user.email.")] = None,
+    author: Annotated[
+        str | None, typer.Option(help="Author of the decision; default: git's user.name and user.email.")
+    ] = None,
     new_evaluation: Annotated[
         bool,
         typer.Option(
-            "--new-evaluation", help="Do not score the champion again when the evaluation changed: compare with the baselines only."
+            "--new-evaluation",
+            help="Do not score the champion again when the evaluation changed: compare with the baselines only.",
         ),
     ] = False,
 ) -> None:
@@ -75,7 +79,9 @@ def promote(
         from flows.promotion import promotion
 
         with prefect_server.connected(starting):
-            ended: Any = promotion(session, version, author=author, reason=reason, new_evaluation=new_evaluation, return_state=True)
+            ended: Any = promotion(
+                session, version, author=author, reason=reason, new_evaluation=new_evaluation, return_state=True
+            )
             decided = ended.result(raise_on_failure=False)
     if isinstance(decided, BaseException):
         raise decided
@@ -88,7 +94,10 @@ def promote(
         clip = next(iter(sorted((root / paths.CORPUS / "videos").glob("test-*.mp4"))), None)
         video = clip.relative_to(root) if clip else "VIDEO"
         show.show_next(
-            out, "vidbridge explain champion", f'vidbridge predict {video} --question "describe the video ."', "vidbridge report"
+            out,
+            "vidbridge explain champion",
+            f'vidbridge predict {video} --question "describe the video ."',
+            "vidbridge report",
         )
     if not decided.moved:
         raise typer.Exit(app.FAILURE)
@@ -96,7 +105,9 @@ def promote(
 
 def rollback(
     reason: Annotated[str, typer.Option(help="Reason, kept in the history.")] = "",
-    author: Annotated[str | None, typer.Option(help="Author of the decision; default: git's user.name and user.email.")] = None,
+    author: Annotated[
+        str | None, typer.Option(help="Author of the decision; default: git's user.name and user.email.")
+    ] = None,
 ) -> None:
     """Move the alias back to the champion before this one. Example: vidbridge rollback --reason
     "fails on night scenes"
@@ -105,7 +116,10 @@ def rollback(
     from stages.tracking.gate import promote as gate
 
     moved = gate.rollback(app.session(), author=author, reason=reason)
-    show.say(f"version {moved.candidate.number} is champion again, instead of {moved.champion.number if moved.champion else '–'}")
+    show.say(
+        f"version {moved.candidate.number} is champion again, instead of"
+        f" {moved.champion.number if moved.champion else '–'}"
+    )
 
 
 def history(
@@ -153,7 +167,9 @@ def compare(
     after: Annotated[
         str, typer.Argument(help="A version's number, an alias, or models:/NAME/7.", autocompletion=complete.versions)
     ] = "candidate",
-    before: Annotated[str, typer.Argument(help="The version to compare with.", autocompletion=complete.versions)] = "champion",
+    before: Annotated[
+        str, typer.Argument(help="The version to compare with.", autocompletion=complete.versions)
+    ] = "champion",
     as_json: app.JsonOption = False,
 ) -> None:
     """Compare two versions sample by sample.
@@ -208,10 +224,12 @@ def compare_versions(session: Session, after: str, before: str, *, as_json: bool
     if versions.to_rescore is not None:
         if session.project is None:
             raise UsageError(
-                f"compare: version {versions.to_rescore.number} was not scored under evaluation {versions.digest}, and scoring it again takes the"
-                f" project's samples; {WAYS.partition(', or')[0]}"
+                f"compare: version {versions.to_rescore.number} was not scored under evaluation {versions.digest}, and"
+                f" scoring it again takes the project's samples; {WAYS.partition(', or')[0]}"
             )
-        progress.print(f"version {versions.to_rescore.number} was not scored under evaluation {versions.digest}; scoring it now")
+        progress.print(
+            f"version {versions.to_rescore.number} was not scored under evaluation {versions.digest}; scoring it now"
+        )
         from flows.promotion import rescore  # Prefect's import, which a comparison without it need not wait for
 
         rescore(session, versions.to_rescore, versions.digest, progress.print, "compare versions of one evaluation")

@@ -19,10 +19,14 @@ if TYPE_CHECKING:
 def run(
     stage: app.StageArgument = "summary",
     dry_run: Annotated[bool, typer.Option("--dry-run", "--plan", help="Only print what would run, and why.")] = False,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before a run that trains a pretrained model.")] = False,
+    yes: Annotated[
+        bool, typer.Option("--yes", "-y", help="Do not ask before a run that trains a pretrained model.")
+    ] = False,
     resume_across_code: Annotated[
         bool,
-        typer.Option("--resume-across-code", help="Resume training from a checkpoint although its code changed since (tagged)."),
+        typer.Option(
+            "--resume-across-code", help="Resume training from a checkpoint although its code changed since (tagged)."
+        ),
     ] = False,
     recipe: Annotated[
         str | None, typer.Option(help="Recipe to write into params.yaml first.", autocompletion=complete.recipes)
@@ -39,7 +43,9 @@ def run(
     seed: Annotated[int | None, typer.Option(help="The same as --set seed=….")] = None,
     push: Annotated[
         bool,
-        typer.Option("--push", help="Push DVC's run cache and the branch with dvc.lock, for other hosts (as scheduled runs do)."),
+        typer.Option(
+            "--push", help="Push DVC's run cache and the branch with dvc.lock, for other hosts (as scheduled runs do)."
+        ),
     ] = False,
 ) -> None:
     """Run what is out of date, register it, print the scores. Outs that the DVC remote holds are
@@ -64,7 +70,8 @@ def run(
         if recipe is not None or wanted:
             if dry_run:
                 raise UsageError(
-                    "--dry-run: changes nothing, and --recipe, --set and --seed change params.yaml; leave one of them out"
+                    "--dry-run: changes nothing, and --recipe, --set and --seed change params.yaml; leave one of them"
+                    " out"
                 )
             _change_params(root, recipe, wanted)
         bring_up_to_date(root, stage, dry_run=dry_run, ask=not yes, push=push)

@@ -19,12 +19,15 @@ def predict(
     version: Annotated[
         str | None,
         typer.Option(
-            help="A version's number, champion, or models:/NAME@champion; default: champion.", autocompletion=complete.versions
+            help="A version's number, champion, or models:/NAME@champion; default: champion.",
+            autocompletion=complete.versions,
         ),
     ] = None,
     model: Annotated[
         str | None,
-        typer.Option(help="models:/NAME@champion, models:/NAME/7, or a folder that `vidbridge export` wrote; needs no project."),
+        typer.Option(
+            help="models:/NAME@champion, models:/NAME/7, or a folder that `vidbridge export` wrote; needs no project."
+        ),
     ] = None,
 ) -> None:
     """Query a registered model about a video.
@@ -84,7 +87,8 @@ def export(
     champion.warn_of_moved(session, which)
     exported = export_version(session, which, folder)
     show.say(
-        f"written: {folder} (version {exported.version.number}, {exported.version.stage}, {exported.size_bytes / 1e6:,.1f} MB)"
+        f"written: {folder} (version {exported.version.number}, {exported.version.stage},"
+        f" {exported.size_bytes / 1e6:,.1f} MB)"
     )
     show.show_next(show.console(), f"vllm serve {folder}", f"mlflow models serve -m {folder} --env-manager local")
 

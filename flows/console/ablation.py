@@ -26,7 +26,9 @@ def _columns(grid: Grid, console: Console) -> list[str]:
 
 
 def _scores(grid: Grid, columns: list[str]) -> Table:
-    table = Table(title=f"{one_line(grid.recipe)}, {len(grid.seeds)} seeds: share of the maximum, held out; bold: trained on it")
+    table = Table(
+        title=f"{one_line(grid.recipe)}, {len(grid.seeds)} seeds: share of the maximum, held out; bold: trained on it"
+    )
     table.add_column("trained on")
     for column in (*columns, "mean"):
         table.add_column(column.replace("_", " "), justify="right")

@@ -35,7 +35,8 @@ def show_result(console: Console, result: BenchmarkScores) -> None:
     if result.set_aside:
         listed = one_line(set_aside_in_words(result))
         console.print(
-            Text.assemble(("set aside of the annotations, neither asked nor scored", "yellow"), f": {listed}"), soft_wrap=True
+            Text.assemble(("set aside of the annotations, neither asked nor scored", "yellow"), f": {listed}"),
+            soft_wrap=True,
         )
     for ids, why in (
         (result.missing, "questions have no prediction"),
@@ -92,8 +93,8 @@ def _show_against(console: Console, against: Against, confidence: float) -> None
     scorings = list(against.differences)
     measures = list(against.differences[scorings[0]].overall)
     table = Table(
-        title=f"minus {one_line(against.predictions)}, question by question ({against.shared:,} shared; p: two-sided, Holm: raised"
-        " for all categories)"
+        title=f"minus {one_line(against.predictions)}, question by question ({against.shared:,} shared; p: two-sided,"
+        " Holm: raised for all categories)"
     )
     table.add_column("")
     table.add_column("questions", justify="right")

@@ -39,7 +39,9 @@ def show_checked(out: Console, found: Checked, *, every: bool) -> None:
             )
         table.add_row("codecs", _counts(Counter(clip.codec for clip in found.clips)))
         table.add_row("sizes", _counts(Counter(f"{clip.width}x{clip.height}" for clip in found.clips)))
-        table.add_row("not for decord", _counts(found.hazards) if found.hazards else "none: decord is right on all of them")
+        table.add_row(
+            "not for decord", _counts(found.hazards) if found.hazards else "none: decord is right on all of them"
+        )
         table.add_row("samples", ", ".join(f"{count:,} {task}" for task, count in found.samples.items()))
         out.print(table)
     _rejects(out, "set aside by ingest", found.rejects, every=every)
@@ -58,7 +60,9 @@ def checked_document(found: Checked) -> dict[str, Any]:
         "clips": [clip.model_dump(mode="json") for clip in found.clips],
         "rejects": [reject.model_dump(mode="json") for reject in found.rejects],
         "part_reasons": sorted(found.part_reasons),
-        "set_aside": {task: [reject.model_dump(mode="json") for reject in rejects] for task, rejects in found.set_aside.items()},
+        "set_aside": {
+            task: [reject.model_dump(mode="json") for reject in rejects] for task, rejects in found.set_aside.items()
+        },
     }
 
 

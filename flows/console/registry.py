@@ -33,7 +33,9 @@ def register_table(report: RegisterReport) -> RenderableType:
     table = _table(f"Registered in {report.model}", "version", "stage", "step", "aliases", "mean score")
     for version in report.created:
         scores = version.scores
-        aliases = ", ".join(version.aliases) + ("" if version.number != report.candidate or version.aliases else "candidate")
+        aliases = ", ".join(version.aliases) + (
+            "" if version.number != report.candidate or version.aliases else "candidate"
+        )
         table.add_row(
             str(version.number),
             one_line(version.stage),
@@ -58,7 +60,11 @@ def promotion_table(promotion: Promotion) -> RenderableType:
         other = "–" if check.other is None else f"{check.other:.3f}"
         found = "–" if check.candidate is None else f"{check.candidate:.3f}"
         table.add_row(
-            one_line(check.what), found, other, one_line(check.rule), "met" if check.passed else Text("not met", style="red")
+            one_line(check.what),
+            found,
+            other,
+            one_line(check.rule),
+            "met" if check.passed else Text("not met", style="red"),
         )
     verdict = (
         Text(f"version {promotion.candidate.number} is champion", style="green")
@@ -66,7 +72,9 @@ def promotion_table(promotion: Promotion) -> RenderableType:
         else Text("refused", style="red")
     )
     reasons = () if promotion.moved else promotion.decision.reasons
-    return Group(*([table] if promotion.decision.table else []), verdict, *(Text(f"  {one_line(reason)}") for reason in reasons))
+    return Group(
+        *([table] if promotion.decision.table else []), verdict, *(Text(f"  {one_line(reason)}") for reason in reasons)
+    )
 
 
 def history_table(entries: Sequence[Entry]) -> RenderableType:
@@ -81,10 +89,14 @@ def history_table(entries: Sequence[Entry]) -> RenderableType:
         why += decided.reasons
         if entry.moves and not entry.standing and not entry.proven:
             what = Text("not counted", style="yellow")
-            why.append("nobody who may change the model has signed it, or another move of 0.1 came first: it moved nothing")
+            why.append(
+                "nobody who may change the model has signed it, or another move of 0.1 came first: it moved nothing"
+            )
         elif entry.abandoned:
             what = Text("abandoned", style="yellow")
-            why.append("its version was deleted, given up or objected to before the move was finished: it moved nothing")
+            why.append(
+                "its version was deleted, given up or objected to before the move was finished: it moved nothing"
+            )
         elif entry.moves and not entry.standing:
             what = Text("overtaken", style="yellow")
             why.append("another move came first, so this one moved nothing")
@@ -118,14 +130,19 @@ def comparison_table(asked: VersionPair, found: Comparison, confidence: float) -
         interval = Text(f"[{row.low:+.3f}, {row.high:+.3f}]", style="bold" if row.low > 0 or row.high < 0 else "")
         p_values = (f"{row.p_value:.2g}", "" if row.p_holm is None else f"{row.p_holm:.2g}")
         counts = (str(row.won), str(row.lost), str(row.tied))
-        table.add_row(one_line(name), f"{row.before:.3f}", f"{row.after:.3f}", f"{row.mean:+.3f}", interval, *p_values, *counts)
+        table.add_row(
+            one_line(name), f"{row.before:.3f}", f"{row.after:.3f}", f"{row.mean:+.3f}", interval, *p_values, *counts
+        )
     notes = [
         Text(
-            "p: how often chance alone gives a difference like this, with clips as units; Holm: raised, since all tasks are looked at"
+            "p: how often chance alone gives a difference like this, with clips as units; Holm: raised, since all"
+            " tasks are looked at"
         )
     ]
     if found.unpaired:
-        notes.append(Text(f"{found.unpaired} samples have a score from one of them only and do not count", style="yellow"))
+        notes.append(
+            Text(f"{found.unpaired} samples have a score from one of them only and do not count", style="yellow")
+        )
     return Group(table, *notes)
 
 
@@ -191,7 +208,9 @@ def _scores_table(explanation: Explanation) -> Table:
     for name, task in scores.tasks.items():
         controls = ["–" if value is None else f"{value:.3f}" for value in (task.blank, task.shuffled)]
         interval = f"[{task.low:.3f}, {task.high:.3f}]"
-        table.add_row(one_line(name), f"{task.mean:.3f}", Text(interval), f"{task.format:.3f}", *controls, str(task.samples))
+        table.add_row(
+            one_line(name), f"{task.mean:.3f}", Text(interval), f"{task.format:.3f}", *controls, str(task.samples)
+        )
     table.add_row("mean", f"{scores.mean:.3f}", "", f"{scores.format:.3f}", "", "", str(scores.samples))
     return table
 

@@ -54,11 +54,15 @@ class _Fit(RenderHook):
         return [_Fitted(one) for one in renderables]
 
 
-def _console(file: TextIO | None = None, *, error: bool = False, width: int | None = None, quiet: bool = False) -> Console:
+def _console(
+    file: TextIO | None = None, *, error: bool = False, width: int | None = None, quiet: bool = False
+) -> Console:
     """Console on which a string is text: "[red]", ":dog:.mp4" and ESC mean nothing in it. Styled
     text is a ``Text``.
     """
-    made = Console(file=file, stderr=error, width=width, soft_wrap=error, markup=False, emoji=False, highlight=False, quiet=quiet)
+    made = Console(
+        file=file, stderr=error, width=width, soft_wrap=error, markup=False, emoji=False, highlight=False, quiet=quiet
+    )
     made.push_render_hook(_Fit())
     return made
 
@@ -73,8 +77,8 @@ def console(error: bool = False) -> Console:
 
 
 def say(text: object, *, error: bool = False, end: str = "\n") -> None:
-    """Print a text verbatim, one line or several, parts of which anyone may have written: without secrets,
-    control characters written out.
+    """Print a text verbatim, one line or several, parts of which anyone may have written: without
+    secrets, control characters written out.
 
     ``--quiet`` leaves it out.
     """
@@ -143,7 +147,8 @@ def show_plan(out: Console, plan: Plan) -> None:
         files, megabytes = held(plan.left)
         names = ", ".join(path for step in plan.left for path in step.outs)
         out.print(
-            f"left in the remote: {names} ({files:,} files, {megabytes:,.1f} MB); nothing that runs needs them, dvc pull PATH brings one",
+            f"left in the remote: {names} ({files:,} files, {megabytes:,.1f} MB); nothing that runs needs them, dvc"
+            " pull PATH brings one",
             soft_wrap=True,
         )
 
@@ -170,9 +175,12 @@ def show_cost(out: Console, cost: RunCost) -> None:
         )
         paid = [_figure(one.money)] if money else []
         basis = Text(
-            f"{one.basis}: {one_line(one.why)}" if one.basis else f"unknown: {one_line(one.why)}", "" if one.basis else "yellow"
+            f"{one.basis}: {one_line(one.why)}" if one.basis else f"unknown: {one_line(one.why)}",
+            "" if one.basis else "yellow",
         )
-        table.add_row(one_line(one.stage), _time(one.hours), _figure(one.gpu_hours), _figure(one.disk_gb), questions, *paid, basis)
+        table.add_row(
+            one_line(one.stage), _time(one.hours), _figure(one.gpu_hours), _figure(one.disk_gb), questions, *paid, basis
+        )
     table.add_section()
     sums = [_sum(cost.total("hours"), _time)]
     sums += [_sum(cost.total("gpu_hours"), _figure), _sum(cost.total("disk_gb"), _figure)]
@@ -186,7 +194,8 @@ def show_cost(out: Console, cost: RunCost) -> None:
         out.print(Text(one_line(cost.note), style="yellow"))
     if cost.unknown:
         out.print(
-            "a sum behind ≥ lacks what is unknown; rates can be declared in .vidbridge/rates.yaml (see docs/guides/housekeeping.md)"
+            "a sum behind ≥ lacks what is unknown; rates can be declared in .vidbridge/rates.yaml (see"
+            " docs/guides/housekeeping.md)"
         )
 
 
@@ -232,7 +241,9 @@ def show_scores(
     best = {name: max((row.get(name) or 0.0) for row in scores.values()) for name in columns}
     if out.width < WIDE:
         intervals = None
-    title = "held-out scores: share of the maximum" + (f", and its {confidence:.0%} interval over clips" if intervals else "")
+    title = "held-out scores: share of the maximum" + (
+        f", and its {confidence:.0%} interval over clips" if intervals else ""
+    )
     table = Table(title=title)
     table.add_column("policy")
     for name in columns:
@@ -316,7 +327,9 @@ def show_where(out: Console, root: Path, *, scored: bool, promote: bool = True) 
     out.print(table)
     if scored:
         commands = ("vidbridge promote", "vidbridge report", "vidbridge explain candidate")
-        show_next(out, *(commands if promote else ("vidbridge report", "vidbridge explain champion", "vidbridge serve")))
+        show_next(
+            out, *(commands if promote else ("vidbridge report", "vidbridge explain champion", "vidbridge serve"))
+        )
     else:
         show_next(out, "vidbridge data browse", "vidbridge data export samples --limit 100", "vidbridge run")
 

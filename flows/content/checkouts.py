@@ -66,10 +66,15 @@ def _check_place(repo: Any, out: Any, name: str) -> None:
     for above in (path, *list(path.parents)[:-1]):
         link = root / above
         # A file that is a link leads into DVC's cache.
-        if link.is_dir() and link.is_symlink() and not link.resolve().is_relative_to(root.resolve()) and not _own_link(root, above):
+        if (
+            link.is_dir()
+            and link.is_symlink()
+            and not link.resolve().is_relative_to(root.resolve())
+            and not _own_link(root, above)
+        ):
             raise UnsafeContent(
-                f"{name}: {above} is a link to {str(link.readlink())!r} that came with the repository, and DVC would write there; "
-                f"remove it (git rm {above}); a link of your own is not committed"
+                f"{name}: {above} is a link to {str(link.readlink())!r} that came with the repository, and DVC would"
+                f" write there; remove it (git rm {above}); a link of your own is not committed"
             )
     if out.stage.cmd and Path(out.fs_path).is_dir():
         for place, folders, _ in os.walk(out.fs_path):
@@ -95,7 +100,8 @@ def _check_content(repo: Any, out: Any, name: str) -> None:
     oid = out.hash_info.value
     if not is_hash(oid):
         raise UnsafeContent(
-            f"{name}: {str(oid)[:200]!r} is not a hash of DVC (32 hex digits) and would be read as a path; run the stage again"
+            f"{name}: {str(oid)[:200]!r} is not a hash of DVC (32 hex digits) and would be read as a path; run the"
+            " stage again"
         )
     if out.files is None and oid.endswith(".dir") and (path := _list_file(repo, out, oid)) is not None:
         if (size := path.stat().st_size) > MAX_BYTES:
@@ -140,7 +146,8 @@ def watch_lists() -> None:
             for entry in entries:
                 if "md5" in entry and not is_hash(entry["md5"]):
                     raise ListError(
-                        f"list of a folder's files: {entry['relpath']!r}: md5: {entry['md5']!r} is not a hash (32 hex digits); run the stage again"
+                        f"list of a folder's files: {entry['relpath']!r}: md5: {entry['md5']!r} is not a hash (32 hex"
+                        " digits); run the stage again"
                     )
         except ListError as error:
             raise DvcException(str(error)) from error
@@ -152,8 +159,8 @@ def watch_lists() -> None:
         for out in (entry or {}).get("outs", ()):
             if out["path"] not in own or not is_hash(out.get("md5", "")):
                 raise DvcException(
-                    f"run cache: an entry for stage {stage.name} gives it the out {out['path']!r} ({out.get('md5')!r}), which is not its"
-                    f" own; somebody else wrote it: rm -r {self.cache_dir}"
+                    f"run cache: an entry for stage {stage.name} gives it the out {out['path']!r} ({out.get('md5')!r}),"
+                    f" which is not its own; somebody else wrote it: rm -r {self.cache_dir}"
                 )
         return entry
 

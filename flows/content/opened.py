@@ -1,4 +1,5 @@
-"""DVC's repository, opened for a flow; its errors name the file or folder of the project at fault."""
+"""DVC's repository, opened for a flow; its errors name the file or folder of the project at
+fault."""
 
 from __future__ import annotations
 
@@ -46,8 +47,8 @@ def opened_content(root: Path) -> Iterator[ContentStore]:
         if error.filename is None or not Path(error.filename).is_symlink():
             raise
         raise DvcError(
-            f"ingest.source: {error.filename!r} is a link that leads nowhere ({error.strerror}), and DVC cannot hash it; remove such"
-            f" links: find {Path(error.filename).parent} -xtype l -delete"
+            f"ingest.source: {error.filename!r} is a link that leads nowhere ({error.strerror}), and DVC cannot hash"
+            f" it; remove such links: find {Path(error.filename).parent} -xtype l -delete"
         ) from error
 
 

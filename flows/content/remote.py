@@ -117,7 +117,9 @@ class Remote:
         if folder.is_relative_to(self.content.root.resolve()) or paths.STATE.name in folder.parts:
             return  # of this project, or in the state of the one that this is a clone of
         if not objects.is_dir():
-            raise FileNotFoundError(f"{objects} is not there; is it mounted? A remote that holds nothing yet: mkdir -p {objects}")
+            raise FileNotFoundError(
+                f"{objects} is not there; is it mounted? A remote that holds nothing yet: mkdir -p {objects}"
+            )
 
     def entries(self, key: str) -> list[tuple[str, bytes]]:
         """Entries of the run cache under that key."""
@@ -199,7 +201,11 @@ def push_runs(session: Session) -> tuple[int, tuple[str, ...]]:
     new = 0
     try:
         for stage in content.repo.index.stages:
-            if not stage.cmd or not any(out.hash_info for out in stage.outs) or (key := run_cache.key_of(stage)) is None:
+            if (
+                not stage.cmd
+                or not any(out.hash_info for out in stage.outs)
+                or (key := run_cache.key_of(stage)) is None
+            ):
                 continue
             now = {out.def_path: out.hash_info.value for out in stage.outs}
             for value, text in run_cache.local_entries(content.repo, key):
@@ -214,6 +220,7 @@ def push_runs(session: Session) -> tuple[int, tuple[str, ...]]:
         if not failed(error):
             raise
         raise TrackingError(
-            f"DVC remote {remote.name}: run cache: {one_line(error)}; is it reachable and writable? then: vidbridge run --push"
+            f"DVC remote {remote.name}: run cache: {one_line(error)}; is it reachable and writable? then: vidbridge run"
+            " --push"
         ) from error
     return new, tuple(remote.notes)

@@ -60,7 +60,16 @@ def read_entry(text: bytes, key: str, value: str, own: set[str]) -> dict[str, An
         parse_yaml(decoded, "entry")  # within bounds; DVC's own reader, which reads 1e-5 as a number, has none
         entry: dict[str, Any] = COMPILED_LOCK_FILE_STAGE_SCHEMA(parse_as_dvc(decoded, value, typ="safe"))
         named = [(_get_cache_hash({**entry}, key=True), key), (_get_cache_hash(entry), value)]
-    except (YamlError, UnicodeDecodeError, Invalid, DvcException, TypeError, KeyError, AttributeError, RecursionError) as error:
+    except (
+        YamlError,
+        UnicodeDecodeError,
+        Invalid,
+        DvcException,
+        TypeError,
+        KeyError,
+        AttributeError,
+        RecursionError,
+    ) as error:
         raise ValueError(f"cannot be read ({type(error).__name__})") from error
     if any(found != name for found, name in named):
         raise ValueError("is not what its name says")

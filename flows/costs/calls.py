@@ -75,7 +75,9 @@ class _Counts:
         written: int | None = 0
         judged: int | None = 0
         if writer.questions:
-            written = _plus(written, _times(self._made(mix_vid_qa.NAME, SPLITS), writer.tries * (1 + 2 * _TRIES_OF_A_QUESTION)))
+            written = _plus(
+                written, _times(self._made(mix_vid_qa.NAME, SPLITS), writer.tries * (1 + 2 * _TRIES_OF_A_QUESTION))
+            )
         if writer.traces is not None:
             for task in writer.traces.tasks:
                 proposed = _times(self._made(task, ("train",)), writer.tries)
@@ -173,7 +175,10 @@ def _dealt(weights: Mapping[TaskName, float], prompts: int) -> dict[TaskName, in
     (:func:`stages.lib.training.mixture.draw`).
     """
     total = sum(weights.values())
-    return {task: min(prompts, math.floor(prompts * weight / total) + 1) if prompts else 0 for task, weight in weights.items()}
+    return {
+        task: min(prompts, math.floor(prompts * weight / total) + 1) if prompts else 0
+        for task, weight in weights.items()
+    }
 
 
 def _plus(one: int | None, other: int | None) -> int | None:

@@ -35,7 +35,17 @@ DEADLINE_S = 10.0
 #: Parameters, by their last name, that change what is learned and not how long it takes.
 _NO_TIME = frozenset(
     (
-        *("seed", "recipe", "learning_rate", "warmup_steps", "schedule", "weight_decay", "adam_beta2", "max_grad_norm", "epsilon"),
+        *(
+            "seed",
+            "recipe",
+            "learning_rate",
+            "warmup_steps",
+            "schedule",
+            "weight_decay",
+            "adam_beta2",
+            "max_grad_norm",
+            "epsilon",
+        ),
         *(
             "epsilon_high",
             "loss",
@@ -118,7 +128,9 @@ def cost_of(root: Path, params: Params, plan: Plan) -> RunCost:
     sizes = _sizes(root)
     calls = calls_of(root, params, plan)
     return RunCost(
-        tuple(_stage(step, params, rates, spent, current, sizes, calls.get(step.name, ()), note) for step in plan.to_run),
+        tuple(
+            _stage(step, params, rates, spent, current, sizes, calls.get(step.name, ()), note) for step in plan.to_run
+        ),
         rates.currency,
         note,
     )
@@ -196,10 +208,16 @@ def _time(step: PlanStep, runs: Sequence[Spent], current: Mapping[str, str]) -> 
         day = f"{run.started:%Y-%m-%d}{_on(run.gpus)}"
         if not differing:
             return _measured(run, 1, "measured", f"run of {day}")
-        if differing == [own] and scaled is None and (share := _ratio(current.get(own), run.params.get(own))) is not None:
+        if (
+            differing == [own]
+            and scaled is None
+            and (share := _ratio(current.get(own), run.params.get(own))) is not None
+        ):
             scaled = _measured(run, share, "scaled", f"run of {day} with {run.params[own]} steps")
         elif not others:
-            named = ", ".join(differing[:_NAMED]) + (f" and {len(differing) - _NAMED} more" if len(differing) > _NAMED else "")
+            named = ", ".join(differing[:_NAMED]) + (
+                f" and {len(differing) - _NAMED} more" if len(differing) > _NAMED else ""
+            )
             others = f"the run of {day} took {in_words(run.cost.wall_s / 3600)} with other {named}"
     return scaled or _Time(None, None, None, others, {})
 
@@ -237,12 +255,16 @@ def _differing(step: PlanStep, past: Mapping[str, str], current: Mapping[str, st
     def counts(name: str) -> bool:
         if model and (name == "model" or name.startswith("model.")):
             return True
-        if name.rpartition(".")[2] in _NO_TIME or not any(name == key or name.startswith(f"{key}.") for key in step.params):
+        if name.rpartition(".")[2] in _NO_TIME or not any(
+            name == key or name.startswith(f"{key}.") for key in step.params
+        ):
             return False
         # Other rows only add to a table of all results, which takes a second.
         return not name.startswith(("sft.", "grpo.", "difficulty.")) or name.startswith(rows)
 
-    return sorted(name for name in past.keys() | current.keys() if counts(name) and not _same(past.get(name), current.get(name)))
+    return sorted(
+        name for name in past.keys() | current.keys() if counts(name) and not _same(past.get(name), current.get(name))
+    )
 
 
 def _same(one: str | None, other: str | None) -> bool:
@@ -321,9 +343,13 @@ def plain(cost: RunCost) -> dict[str, Any]:
     return {
         "stages": [asdict(one) for one in cost.stages],
         "total": {
-            **{what: None if found is None else {"known": found[0], "complete": found[1]} for what, found in totals.items()},
+            **{
+                what: None if found is None else {"known": found[0], "complete": found[1]}
+                for what, found in totals.items()
+            },
             "calls": {
-                who: {"at_most": count, "complete": whole, "about": about} for who, (count, whole, about) in cost.calls().items()
+                who: {"at_most": count, "complete": whole, "about": about}
+                for who, (count, whole, about) in cost.calls().items()
             },
         },
         "unknown": cost.unknown,

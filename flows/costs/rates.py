@@ -87,11 +87,17 @@ def load_rates(root: Path) -> Rates:
     try:
         return Rates.model_validate(table or {})
     except ValidationError as error:
-        lines = [f"{path}: {'.'.join(map(str, e['loc'])) or 'rates'}: {_complaint(e['type'], e['msg'])}" for e in error.errors()]
+        lines = [
+            f"{path}: {'.'.join(map(str, e['loc'])) or 'rates'}: {_complaint(e['type'], e['msg'])}"
+            for e in error.errors()
+        ]
         raise UsageError("\n".join(lines)) from error
 
 
 def _complaint(kind: str, message: str) -> str:
     if kind == "extra_forbidden":
-        return "unknown key; it may hold stages (hours or seconds_per_step, gpus, gb), gpu_hour, calls_per_1000 and currency"
+        return (
+            "unknown key; it may hold stages (hours or seconds_per_step, gpus, gb), gpu_hour, calls_per_1000 and"
+            " currency"
+        )
     return message.removeprefix("Value error, ") + "; correct it, or remove the line"

@@ -87,15 +87,20 @@ def deployment_request(
     """
     if not is_repository(root):
         raise UsageError(
-            f"git: {root} is not a repository, and scheduled runs work in a clone of one; create it: git init && git add -A && git commit -m start"
+            f"git: {root} is not a repository, and scheduled runs work in a clone of one; create it: git init && git"
+            " add -A && git commit -m start"
         )
     if directory is not None and repository is None:
-        raise UsageError("--directory: is of --repository; a project's own folder in its repository is known, leave the option out")
+        raise UsageError(
+            "--directory: is of --repository; a project's own folder in its repository is known, leave the option out"
+        )
     _check_schedule(cron, timezone)
     named, wanted_pool = name or deployment_name(root), pool or POOL
     for option, value in (("--name", named), ("--pool", wanted_pool)):
         if _BANNED.search(value) or not value.strip():
-            raise UsageError(f"{option}: {value!r} cannot be a name in Prefect; use letters, digits, '-', '_', '.' and spaces")
+            raise UsageError(
+                f"{option}: {value!r} cannot be a name in Prefect; use letters, digits, '-', '_', '.' and spaces"
+            )
     address = None if repository is None else check_address(repository)
     followed = branch or _checked_out(root)
     _check_branch(root if address is None else address, followed)
@@ -119,7 +124,9 @@ def _check_schedule(cron: str | None, timezone: str | None) -> None:
         if timezone not in zones:
             near = difflib.get_close_matches(timezone, zones, 1, 0.7)
             meant = f"; did you mean {near[0]}?" if near else ""
-            raise UsageError(f"--timezone: {timezone!r} is not a time zone; set an IANA name, such as Europe/Berlin or UTC{meant}")
+            raise UsageError(
+                f"--timezone: {timezone!r} is not a time zone; set an IANA name, such as Europe/Berlin or UTC{meant}"
+            )
     if cron is not None:
         from prefect.client.schemas.schedules import CronSchedule
 
@@ -127,7 +134,8 @@ def _check_schedule(cron: str | None, timezone: str | None) -> None:
             CronSchedule(cron=cron, timezone=timezone or "UTC")
         except ValueError as error:
             raise UsageError(
-                f'--cron: {cron!r} is not a schedule; set minute, hour, day, month and weekday, such as "0 3 * * *" (every day at 3)'
+                f'--cron: {cron!r} is not a schedule; set minute, hour, day, month and weekday, such as "0 3 * * *"'
+                " (every day at 3)"
             ) from error
 
 
@@ -155,7 +163,8 @@ def _source(source: Path, *, elsewhere: bool) -> str:
     if elsewhere:
         if not source.is_absolute():
             raise UsageError(
-                f"--source: {str(source)!r} is relative, and with --repository it is a folder of the worker; set its absolute path"
+                f"--source: {str(source)!r} is relative, and with --repository it is a folder of the worker; set its"
+                " absolute path"
             )
         return str(source)
     folder = source.expanduser().resolve()
@@ -183,23 +192,28 @@ def _check_params(root: Path, source: str | None, recipe: str | None) -> None:
 
 
 def _check_repository(found: BranchContent, recipe: str | None) -> list[str]:
-    """Check now the content that every run will find in the repository; returns notes for the user."""
+    """Check now the content that every run will find in the repository; returns notes for the
+    user."""
     if not found.is_project:
         there = f" (there is one in {', '.join(found.projects)})" if found.projects else ""
-        raise UsageError(f"--directory: {found.where} holds no dvc.yaml{there}; name the folder of the project: --directory SUB")
+        raise UsageError(
+            f"--directory: {found.where} holds no dvc.yaml{there}; name the folder of the project: --directory SUB"
+        )
     if recipe and found.recipe is None:
         names = ", ".join(found.recipes) or "none"
         raise UsageError(f"--recipe: {recipe!r} is not in {found.where}; it has {names}")
     if found.remote is None:
         return [
-            f"note: .dvc/config in {found.where} names no remote, so nothing that runs make reaches others, and runs end as failed;"
-            " dvc remote add -d NAME URL, commit and push it, or set VIDBRIDGE_DVC_REMOTE where the worker runs"
+            f"note: .dvc/config in {found.where} names no remote, so nothing that runs make reaches others, and runs"
+            " end as failed; dvc remote add -d NAME URL, commit and push it, or set VIDBRIDGE_DVC_REMOTE where the"
+            " worker runs"
         ]
     if "://" not in found.remote:
         kind = "a folder of the worker's machine" if found.remote.startswith("/") else "a folder of each clone"
         return [
-            f"note: the DVC remote in {found.where} is {found.remote}, {kind}: what runs make reaches others only if they see that;"
-            " give it a URL (dvc remote modify NAME url s3://…), or set VIDBRIDGE_DVC_REMOTE where the worker runs"
+            f"note: the DVC remote in {found.where} is {found.remote}, {kind}: what runs make reaches others only if"
+            " they see that; give it a URL (dvc remote modify NAME url s3://…), or set VIDBRIDGE_DVC_REMOTE where the"
+            " worker runs"
         ]
     return []
 
@@ -225,12 +239,14 @@ def deploy(root: Path, order: DeploymentRequest, notes: Sequence[str], worker: b
                     stack.enter_context(prefect_server.serving(root, port)).url()
                 else:
                     raise UsageError(
-                        "--no-worker: needs a Prefect server that stays; set PREFECT_API_URL to it, or leave the option out"
+                        "--no-worker: needs a Prefect server that stays; set PREFECT_API_URL to it, or leave the"
+                        " option out"
                     )
             url = os.environ["PREFECT_API_URL"]
             if not prefect_server.answers(url):
                 raise FlowError(
-                    f"PREFECT_API_URL: {display_uri(url)}: no answer; start that server, correct the address, or unset it"
+                    f"PREFECT_API_URL: {display_uri(url)}: no answer; start that server, correct the address, or unset"
+                    " it"
                 )
             created = create(root, order, worker=worker)
         full = f"{FLOW}/{order.name}"
@@ -240,9 +256,15 @@ def deploy(root: Path, order: DeploymentRequest, notes: Sequence[str], worker: b
         if own is not None:
             typer.echo(login_instructions(own))
         if not worker:
-            typer.echo(f"a worker runs it, where PREFECT_API_URL names this server: {shlex.join(worker_arguments(order.pool))}")
+            typer.echo(
+                f"a worker runs it, where PREFECT_API_URL names this server: {shlex.join(worker_arguments(order.pool))}"
+            )
             return
-        needed = "" if own is None else f"PREFECT_API_URL={url} PREFECT_API_AUTH_STRING=$(cat {shlex.quote(str(key_file(own)))}) "
+        needed = (
+            ""
+            if own is None
+            else f"PREFECT_API_URL={url} PREFECT_API_AUTH_STRING=$(cat {shlex.quote(str(key_file(own)))}) "
+        )
         from flows.processes.lost import end_lost_flow_runs
 
         end_lost_flow_runs()
@@ -325,7 +347,9 @@ def prefect_file(root: Path, order: DeploymentRequest, standing: PausedState | N
     for schedule in one.get("schedules") or []:
         if order.timezone is not None:
             schedule["timezone"] = order.timezone
-        if standing is not None and not standing.is_active(str(schedule.get("cron")), str(schedule.get("timezone") or "UTC")):
+        if standing is not None and not standing.is_active(
+            str(schedule.get("cron")), str(schedule.get("timezone") or "UTC")
+        ):
             schedule["active"] = False
     if standing is not None and standing.paused:
         one["paused"] = True
@@ -349,7 +373,9 @@ def create(root: Path, order: DeploymentRequest, *, worker: bool = True) -> list
 
     template = _of_project(root, POOL_FILE)
     if not template.is_file():
-        raise UsageError(f"{template}: is missing, and without it a run could start any command; git checkout {POOL_FILE}")
+        raise UsageError(
+            f"{template}: is missing, and without it a run could start any command; git checkout {POOL_FILE}"
+        )
     with prefect_server.connected(None):
         notes = pools.provide(template, order.pool, process=worker, ours=POOL)
         standing = pools.standing(f"{FLOW}/{order.name}")

@@ -58,14 +58,19 @@ def provide(template: Path, name: str, *, process: bool, ours: str) -> list[str]
             )
         if is_locked(pool.base_job_template):
             same = pool.base_job_template == wanted
-            return [] if same else [f"note: work pool {name} was there and stays as it is (no run can set how it is started)"]
+            return (
+                []
+                if same
+                else [f"note: work pool {name} was there and stays as it is (no run can set how it is started)"]
+            )
         if name == ours and _is_prefects_own(pool):
             # As 0.1 made it, and nobody set anything in it.
             client.update_work_pool(name, WorkPoolUpdate(base_job_template=wanted))
             return [f"note: work pool {name} let runs set their command; now no run can ({template.name})"]
     raise UsageError(
-        f"--pool: {name!r} is there already, and lets a run set how it is started (command, environment, folder), so it could start"
-        f" anything; name another one (--pool NAME), or lock this one: prefect work-pool update {name} --base-job-template {template}"
+        f"--pool: {name!r} is there already, and lets a run set how it is started (command, environment, folder), so it"
+        f" could start anything; name another one (--pool NAME), or lock this one: prefect work-pool update {name}"
+        f" --base-job-template {template}"
     )
 
 
@@ -98,7 +103,11 @@ def standing(full_name: str) -> PausedState | None:
     if found is None:
         return None
     schedules = tuple(
-        (str(getattr(one.schedule, "cron", "")), str(getattr(one.schedule, "timezone", None) or "UTC"), bool(one.active))
+        (
+            str(getattr(one.schedule, "cron", "")),
+            str(getattr(one.schedule, "timezone", None) or "UTC"),
+            bool(one.active),
+        )
         for one in found.schedules
     )
     return PausedState(bool(found.paused), schedules)
@@ -115,6 +124,7 @@ def still_paused(full_name: str) -> list[str]:
         if not one.active:
             words = getattr(one.schedule, "cron", "its schedule")
             sentences.append(
-                f"its schedule ({words}) was paused, and stays so; resume it: prefect deployment schedule resume {full_name} {one.id}"
+                f"its schedule ({words}) was paused, and stays so; resume it: prefect deployment schedule resume"
+                f" {full_name} {one.id}"
             )
     return sentences

@@ -45,13 +45,14 @@ def check_address(repository: str) -> str:
     """
     if redacted(repository) != repository:
         raise UsageError(
-            f"--repository: {redacted(repository)!r} holds a password, and everyone who sees the deployment would read it;"
-            " leave it out, and give the worker a key or one of git's credential helpers"
+            f"--repository: {redacted(repository)!r} holds a password, and everyone who sees the deployment would read"
+            " it; leave it out, and give the worker a key or one of git's credential helpers"
         )
     is_path = ":" not in repository.split("/", maxsplit=1)[0]  # else a URL, or host:path as ssh takes it
     if not repository.strip() or repository.startswith("-") or (is_path and not repository.startswith("/")):
         raise UsageError(
-            f"--repository: {repository!r} means nothing to a worker elsewhere; set a URL, or an absolute path that it sees too"
+            f"--repository: {repository!r} means nothing to a worker elsewhere; set a URL, or an absolute path that it"
+            " sees too"
         )
     return repository
 
@@ -89,7 +90,9 @@ def inspect(repository: str, branch: str, folder: str, recipe: str | None) -> Br
         names = git(seen, "-c", "core.quotePath=false", "ls-tree", "-r", "--name-only", "HEAD").splitlines()
         prefix = f"{folder}/" if folder else ""
         projects = tuple(str(Path(name).parent) for name in names if Path(name).name == paths.PIPELINE_FILE)
-        own = {Path(name).stem: name for name in names if name.startswith(f"{prefix}{RECIPES}/") and name.endswith(".yaml")}
+        own = {
+            Path(name).stem: name for name in names if name.startswith(f"{prefix}{RECIPES}/") and name.endswith(".yaml")
+        }
         # A project without code of its own runs that of the installed package, whose recipes it
         # knows too.
         shipped = {} if any(name.startswith(f"{prefix}stages/") for name in names) else recipe_files(None)

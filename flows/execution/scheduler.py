@@ -105,7 +105,9 @@ def run_stage(root: Path, step: PlanStep, env: dict[str, str], cancelled: thread
         return _cancelled(StageCancelled(f"stage {step.name} was cancelled before it started"))
     logger = get_run_logger()
     try:
-        result = reproduce.reproduce(root, step.name, logger.info, env, timeout_s=step.meta.timeout_s, cancelled=cancelled)
+        result = reproduce.reproduce(
+            root, step.name, logger.info, env, timeout_s=step.meta.timeout_s, cancelled=cancelled
+        )
     except StageCancelled as error:
         return _cancelled(error)
     if step.meta.kind == "train" and (released := release_scratch(root, step.name, env[PARENT_VARIABLE])):
@@ -113,7 +115,9 @@ def run_stage(root: Path, step: PlanStep, env: dict[str, str], cancelled: thread
     return result
 
 
-def run_stages(root: Path, plan: Plan, env: dict[str, str], cancelled: threading.Event, watch: Watch | None = None) -> Board:
+def run_stages(
+    root: Path, plan: Plan, env: dict[str, str], cancelled: threading.Event, watch: Watch | None = None
+) -> Board:
     """Run every stage of the plan that must run; stages that do not depend on a failed one still
     run. ``watch`` notes what each locks.
     """

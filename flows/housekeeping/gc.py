@@ -144,7 +144,13 @@ def gc(root: Path, order: GcOptions, *, yes: bool, as_json: bool) -> None:
             _free(found)
     if as_json:
         rows = [asdict(row) for row in found.rows]
-        document = {"freed": yes, "keep_days": order.keep_days, "bytes": found.freed_bytes, "rows": rows, "notes": found.notes}
+        document = {
+            "freed": yes,
+            "keep_days": order.keep_days,
+            "bytes": found.freed_bytes,
+            "rows": rows,
+            "notes": found.notes,
+        }
         show.document(document)
     else:
         _show(found, order, yes=yes)
@@ -182,8 +188,8 @@ def _find(session: Session, order: GcOptions, marked: list[Standing], *, yes: bo
         remote = inventory("remote", remote_odb, shared=True)
     elif order.versions and content.remote_name():
         raise UsageError(
-            "--versions: this project has a DVC remote, where copies of those weights would be left; add --remote: vidbridge gc --remote"
-            " --versions"
+            "--versions: this project has a DVC remote, where copies of those weights would be left; add --remote:"
+            " vidbridge gc --remote --versions"
         )
     if order.remote or order.versions or cache.shared:
         needs += origin_needs(root)
@@ -194,7 +200,9 @@ def _find(session: Session, order: GcOptions, marked: list[Standing], *, yes: bo
     found = Findings([], [], [], [], [], [], (None, []), notes)
     pinned: frozenset[str] = frozenset()
     if needed_by_registry is None:
-        found.rows.append(Row("cache", "objects", len(cache.held), sum(one.size for one in cache.held), False, notes[-1]))
+        found.rows.append(
+            Row("cache", "objects", len(cache.held), sum(one.size for one in cache.held), False, notes[-1])
+        )
     else:
         pinned = frozenset(oid for need in needed_by_registry.needs if need.why == ALIASES for oid in need.oids)
         given_up = [one for one in needed_by_registry.versions if one.why is None]
@@ -203,7 +211,9 @@ def _find(session: Session, order: GcOptions, marked: list[Standing], *, yes: bo
             found.versions = [one for one in given_up if one.version.freed is None]
         models = own_models(params)
         ours = (
-            own_oids(history_oids(root), needed_by_registry.versions, models) if order.remote or cache.shared else frozenset[str]()
+            own_oids(history_oids(root), needed_by_registry.versions, models)
+            if order.remote or cache.shared
+            else frozenset[str]()
         )
         judge = Judge(lists, [*needs, *needed_by_registry.needs], left, ours, order.keep_s)
         elsewhere: frozenset[str] | None = None
@@ -268,8 +278,9 @@ def _verify_versions(session: Session, known: Registry) -> None:
     model = session.params.gate.registered_model
     if not any(one.version.model == model for one in known.versions):
         raise UsageError(
-            f"MLFLOW_TRACKING_URI: {display_uri(tracking_uri(session.root))} holds no version of {model}, so it cannot tell what a shared cache,"
-            " the remote or --versions may lose; set it to the store in which this project registers, or register first: vidbridge register"
+            f"MLFLOW_TRACKING_URI: {display_uri(tracking_uri(session.root))} holds no version of {model}, so it cannot"
+            " tell what a shared cache, the remote or --versions may lose; set it to the store in which this project"
+            " registers, or register first: vidbridge register"
         )
 
 
@@ -333,10 +344,16 @@ def _registry(
         again = registry(client, own, refs, young_ms) if marked else found
         ours = {_key(one) for one in marked}
         for one in again.versions:
-            if one.why is not None and one.version.freed is not None and (_key(one) in ours or has_weights(one.version)):
+            if (
+                one.why is not None
+                and one.version.freed is not None
+                and (_key(one) in ours or has_weights(one.version))
+            ):
                 _mark(client, one, None)
     except (TrackingError, MlflowException) as error:
-        fault = f"the registry or its ledger cannot be read, so who needs content cannot be told: {redacted(str(error))}"
+        fault = (
+            f"the registry or its ledger cannot be read, so who needs content cannot be told: {redacted(str(error))}"
+        )
         if order.remote or order.versions:
             raise TrackingError(f"{fault}; nothing was freed") from error
         notes.append(one_line(fault))
@@ -395,7 +412,14 @@ def _version_rows(found: Findings, known: Registry, order: GcOptions, intact: Se
         names = ", ".join(f"{one.version.model} {one.version.number}" for one in found.versions[:6])
         more = f" and {len(found.versions) - 6} more" if len(found.versions) > 6 else ""
         found.rows.append(
-            Row("versions", f"weights of {names}{more}", len(found.versions), 0, True, f"{NOBODY}; tags and lineage stay")
+            Row(
+                "versions",
+                f"weights of {names}{more}",
+                len(found.versions),
+                0,
+                True,
+                f"{NOBODY}; tags and lineage stay",
+            )
         )
 
 
@@ -421,19 +445,29 @@ def _copies(content: ContentStore, judge: Judge, cache: Place, notes: list[str])
         return frozenset(remote.oids_exist(candidates))
     except Exception as error:  # whatever the remote's library raises
         notes.append(
-            f"the DVC remote does not answer ({redacted(one_line(str(error)))}): copies of registered versions stay in the cache"
+            f"the DVC remote does not answer ({redacted(one_line(str(error)))}): copies of registered versions stay in"
+            " the cache"
         )
         return None
 
 
-def _entry_row(found: Findings, content: ContentStore, cache: Place, verdicts: Verdicts, elsewhere: frozenset[str] | None) -> None:
+def _entry_row(
+    found: Findings, content: ContentStore, cache: Place, verdicts: Verdicts, elsewhere: frozenset[str] | None
+) -> None:
     if cache.shared:
         return
     found.entries = spent_entries(content, frozenset(verdicts.kept), elsewhere)
     if found.entries:
         size = sum(path.stat().st_size for path in found.entries)
         found.rows.append(
-            Row("run cache", str(content.repo.stage_cache.cache_dir), len(found.entries), size, True, "its outs are gone")
+            Row(
+                "run cache",
+                str(content.repo.stage_cache.cache_dir),
+                len(found.entries),
+                size,
+                True,
+                "its outs are gone",
+            )
         )
 
 
@@ -508,7 +542,9 @@ def _show(found: Findings, order: GcOptions, *, yes: bool) -> None:
     word = "freed" if yes else "free"
     for row in sorted(found.rows, key=lambda row: row.free):
         state = Text(word, "yellow") if row.free else Text("kept", "green")
-        table.add_row(row.kind, one_line(row.what), f"{row.objects:,}", f"{row.bytes / 1e6:,.1f}", state, one_line(row.why))
+        table.add_row(
+            row.kind, one_line(row.what), f"{row.objects:,}", f"{row.bytes / 1e6:,.1f}", state, one_line(row.why)
+        )
     out.print(table)
     for note in found.notes:
         out.print(Text(f"note: {one_line(note)}", style="yellow"))
@@ -518,7 +554,9 @@ def _show(found: Findings, order: GcOptions, *, yes: bool) -> None:
     elif yes:
         out.print(f"{total} freed")
     else:
-        flags = "".join(f" {flag}" for flag, given in (("--remote", order.remote), ("--versions", order.versions)) if given)
+        flags = "".join(
+            f" {flag}" for flag, given in (("--remote", order.remote), ("--versions", order.versions)) if given
+        )
         flags += f" --keep-days {order.keep_days:g}" if order.keep_days != KEEP_DAYS else ""
         flags += "".join(f" --also {one_line(str(path))}" for path in order.also)
         out.print(f"nothing was changed. {total} come back with: vidbridge gc{flags} --yes")

@@ -302,7 +302,9 @@ def spent_elsewhere(content: ContentStore, freed: frozenset[str]) -> tuple[Any, 
     except FileNotFoundError:
         return None, []  # another one was faster
     except Exception as error:  # whatever the remote's library raises
-        raise FlowError(f"remote: {redacted(str(error))}; its run cache cannot be listed, so nothing was freed") from error
+        raise FlowError(
+            f"remote: {redacted(str(error))}; its run cache cannot be listed, so nothing was freed"
+        ) from error
 
 
 def _entry_outs(text: bytes, name: str) -> frozenset[str]:

@@ -84,7 +84,9 @@ def _scratch(root: Path, project: Path, keep_s: float) -> Iterator[Leftover]:
         if not path.is_dir() or path.is_symlink():
             continue
         quiet = max(keep_s, QUIET_S)
-        why = _young(newest(path), keep_s) or ("a training may be writing it" if time.time() - newest(path) < quiet else None)
+        why = _young(newest(path), keep_s) or (
+            "a training may be writing it" if time.time() - newest(path) < quiet else None
+        )
         if shared:
             why = "outside of the project: another one may resume from it (vidbridge scratch clean)"
         yield Leftover("scratch", path, why)
@@ -130,7 +132,9 @@ def _needed_clone(root: Path, clone: Path, keep_s: float) -> str | None:
     if top is None or not top.resolve().is_relative_to(state(root).resolve()):
         return "no repository, so whose it is cannot be told"
     used = [
-        path.lstat().st_mtime for path in (top / ".git" / "HEAD", top / ".git" / "index", clone / layout.LOCK_FILE) if path.exists()
+        path.lstat().st_mtime
+        for path in (top / ".git" / "HEAD", top / ".git" / "index", clone / layout.LOCK_FILE)
+        if path.exists()
     ]
     if why := _young(max(used, default=time.time()), keep_s):
         return why

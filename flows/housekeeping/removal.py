@@ -126,8 +126,8 @@ def _versions(session: Session) -> tuple[list[Version], str | None]:
         return [], other
     model = session.params.gate.registered_model
     empty = (
-        f"MLFLOW_TRACKING_URI: {display_uri(tracking_uri(root))} holds no version of {model}; where versions are registered in another store, set"
-        " it to that one and do this again"
+        f"MLFLOW_TRACKING_URI: {display_uri(tracking_uri(root))} holds no version of {model}; where versions are"
+        " registered in another store, set it to that one and do this again"
     )
     database = sqlite_path(tracking_uri(root))
     if database is not None and not database.exists():
@@ -149,7 +149,9 @@ def _asking(session: Session) -> Iterator[Any]:
     try:
         yield client
     except MlflowException as error:
-        raise TrackingError(f"the registry could not be read or written: {error}; do it again when it answers") from error
+        raise TrackingError(
+            f"the registry could not be read or written: {error}; do it again when it answers"
+        ) from error
 
 
 def _affected(
@@ -231,7 +233,9 @@ def _tell(session: Session, affected: Sequence[Affected], videos: Sequence[Exclu
             number = str(version.number)
             if now:
                 value = tag_value(sorted(now))
-                retry_on_conflict(lambda v=version, n=number, t=value: client.set_model_version_tag(v.model, n, REMOVED, t))  # type: ignore[misc]
+                retry_on_conflict(
+                    lambda v=version, n=number, t=value: client.set_model_version_tag(v.model, n, REMOVED, t)
+                )  # type: ignore[misc]
             else:
                 client.delete_model_version_tag(version.model, number, REMOVED)
             tagged.append(f"{version.model} version {number}")
@@ -246,15 +250,21 @@ def _show(found: Consequences) -> None:
     for video in found.videos:
         contents = ", ".join(one.sha256[:12] if one.sha256 else "unknown" for one in video.videos)
         table.add_row(
-            one_line(video.path), one_line(", ".join(video.clip_ids)), ", ".join(video.splits) or "not in data/clips", contents
+            one_line(video.path),
+            one_line(", ".join(video.clip_ids)),
+            ", ".join(video.splits) or "not in data/clips",
+            contents,
         )
     out.print(table)
     if found.samples is None:
         out.print("samples: none in this work tree")
     else:
-        counts = ", ".join(f"{count:,} {split} {task}" for (split, task), count in sorted(found.samples.showing.items()))
+        counts = ", ".join(
+            f"{count:,} {split} {task}" for (split, task), count in sorted(found.samples.showing.items())
+        )
         out.print(
-            f"samples: {sum(found.samples.showing.values()):,} of {found.samples.total:,} show it{f' ({counts})' if counts else ''}"
+            f"samples: {sum(found.samples.showing.values()):,} of {found.samples.total:,} show"
+            f" it{f' ({counts})' if counts else ''}"
         )
     if found.registry:
         out.print(Text(f"versions: unknown, all of them: {one_line(found.registry)}", style="yellow"))
@@ -289,21 +299,22 @@ def _next(found: Sequence[Video], *, yes: bool, undo: bool, registry: str | None
         return
     if registry:
         show.say(
-            f"params.yaml leaves it out, but no version of this project could be tagged; do it again when that is mended:"
-            f" {one_line(registry)}"
+            "params.yaml leaves it out, but no version of this project could be tagged; do it again when that is"
+            f" mended: {one_line(registry)}"
         )
     else:
         show.say(
-            f"params.yaml leaves it out ({FIRST}.exclude); versions tagged {REMOVED}, so that the gate takes none of them:"
-            f" {len(tagged or ())}"
+            f"params.yaml leaves it out ({FIRST}.exclude); versions tagged {REMOVED}, so that the gate takes none of"
+            f" them: {len(tagged or ())}"
         )
     show.say("commit params.yaml, so that scheduled runs and other clones leave it out too")
     show.show_next(show.console(), "vidbridge run", "vidbridge promote", "vidbridge gc --versions --remote")
     show.say("where the present champion saw it, and is better for that: vidbridge promote --new-evaluation")
     show.say(
-        "Copies of it are left until then in DVC's cache and remote (earlier data, contact sheets) and among decoded frames: vidbridge gc"
-        " frees them once no branch, tag or champion needs them, so delete branches of earlier runs too (git branch -D runs/NAME). Not"
-        " touched by either: the file in the source folder, pages of rollouts in MLflow, exports, and git's history."
+        "Copies of it are left until then in DVC's cache and remote (earlier data, contact sheets) and among decoded"
+        " frames: vidbridge gc frees them once no branch, tag or champion needs them, so delete branches of earlier"
+        " runs too (git branch -D runs/NAME). Not touched by either: the file in the source folder, pages of rollouts"
+        " in MLflow, exports, and git's history."
     )
 
 

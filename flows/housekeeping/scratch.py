@@ -1,4 +1,5 @@
-"""The state from which interrupted trainings resume: listed, and deleted where no process uses it."""
+"""The state from which interrupted trainings resume: listed, and deleted where no process uses
+it."""
 
 from __future__ import annotations
 
@@ -33,10 +34,12 @@ def show_scratch(root: Path) -> None:
         now = lease.holder(path)
         held = "" if now is None or has_ended(now) else f"   held by {now.display_name}"
         show.say(
-            f"{path.relative_to(scratch(root)).as_posix():<48} {_size_mb(path):>10.1f} MB   last written {age_h:.1f} h ago{held}"
+            f"{path.relative_to(scratch(root)).as_posix():<48} {_size_mb(path):>10.1f} MB   last written {age_h:.1f} h"
+            f" ago{held}"
         )
     show.say(
-        f"{len(entries)} interrupted trainings in {scratch(root)}" + ("; delete them: vidbridge scratch clean" if entries else "")
+        f"{len(entries)} interrupted trainings in {scratch(root)}"
+        + ("; delete them: vidbridge scratch clean" if entries else "")
     )
 
 

@@ -43,7 +43,9 @@ class Recipe:
 
 def recipes(root: Path | None) -> tuple[Recipe, ...]:
     """Every recipe by name: the project's own, and those that come with this code."""
-    current = (root / paths.PARAMS_FILE).read_bytes() if root is not None and (root / paths.PARAMS_FILE).is_file() else b""
+    current = (
+        (root / paths.PARAMS_FILE).read_bytes() if root is not None and (root / paths.PARAMS_FILE).is_file() else b""
+    )
     found = recipe_files(root).values()
     removed = _removed(root)
 
@@ -297,5 +299,7 @@ def _holds_edits(root: Path) -> bool:
         and read_text(path) == with_removed_videos(smoke_version(root, made_from), _removed(root), name)
     ):
         return False
-    committed = subprocess.run(["git", "-C", str(root), "show", f"HEAD:./{paths.PARAMS_FILE}"], capture_output=True, check=False)
+    committed = subprocess.run(
+        ["git", "-C", str(root), "show", f"HEAD:./{paths.PARAMS_FILE}"], capture_output=True, check=False
+    )
     return committed.returncode != 0 or committed.stdout != path.read_bytes()

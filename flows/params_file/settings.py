@@ -1,4 +1,5 @@
-"""Set single values in the text of a ``params.yaml``, in place; comments and all other values stay."""
+"""Set single values in the text of a ``params.yaml``, in place; comments and all other values
+stay."""
 
 from __future__ import annotations
 
@@ -40,11 +41,15 @@ def _with_value(text: str, keys: Sequence[str], value: str, name: str) -> str:
         if key not in pairs:
             where = ".".join(keys[:depth]) or "the file"
             choices = f"it has {', '.join(pairs)}" if pairs else "it is a single value"
-            raise UsageError(f"--set: {'.'.join(keys)} is not in {name} ({where}: {choices}); name a value that stands there")
+            raise UsageError(
+                f"--set: {'.'.join(keys)} is not in {name} ({where}: {choices}); name a value that stands there"
+            )
         node, table = pairs[key], table[key]
     start, end = node.start_mark.index, end_of(node)
     if isinstance(table, (dict, list)) and table and "\n" in text[start:end]:
-        raise UsageError(f"--set: {'.'.join(keys)} is a table of several lines; set its values one by one, or edit {name}")
+        raise UsageError(
+            f"--set: {'.'.join(keys)} is a table of several lines; set its values one by one, or edit {name}"
+        )
     space = "" if text[start - 1].isspace() else " "  # behind a key without a value
     return text[:start] + space + value + text[end:]
 
@@ -61,5 +66,7 @@ def _as_yaml(value: str, setting: str) -> str:
             f"--set: {setting!r}: its value is not YAML of one line; put quotes around a text, inside of the shell's"
         ) from error
     if "\n" in value or placed != {"a": {"key": parsed, "more": 1}}:
-        raise UsageError(f"--set: {setting!r}: its value is not YAML of one line; put quotes around a text, inside of the shell's")
+        raise UsageError(
+            f"--set: {setting!r}: its value is not YAML of one line; put quotes around a text, inside of the shell's"
+        )
     return value

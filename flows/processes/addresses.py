@@ -46,7 +46,8 @@ def listening_address(host: str, port: int) -> Address:
     except (OSError, UnicodeError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise UsageError(
-            f"--host: {host!r} does not resolve ({reason}); set an address of this machine, such as 127.0.0.1, ::1 or 0.0.0.0"
+            f"--host: {host!r} does not resolve ({reason}); set an address of this machine, such as 127.0.0.1, ::1 or"
+            " 0.0.0.0"
         ) from error
     # A name such as localhost may mean both; most clients try IPv4 first.
     family, _, _, _, place = min(found, key=lambda one: one[0] != socket.AF_INET)

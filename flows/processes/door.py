@@ -6,7 +6,8 @@ the listening socket FD. Each request is checked before the application sees it:
 - ``Host`` must be a name of this machine's loopback interface. A page whose own name was made to
   point here (DNS rebinding) is refused.
 - ``Origin`` must be this server's own, and a browser's ``Sec-Fetch-Site`` must not report another
-  page. So no foreign page reads or writes, a page of another port included; links to the pages work.
+  page. So no foreign page reads or writes, a page of another port included; links to the pages
+  work.
 - MLflow's server has no password of its own, so the door requires the key (HTTP Basic or bearer).
   Prefect requires it itself, on its API and on its websockets; its static pages, which prompt a
   person for the key, are open.
@@ -74,7 +75,8 @@ class Door:
         if len(hosts) != 1 or not _HOST.fullmatch(hosts[0]):
             return (
                 400,
-                "Host: not a name of this server; open it at http://127.0.0.1 and its port (through a tunnel: the same port)",
+                "Host: not a name of this server; open it at http://127.0.0.1 and its port (through a tunnel: the same"
+                " port)",
             )
         if any(origin != f"http://{hosts[0]}" for origin in _values(headers, b"origin")):
             return 403, "Origin: requests of other pages are refused"
@@ -84,7 +86,11 @@ class Door:
         if any(path == closed or path.startswith(f"{closed}/") for closed in self._closed):
             return 404, f"{path}: closed in this project's server"
         if self._key is not None and path not in self._without_key and not self._has_key(headers):
-            return 401, "the key of this project's servers is asked for: user vidbridge; vidbridge ui says where the password is"
+            return (
+                401,
+                "the key of this project's servers is asked for: user vidbridge; vidbridge ui says where the password"
+                " is",
+            )
         return None
 
     def _has_key(self, headers: Sequence[tuple[bytes, bytes]]) -> bool:
@@ -112,7 +118,10 @@ def _from_another_page(method: str, headers: Sequence[tuple[bytes, bytes]]) -> b
     """
     if not {"cross-site", "same-site"} & set(_values(headers, b"sec-fetch-site")):
         return False
-    followed = (_values(headers, b"sec-fetch-mode"), _values(headers, b"sec-fetch-dest")) == (["navigate"], ["document"])
+    followed = (_values(headers, b"sec-fetch-mode"), _values(headers, b"sec-fetch-dest")) == (
+        ["navigate"],
+        ["document"],
+    )
     return not (followed and method == "GET")
 
 
@@ -154,7 +163,11 @@ def mlflow_app() -> ASGIApp:
     """
     from mlflow.server import constants
 
-    key, uri, files = os.environ[KEY], os.environ["MLFLOW_BACKEND_STORE_URI"], os.environ["MLFLOW_DEFAULT_ARTIFACT_ROOT"]
+    key, uri, files = (
+        os.environ[KEY],
+        os.environ["MLFLOW_BACKEND_STORE_URI"],
+        os.environ["MLFLOW_DEFAULT_ARTIFACT_ROOT"],
+    )
     os.environ[constants.BACKEND_STORE_URI_ENV_VAR] = uri
     os.environ[constants.ARTIFACT_ROOT_ENV_VAR] = files
     os.environ.pop(constants.SERVE_ARTIFACTS_ENV_VAR, None)
@@ -174,7 +187,9 @@ def main(which: str, descriptor: int) -> int:
     import uvicorn
 
     listener = socket.socket(fileno=descriptor)
-    config: Any = uvicorn.Config(APPS[which], factory=True, log_level="error", access_log=False, timeout_graceful_shutdown=_GRACE_S)
+    config: Any = uvicorn.Config(
+        APPS[which], factory=True, log_level="error", access_log=False, timeout_graceful_shutdown=_GRACE_S
+    )
     server = uvicorn.Server(config)
     server.run(sockets=[listener])
     return 0 if server.started else 3

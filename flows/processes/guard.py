@@ -2,9 +2,9 @@
 
 ``python guard.py FD[,FD…] COMMAND …``: the first FD is the reading end of a pipe whose writing end
 only the starting process holds; the others are passed on to the command (the socket on which it
-listens). When that process ends, in whatever way (``kill -9`` included), the kernel closes that end, and every
-descendant of the command is ended. A parent-death signal alone would not do: it reaches direct
-children only, and DVC puts a shell between itself and the training process.
+listens). When that process ends, in whatever way (``kill -9`` included), the kernel closes that
+end, and every descendant of the command is ended. A parent-death signal alone would not do: it
+reaches direct children only, and DVC puts a shell between itself and the training process.
 
 The guard declares itself the reaper of orphans (Linux), so that a grandchild whose parent died is
 still its descendant. Nothing but the standard library and psutil is imported: this stands in front

@@ -54,11 +54,15 @@ def mark_this_run() -> threading.Event:
     run_id = UUID(str(flow_run.id))
     with get_client(sync_client=True) as client:
         tags = set(client.read_flow_run(run_id).tags)
-        client.update_flow_run(run_id, tags={tag for tag in tags if not tag.startswith((_PROCESS, "host:"))} | set(process_tags()))
+        client.update_flow_run(
+            run_id, tags={tag for tag in tags if not tag.startswith((_PROCESS, "host:"))} | set(process_tags())
+        )
         watched_once(_OthersRuns(client))
     # The thread has to find the same server.
     context, every_s = contextvars.copy_context(), beat_every_s()
-    threading.Thread(target=lambda: context.run(_beat, run_id, every_s, stop), name="prefect-heartbeat", daemon=True).start()
+    threading.Thread(
+        target=lambda: context.run(_beat, run_id, every_s, stop), name="prefect-heartbeat", daemon=True
+    ).start()
     return stop
 
 
@@ -91,7 +95,8 @@ class _OthersRuns:
         self._client = client
 
     def signs(self) -> dict[str, Sign]:
-        """Runs whose process cannot be looked up; ends those of the others whose process has ended."""
+        """Runs whose process cannot be looked up; ends those of the others whose process has
+        ended."""
         wanted = FlowRunFilter(
             tags=FlowRunFilterTags(all_=[OURS]),
             state=FlowRunFilterState(type=FlowRunFilterStateType(any_=_AT_WORK)),

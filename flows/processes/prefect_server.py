@@ -77,7 +77,8 @@ def answers(url: str, timeout_s: float = 2.0, *, patience_s: float = STILL_S) ->
         if not warned:
             warned = True
             sys.stderr.write(
-                f"Prefect server {display_uri(url)}: takes connections and says nothing; waiting up to {patience_s:g} s\n"
+                f"Prefect server {display_uri(url)}: takes connections and says nothing; waiting up to {patience_s:g}"
+                " s\n"
             )
 
 
@@ -129,7 +130,11 @@ def listening(option: str, port: int) -> Iterator[socket.socket]:
             listener.listen(_BACKLOG)
         except (OSError, OverflowError) as error:
             no_port = "is not a port; set one from 1 to 65535, or 0 for any free one"
-            what = no_port if isinstance(error, OverflowError) else "is in use; end what listens there, or choose another one"
+            what = (
+                no_port
+                if isinstance(error, OverflowError)
+                else "is in use; end what listens there, or choose another one"
+            )
             raise UsageError(f"{option}: {port} {what}") from error
         yield listener
 
@@ -172,11 +177,13 @@ class Server:
             if self.process.poll() is not None:
                 tail = "\n  ".join(self._log.read_text(errors="replace").splitlines()[-5:])
                 raise FlowError(
-                    f"Prefect server: ended with status {self.process.returncode}; try again, or see {self._log}:\n  {tail}"
+                    f"Prefect server: ended with status {self.process.returncode}; try again, or see {self._log}:\n"
+                    f"  {tail}"
                 )
             if time.monotonic() - self._started > STARTUP_S:
                 raise FlowError(
-                    f"Prefect server: no answer within {STARTUP_S} s; see {self._log}, or set PREFECT_API_URL to one that runs"
+                    f"Prefect server: no answer within {STARTUP_S} s; see {self._log}, or set PREFECT_API_URL to one"
+                    " that runs"
                 )
             time.sleep(0.05)
         return self.address
@@ -208,7 +215,9 @@ def running_server(root: Path) -> str | None:
     if noted is None or not answers(noted):
         return None
     if not accepts(noted, read_key(home(root))):
-        raise FlowError(f"{noted}: refuses the key in {key_file(home(root))}; end vidbridge ui or deploy there and start it again")
+        raise FlowError(
+            f"{noted}: refuses the key in {key_file(home(root))}; end vidbridge ui or deploy there and start it again"
+        )
     return noted
 
 
@@ -279,7 +288,11 @@ def serving(root: Path, port: int) -> Iterator[Server]:
     """
     with listening("port", port) as listener:
         address = _address(listener)
-        env = {"PREFECT_UI_ENABLED": "1", "PREFECT_UI_API_URL": address, "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false"}
+        env = {
+            "PREFECT_UI_ENABLED": "1",
+            "PREFECT_UI_API_URL": address,
+            "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
+        }
         with _started(root, listener, env) as server, _note(home(root) / URL_FILE, address, server.process):
             yield server
 
@@ -343,9 +356,14 @@ def connected(server: Server | None) -> Iterator[None]:
 
     # A key that the environment does not name may stand in a profile of the user's.
     with temporary_settings({PREFECT_API_URL: url} | ({PREFECT_API_AUTH_STRING: key} if key else {})):
-        if server is None and not PREFECT_API_KEY.value() and _status(_version(url), PREFECT_API_AUTH_STRING.value(), 10.0) == 401:
+        if (
+            server is None
+            and not PREFECT_API_KEY.value()
+            and _status(_version(url), PREFECT_API_AUTH_STRING.value(), 10.0) == 401
+        ):
             raise FlowError(
-                f"PREFECT_API_URL: {display_uri(url)} asks for a key and refuses ours; set PREFECT_API_AUTH_STRING to it (user:password)"
+                f"PREFECT_API_URL: {display_uri(url)} asks for a key and refuses ours; set PREFECT_API_AUTH_STRING to"
+                " it (user:password)"
             )
         try:
             yield

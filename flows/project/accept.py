@@ -34,7 +34,8 @@ def accept(root: Path, stage: str, why: str) -> None:
         assert step is not None  # a plan ends with the stage it was made for
         if step.state != "will run" or step.why == ("never ran",):
             raise UsageError(
-                f"stage: {stage} is {'not made yet' if step.state == 'will run' else 'up to date'}; there is nothing to accept"
+                f"stage: {stage} is {'not made yet' if step.state == 'will run' else 'up to date'}; there is nothing to"
+                " accept"
             )
         reproduce.accept(root, stage)
         _keep(root, why, {stage: step.why})

@@ -55,16 +55,23 @@ def _installed(package: str) -> str | None:
 def _run(*command: str) -> str | None:
     """Output of a program; None if it is missing, fails or hangs."""
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=_PROBE_S, stdin=subprocess.DEVNULL, check=False)
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=_PROBE_S, stdin=subprocess.DEVNULL, check=False
+        )
     except (FileNotFoundError, PermissionError, subprocess.TimeoutExpired):
         return None
     return done.stdout.strip() if done.returncode == 0 else None
 
 
 def _python(_root: Path) -> Finding:
-    found = f"{platform.python_version()} at {sys.executable}, {platform.system()} {platform.machine()}, {os.cpu_count()} cores"
+    found = (
+        f"{platform.python_version()} at {sys.executable}, {platform.system()} {platform.machine()}, {os.cpu_count()}"
+        " cores"
+    )
     if (platform.system(), platform.machine()) != ("Linux", "x86_64"):
-        return Finding("python", "warn", found, "tested on Linux x86-64; elsewhere the best is tried (no decord: PyAV reads)")
+        return Finding(
+            "python", "warn", found, "tested on Linux x86-64; elsewhere the best is tried (no decord: PyAV reads)"
+        )
     return Finding("python", "ok", found)
 
 
@@ -74,10 +81,16 @@ def _ffmpeg(_root: Path) -> Finding:
         named = os.environ.get("VIDBRIDGE_FFMPEG")
         if named:
             return Finding(
-                "ffmpeg", "missing", f"VIDBRIDGE_FFMPEG names {named}, which is not a program", "correct or unset VIDBRIDGE_FFMPEG"
+                "ffmpeg",
+                "missing",
+                f"VIDBRIDGE_FFMPEG names {named}, which is not a program",
+                "correct or unset VIDBRIDGE_FFMPEG",
             )
         return Finding(
-            "ffmpeg", "missing", "imageio-ffmpeg brings none", "uv sync, or set VIDBRIDGE_FFMPEG to an ffmpeg with libx264"
+            "ffmpeg",
+            "missing",
+            "imageio-ffmpeg brings none",
+            "uv sync, or set VIDBRIDGE_FFMPEG to an ffmpeg with libx264",
         )
     output = _run(str(path), "-hide_banner", "-version")
     if output is None:
@@ -85,7 +98,9 @@ def _ffmpeg(_root: Path) -> Finding:
     encoder = "libx264" in (_run(str(path), "-hide_banner", "-encoders") or "")
     first = output.splitlines()[0].removeprefix("ffmpeg version ").split(" Copyright")[0]
     if not encoder:
-        return Finding("ffmpeg", "missing", f"{first} at {path}, without libx264", "unset VIDBRIDGE_FFMPEG to use the locked one")
+        return Finding(
+            "ffmpeg", "missing", f"{first} at {path}, without libx264", "unset VIDBRIDGE_FFMPEG to use the locked one"
+        )
     return Finding("ffmpeg", "ok", f"{first} with libx264 at {path}")
 
 
@@ -105,7 +120,9 @@ def _torch(_root: Path) -> Finding:
     found = ", ".join(f"{name} {number}" for name, number in names.items() if number)
     missing = [name for name, number in names.items() if not number]
     return (
-        Finding("torch", "missing", f"{', '.join(missing)} not installed", "uv sync") if missing else Finding("torch", "ok", found)
+        Finding("torch", "missing", f"{', '.join(missing)} not installed", "uv sync")
+        if missing
+        else Finding("torch", "ok", found)
     )
 
 
@@ -119,7 +136,10 @@ def _gpu(_root: Path) -> Finding:
     seen = _run(sys.executable, "-c", "import torch; print(torch.cuda.device_count(), torch.version.cuda)")
     if seen is None or seen.startswith("0"):
         return Finding(
-            "GPU", "warn", f"{gpus}; torch sees none of them ({seen or 'it does not import'})", "update the driver: nvidia-smi"
+            "GPU",
+            "warn",
+            f"{gpus}; torch sees none of them ({seen or 'it does not import'})",
+            "update the driver: nvidia-smi",
         )
     return Finding("GPU", "ok", f"{gpus}; torch sees {seen.split()[0]} (CUDA {seen.split()[-1]})")
 
@@ -149,7 +169,9 @@ def _versions(_root: Path) -> Finding:
     for name, limit in limits.items():
         if tuple(int(part) for part in str(found[name]).split(".")[:2]) >= limit:
             wanted = ".".join(map(str, limit))
-            return Finding("pipeline", "missing", text, f"{name} must be below {wanted}, or Prefect fails without a word: uv sync")
+            return Finding(
+                "pipeline", "missing", text, f"{name} must be below {wanted}, or Prefect fails without a word: uv sync"
+            )
     return Finding("pipeline", "ok", text)
 
 
@@ -158,13 +180,18 @@ def _judge(session: Session) -> Finding:
         params = session.params
     except ParamsError as error:
         return Finding(
-            "judge", "warn", "params.yaml does not load, so which judge is wanted is unknown", str(error).splitlines()[0]
+            "judge",
+            "warn",
+            "params.yaml does not load, so which judge is wanted is unknown",
+            str(error).splitlines()[0],
         )
     needed = preflight.endpoints(params, judged=True, written=True)
     if not needed:
         if params.judge.kind == "rule_on_real_text":
             remedy = "name a model under `judge` in params.yaml (kind: openai), as infra/recipes/vidbridge-r1.yaml does"
-            return Finding("judge", "warn", "the rule judge on real text: it compares words and pays much that is wrong", remedy)
+            return Finding(
+                "judge", "warn", "the rule judge on real text: it compares words and pays much that is wrong", remedy
+            )
         return Finding("judge", "ok", "the rule judge: nothing to reach, exact on the generated world only")
     wrong = [problem for role, why in needed.items() for problem in preflight.judge_problems(role, why)]
     if wrong:
@@ -188,7 +215,10 @@ def _prefect(root: Path) -> Finding:
         if prefect_server.answers(url):
             return Finding("Prefect API", "ok", url)
         return Finding(
-            "Prefect API", "missing", f"PREFECT_API_URL: {url}: no answer", "start that server, correct the address, or unset it"
+            "Prefect API",
+            "missing",
+            f"PREFECT_API_URL: {url}: no answer",
+            "start that server, correct the address, or unset it",
         )
     try:
         running = prefect_server.running_server(root)
@@ -200,7 +230,9 @@ def _prefect(root: Path) -> Finding:
 
 
 def _remote(root: Path) -> Finding:
-    name = os.environ.get("VIDBRIDGE_DVC_REMOTE") or _run(sys.executable, "-m", "dvc", "--cd", str(root), "config", "core.remote")
+    name = os.environ.get("VIDBRIDGE_DVC_REMOTE") or _run(
+        sys.executable, "-m", "dvc", "--cd", str(root), "config", "core.remote"
+    )
     if not name:
         return Finding("DVC remote", "warn", "none", "versions load on this machine only; dvc remote add -d NAME URL")
     # As stages.tracking.lineage.cache takes it: a URL or a path may stand there as well as a name.
@@ -208,7 +240,9 @@ def _remote(root: Path) -> Finding:
     url = name if is_url else _run(sys.executable, "-m", "dvc", "--cd", str(root), "config", f"remote.{name}.url")
     name = "VIDBRIDGE_DVC_REMOTE" if is_url else name
     if not url:
-        return Finding("DVC remote", "missing", f"no remote is called {name}", f"dvc remote add -d {name} URL, or name its URL")
+        return Finding(
+            "DVC remote", "missing", f"no remote is called {name}", f"dvc remote add -d {name} URL, or name its URL"
+        )
     if problems := preflight.remote_problems(root):
         said, _, todo = problems[0].rpartition("; ")
         return Finding("DVC remote", "missing", f"{name}: {url}: {said}", todo)
@@ -225,7 +259,9 @@ def _clones(root: Path) -> Finding:
     if not left:
         return Finding("scheduled runs", "ok", "no clone of an earlier version is left")
     names = " ".join(map(str, left))
-    return Finding("scheduled runs", "warn", f"clones of an earlier version, which nothing uses: {names}", f"rm -r {names}")
+    return Finding(
+        "scheduled runs", "warn", f"clones of an earlier version, which nothing uses: {names}", f"rm -r {names}"
+    )
 
 
 def _champion(session: Session) -> Finding:
@@ -271,7 +307,9 @@ def _disk(root: Path) -> Finding:
     usage = shutil.disk_usage(root)
     free = usage.free / preflight.GB
     if free < 2:
-        return Finding("disk", "missing", f"{free:.1f} GB free at {root}", "make room: the recipe tiny needs about 1 GB")
+        return Finding(
+            "disk", "missing", f"{free:.1f} GB free at {root}", "make room: the recipe tiny needs about 1 GB"
+        )
     return Finding("disk", "ok", f"{free:.0f} GB free at {root}")
 
 
@@ -281,14 +319,19 @@ def _memory(_root: Path) -> Finding:
     free = psutil.virtual_memory().available / preflight.GB
     state: State = "ok" if free > 4 else "warn"
     return Finding(
-        "memory", state, f"{free:.1f} GB available", "" if free > 4 else "a training process of the recipe tiny takes up to 4 GB"
+        "memory",
+        state,
+        f"{free:.1f} GB available",
+        "" if free > 4 else "a training process of the recipe tiny takes up to 4 GB",
     )
 
 
 def _git(root: Path) -> Finding:
     try:
         if not is_repository(root):
-            return Finding("git", "missing", f"{root} is not a repository", "git init && git add -A && git commit -m start")
+            return Finding(
+                "git", "missing", f"{root} is not a repository", "git init && git add -A && git commit -m start"
+            )
         if head(root) is None:
             return Finding("git", "missing", "no commit yet", "git add -A && git commit -m start")
         name, mail = (_run("git", "-C", str(root), "config", key) for key in ("user.name", "user.email"))
@@ -311,7 +354,10 @@ def findings(root: Path | None) -> list[Finding]:
     if root is None:
         found = _side_by_side([partial(check, Path.cwd()) for check in _OF_MACHINE])
         todo = "cd into a clone of the project, or set VIDBRIDGE_PROJECT to it"
-        return [*found, Finding("project", "missing", f"{Path.cwd()} is not inside one (no dvc.yaml upward of it)", todo)]
+        return [
+            *found,
+            Finding("project", "missing", f"{Path.cwd()} is not inside one (no dvc.yaml upward of it)", todo),
+        ]
     session = Session(root)
     of_project = [partial(_judge, session), partial(_mlflow, root), partial(_champion, session)]
     of_project += [partial(check, root) for check in (_prefect, _remote, _clones, _git)]
@@ -337,10 +383,17 @@ def _upgrade(session: Session) -> list[Finding]:
         concerns += upgrade.concerns_of_registry(session) if there else []
         behind = new_project.is_behind(session.root)
     except (VidbridgeError, OSError) as error:
-        return [Finding("upgrade", "warn", f"whether results of 0.1 are here cannot be told: {error}", "see the lines above")]
+        return [
+            Finding(
+                "upgrade", "warn", f"whether results of 0.1 are here cannot be told: {error}", "see the lines above"
+            )
+        ]
     if behind:
         todo = f"vidbridge init --upgrade {session.root}, then git diff dvc.yaml"
-        return [Finding("upgrade", "warn", "dvc.yaml is not the one of the installed package", todo), *_of_old_results(concerns)]
+        return [
+            Finding("upgrade", "warn", "dvc.yaml is not the one of the installed package", todo),
+            *_of_old_results(concerns),
+        ]
     return _of_old_results(concerns)
 
 

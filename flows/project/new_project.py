@@ -61,7 +61,9 @@ def init(folder: Path, recipe: str, *, smoke: bool) -> Params:
         TrackingError: git says no.
     """
     if folder.exists() and (not folder.is_dir() or any(path.name != ".git" for path in folder.iterdir())):
-        raise UsageError(f"folder: {str(folder)!r} is not empty; name a new or an empty one (an upgraded package: --upgrade)")
+        raise UsageError(
+            f"folder: {str(folder)!r} is not empty; name a new or an empty one (an upgraded package: --upgrade)"
+        )
     text = recipes.smoke_version(None, recipe) if smoke else read_text(recipes.recipe(None, recipe).path)
     params = parse_params(parse_yaml(text, recipe), recipe)
     folder.mkdir(parents=True, exist_ok=True)
@@ -85,18 +87,24 @@ def upgrade(root: Path) -> str:
         FlowError: a run holds the project.
     """
     if not package_code.uses_package(root):
-        raise UsageError(f"--upgrade: {root} has no folder {package_code.FOLDER}/, so its code is its own; upgrade that with git")
+        raise UsageError(
+            f"--upgrade: {root} has no folder {package_code.FOLDER}/, so its code is its own; upgrade that with git"
+        )
     with only_run(root):
         old, new = read_text(root / paths.PIPELINE_FILE), package_code.pipeline_text()
         if old != new:
             if git(root, "status", "--porcelain", "--", paths.PIPELINE_FILE):
                 raise UsageError(
-                    f"{paths.PIPELINE_FILE}: has edits that no commit keeps; commit them first, git then shows what the upgrade changes"
+                    f"{paths.PIPELINE_FILE}: has edits that no commit keeps; commit them first, git then shows what the"
+                    " upgrade changes"
                 )
             (root / paths.PIPELINE_FILE).write_text(new, encoding="utf-8")
         package_code.refresh(root)
     lines = difflib.unified_diff(
-        old.splitlines(keepends=True), new.splitlines(keepends=True), paths.PIPELINE_FILE, f"{paths.PIPELINE_FILE} of the package"
+        old.splitlines(keepends=True),
+        new.splitlines(keepends=True),
+        paths.PIPELINE_FILE,
+        f"{paths.PIPELINE_FILE} of the package",
     )
     return "".join(lines)
 

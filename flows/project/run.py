@@ -78,7 +78,9 @@ def run(root: Path, target: str, *, dry_run: bool, ask: bool, push: bool = False
     # Only what this target has brought up to date: scores may lie there from before, or from
     # another recipe.
     done = {step.name for step in plan.steps}
-    scores = {policy: row for policy, row in read_scores(root, params.evaluation.of).items() if evaluated_by(policy) in done}
+    scores = {
+        policy: row for policy, row in read_scores(root, params.evaluation.of).items() if evaluated_by(policy) in done
+    }
     intervals = read_intervals(root, params.evaluation.of)
     show.show_scores(out, scores, intervals, params.evaluation.confidence)
     if "summary" in done:
@@ -117,20 +119,27 @@ def register(session: Session, push: bool) -> None:
 def _publish(root: Path, commit: str) -> None:
     """Push the branch that holds the commit to the repository that this one was cloned from."""
     if "origin" not in git(root, "remote").split():
-        show.say(f"note: no git remote 'origin', so commit {commit[:12]} with dvc.lock stays here; git remote add origin URL")
+        show.say(
+            f"note: no git remote 'origin', so commit {commit[:12]} with dvc.lock stays here; git remote add origin URL"
+        )
         return
     branch = clone.publish(root, commit)
     show.say(f"pushed: dvc.lock is on branch {branch}" if branch else "dvc.lock is as HEAD has it; push that: git push")
 
 
 def _plain(plan: Plan, cost: estimate.RunCost) -> dict[str, Any]:
-    steps = [{"stage": step.name, "state": step.state, "why": step.why, "upstream": step.upstream} for step in plan.steps]
+    steps = [
+        {"stage": step.name, "state": step.state, "why": step.why, "upstream": step.upstream} for step in plan.steps
+    ]
     return {"target": plan.target, "steps": steps, "cost": estimate.plain(cost)}
 
 
 def _confirm(root: Path, params: Params, plan: Plan) -> None:
-    """Ask before a model of billions of parameters is trained: it takes hours and many gigabytes."""
-    if not isinstance(params.model, PretrainedModelParams) or not any(step.meta.kind == "train" for step in plan.to_run):
+    """Ask before a model of billions of parameters is trained: it takes hours and many
+    gigabytes."""
+    if not isinstance(params.model, PretrainedModelParams) or not any(
+        step.meta.kind == "train" for step in plan.to_run
+    ):
         return
     need = preflight.disk_need_gb(params, plan)
     question = f"this trains {params.model.name} and writes about {need:.0f} GB below {root}; go on? [y/N] "

@@ -36,7 +36,9 @@ def faults(stage: Any, locked: StageRecord | None, now: StageRecord, made: Mappi
 def changes(locked: StageRecord, now: StageRecord) -> tuple[str, ...]:
     """Describe how code and command of a stage differ from its entry; empty if they do not."""
     listed = [] if locked.cmd == now.cmd else [f"command changed: {locked.cmd} -> {now.cmd}"]
-    listed += [f"dep {dep} changed" for dep, value in now.deps.items() if dep in locked.deps and locked.deps[dep] != value]
+    listed += [
+        f"dep {dep} changed" for dep, value in now.deps.items() if dep in locked.deps and locked.deps[dep] != value
+    ]
     listed += [f"dep {dep} is new" for dep in now.deps if dep not in locked.deps]
     listed += [f"dep {dep} is gone" for dep in locked.deps if dep not in now.deps]
     return tuple(listed)

@@ -87,7 +87,9 @@ def work_folder() -> Path:
     if named := os.environ.get("VIDBRIDGE_WORK"):
         folder = Path(named).expanduser()
         if not folder.is_absolute():
-            raise UsageError(f"VIDBRIDGE_WORK: {named!r} is relative, and a worker starts runs elsewhere; name an absolute path")
+            raise UsageError(
+                f"VIDBRIDGE_WORK: {named!r} is relative, and a worker starts runs elsewhere; name an absolute path"
+            )
         return folder
     if os.environ.get("VIDBRIDGE_PROJECT"):
         return state(project_root()) / "scheduled"
@@ -95,7 +97,9 @@ def work_folder() -> Path:
         home = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state")
         (home / "vidbridge").mkdir(parents=True, exist_ok=True)
     except (OSError, RuntimeError) as error:
-        raise UsageError(f"VIDBRIDGE_WORK: not set, and this user has no home that can be written ({error}); set it") from error
+        raise UsageError(
+            f"VIDBRIDGE_WORK: not set, and this user has no home that can be written ({error}); set it"
+        ) from error
     return home / "vidbridge"
 
 
@@ -149,7 +153,9 @@ def leftovers(work: Path) -> list[Path]:
     return [
         folder
         for folder in sorted(work.glob("*"))
-        if re.fullmatch("[0-9a-f]{12}", folder.name) and (folder / ".git").is_dir() and not _beside(folder, ".json").is_file()
+        if re.fullmatch("[0-9a-f]{12}", folder.name)
+        and (folder / ".git").is_dir()
+        and not _beside(folder, ".json").is_file()
     ]
 
 
@@ -171,13 +177,16 @@ def refresh(origin: Origin, folder: Path) -> Clone:
     (folder / ".git" / "index.lock").unlink(missing_ok=True)
     tip = f"refs/remotes/origin/{origin.branch}"
     if not git(folder, "for-each-ref", "--format=%(refname)", tip):
-        raise FlowError(f"branch: {origin.branch!r} is not in {origin.repository} any more; push it, or deploy another one")
+        raise FlowError(
+            f"branch: {origin.branch!r} is not in {origin.repository} any more; push it, or deploy another one"
+        )
     git(folder, "checkout", "--quiet", "--force", "--detach", tip)
     root = folder / origin.directory
     if not (root / paths.PIPELINE_FILE).is_file():
         where = f"folder {origin.directory!r}" if origin.directory else "the top"
         raise FlowError(
-            f"directory: {where} of {origin.repository}, branch {origin.branch}, holds no dvc.yaml; deploy again with --directory SUB"
+            f"directory: {where} of {origin.repository}, branch {origin.branch}, holds no dvc.yaml; deploy again with"
+            " --directory SUB"
         )
     shared = share_storage(origin.home, root, folder.parent / "cache")
     return Clone(root, git(folder, "rev-parse", "HEAD"), shared)
@@ -262,7 +271,8 @@ def configure(root: Path, recipe: str | None, source: str | None) -> None:
     name = table["ingest"]["annotations"] or (paths.ANNOTATIONS_FILE if plain else None)
     if not folder.is_absolute() or not (folder / name if name else folder).exists():
         raise UsageError(
-            f"source: {source!r} is not an absolute path of a folder with {name or 'annotations'}; name the folder of your videos"
+            f"source: {source!r} is not an absolute path of a folder with {name or 'annotations'}; name the folder of"
+            " your videos"
         )
     table["ingest"]["source"] = str(folder)
     with (root / paths.PARAMS_FILE).open("w", encoding="utf-8") as file:
@@ -292,7 +302,9 @@ def choose_lock(root: Path, target: str) -> Plan:
             # itself.
             if text is None or (reference == _OWN and not isinstance(error, DvcError)):
                 raise
-            notes.append(f"{paths.LOCK_FILE} of {reference.removeprefix('refs/remotes/')} is not used: {one_line(error)}")
+            notes.append(
+                f"{paths.LOCK_FILE} of {reference.removeprefix('refs/remotes/')} is not used: {one_line(error)}"
+            )
             continue
         if best is None or plan.distance < best[0]:
             best = (plan.distance, text, plan)
@@ -303,7 +315,9 @@ def choose_lock(root: Path, target: str) -> Plan:
 
 def _locks(root: Path) -> Iterator[tuple[str, bytes | None]]:
     """Yield the branch's lock, those of the newest runs, and none, each with its location."""
-    newest = git(root, "for-each-ref", "--sort=-committerdate", f"--count={_LOCKS_TRIED}", "--format=%(refname)", _RUNS).split()
+    newest = git(
+        root, "for-each-ref", "--sort=-committerdate", f"--count={_LOCKS_TRIED}", "--format=%(refname)", _RUNS
+    ).split()
     for reference in (_OWN, *newest):
         printed = subprocess.run(
             ["git", "-C", str(root), "show", f"{reference}:./{paths.LOCK_FILE}"], capture_output=True, check=False

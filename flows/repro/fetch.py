@@ -32,7 +32,8 @@ class Progress:
         self._came += len(paths)
         self._bytes += sum(path.stat().st_size for path in paths)
         self._say(
-            f"fetched {self._came:,} of {self._files:,} files, {self._bytes / 1e6:,.1f} of {self._megabytes:,.1f} MB ({name})"
+            f"fetched {self._came:,} of {self._files:,} files, {self._bytes / 1e6:,.1f} of {self._megabytes:,.1f} MB"
+            f" ({name})"
         )
 
     def warn(self, text: str) -> None:
@@ -117,7 +118,9 @@ def take_over(content: ContentStore, steps: Sequence[PlanStep]) -> None:
                 raise ValueError("is gone")
             entry = run_cache.read_entry(text, key, value, {out.def_path for out in stage.outs})
         except ValueError as error:
-            raise TrackingError(f"run cache: entry {step.entry}: {one_line(error)}; try again: vidbridge run") from error
+            raise TrackingError(
+                f"run cache: entry {step.entry}: {one_line(error)}; try again: vidbridge run"
+            ) from error
         run_cache.save(content.repo, key, value, text)
         with lock_repo(content.repo):
             StageLoader.fill_from_lock(stage, entry)

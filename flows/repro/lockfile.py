@@ -69,5 +69,11 @@ def mend(root: Path) -> str | None:
     lock.replace(lock.with_name(paths.LOCK_FILE + ".broken"))
     if copy.is_file() and is_whole(copy):
         shutil.copyfile(copy, lock)
-        return f"{paths.LOCK_FILE} was cut short when a run was killed; the copy of its last whole state was put in its place"
-    return f"{paths.LOCK_FILE} was cut short when a run was killed and there is no copy of it; DVC's run cache gives back what it knows"
+        return (
+            f"{paths.LOCK_FILE} was cut short when a run was killed; the copy of its last whole state was put in its"
+            " place"
+        )
+    return (
+        f"{paths.LOCK_FILE} was cut short when a run was killed and there is no copy of it; DVC's run cache gives back"
+        " what it knows"
+    )

@@ -42,8 +42,9 @@ def pipeline_text() -> str:
 
 
 _PIPELINE_HEAD = """\
-# The pipeline of vidbridge. Its code lies in the installed package: code/<stage>.txt holds the digest of what each stage runs.
-# Written by `vidbridge init`; after an upgrade `vidbridge doctor` says whether it is still the package's: vidbridge init --upgrade .
+# The pipeline of vidbridge. Its code lies in the installed package: code/<stage>.txt holds the
+# digest of what each stage runs. Written by `vidbridge init`; after an upgrade `vidbridge doctor`
+# says whether it is still the package's: vidbridge init --upgrade .
 """
 
 

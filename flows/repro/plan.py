@@ -99,7 +99,9 @@ def plan_with_answers(root: Path, target: str, lost: frozenset[str]) -> Plan:
             raise DvcError(one_line(error)) from error
 
 
-def _planned(content: ContentStore, target: str, remote: remotes.Remote | None, lost: frozenset[str], final: bool = False) -> Plan:
+def _planned(
+    content: ContentStore, target: str, remote: remotes.Remote | None, lost: frozenset[str], final: bool = False
+) -> Plan:
     # A fresh one: a walk fills what it finds into the stages.
     content.repo._reset()
     whole = content.repo.index.graph

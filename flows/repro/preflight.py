@@ -22,7 +22,14 @@ from stages.params import OpenAIJudgeParams, Params, Precision, PretrainedModelP
 from stages.runtime import paths
 from stages.runtime.plain import one_line
 from stages.tracking.lineage.git import head, is_repository
-from stages.tracking.lineage.uri import TrackingError, check_server, display_uri, is_server, patience_of_run_s, tracking_uri
+from stages.tracking.lineage.uri import (
+    TrackingError,
+    check_server,
+    display_uri,
+    is_server,
+    patience_of_run_s,
+    tracking_uri,
+)
 from stages.tracking.session import Session
 
 #: Videos, samples, caches and the tracking store of a small recipe.
@@ -34,7 +41,8 @@ _JUDGED = frozenset({"difficulty", "grpo", "baselines", "evaluate"})
 
 
 def ffmpeg() -> Path | None:
-    """Path of the ffmpeg in use: ``VIDBRIDGE_FFMPEG``, else the locked one; None if there is none."""
+    """Path of the ffmpeg in use: ``VIDBRIDGE_FFMPEG``, else the locked one; None if there is
+    none."""
     named = os.environ.get("VIDBRIDGE_FFMPEG")
     if named:
         found = shutil.which(named)
@@ -53,7 +61,11 @@ def disk_need_gb(params: Params, plan: Plan) -> float:
     resumes: two of each row are kept, and one more is there while it is written.
     """
     sizes = [size for step in plan.to_run if (size := model_gb(params, step.name)) is not None]
-    return _BASE_GB + sum(weights + states for weights, states in sizes) + max((states / 2 for _, states in sizes), default=0)
+    return (
+        _BASE_GB
+        + sum(weights + states for weights, states in sizes)
+        + max((states / 2 for _, states in sizes), default=0)
+    )
 
 
 def model_gb(params: Params, stage: str) -> tuple[float, float] | None:
@@ -119,11 +131,15 @@ def problems(session: Session, plan: Plan) -> list[str]:
     found += _embedder(root, params, plan)
     if ffmpeg() is None:
         named = os.environ.get("VIDBRIDGE_FFMPEG")
-        remedy = "correct the path or unset it" if named else "reinstall the environment (uv sync), or set VIDBRIDGE_FFMPEG"
+        remedy = (
+            "correct the path or unset it" if named else "reinstall the environment (uv sync), or set VIDBRIDGE_FFMPEG"
+        )
         found.append(f"VIDBRIDGE_FFMPEG: {named or '(not set)'}: no such program; {remedy}")
     need, free = disk_need_gb(params, plan), shutil.disk_usage(root).free / GB
     if free < need:
-        found.append(f"disk: {free:.1f} GB are free at {root}, about {need:.1f} GB are needed; make room, or move the project")
+        found.append(
+            f"disk: {free:.1f} GB are free at {root}, about {need:.1f} GB are needed; make room, or move the project"
+        )
     found += mlflow_problems(session)
     found += remote_problems(root)
     found += prefect_problems()
@@ -148,8 +164,8 @@ def git_remedy(root: Path, error: TrackingError) -> str:
     """Error of git, with its remedy."""
     if "dubious ownership" in str(error):
         return (
-            f"{root} belongs to another user of this machine, and git reads no such repository until you say that you trust it; type: git"
-            f" config --global --add safe.directory {root}"
+            f"{root} belongs to another user of this machine, and git reads no such repository until you say that you"
+            f" trust it; type: git config --global --add safe.directory {root}"
         )
     return one_line(error)
 
@@ -201,7 +217,8 @@ def prefect_problems() -> list[str]:
     if not url or answers(url):
         return []
     return [
-        f"PREFECT_API_URL: {display_uri(url)}: no answer; start that server, correct the address, or unset it to use one of our own"
+        f"PREFECT_API_URL: {display_uri(url)}: no answer; start that server, correct the address, or unset it to use"
+        " one of our own"
     ]
 
 
@@ -259,7 +276,9 @@ def judge_problems(role: str, needed: str) -> list[str]:
 
     key = os.environ.get(key_name, "").strip()
     try:
-        status = httpx.get(f"{url}/models", headers={"Authorization": f"Bearer {key}"} if key else {}, timeout=5).status_code
+        status = httpx.get(
+            f"{url}/models", headers={"Authorization": f"Bearer {key}"} if key else {}, timeout=5
+        ).status_code
     except (httpx.HTTPError, httpx.InvalidURL, UnicodeEncodeError) as error:
         # Not the error's own words: it may name the header that it cannot send, or a password in
         # the address.
@@ -286,8 +305,9 @@ def _embedder(root: Path, params: Params, plan: Plan) -> list[str]:
     if not constants.HF_HUB_OFFLINE or isinstance(kept, str):
         return []
     return [
-        f"rewards.embedder.model: {likeness.model!r} at revision {likeness.revision!r} is not in the cache, and HF_HUB_OFFLINE is"
-        " set; unset it once to download, set HF_HOME to a cache that holds it, or take `embedder: {kind: lexical}`"
+        f"rewards.embedder.model: {likeness.model!r} at revision {likeness.revision!r} is not in the cache, and"
+        " HF_HUB_OFFLINE is set; unset it once to download, set HF_HOME to a cache that holds it, or take `embedder:"
+        " {kind: lexical}`"
     ]
 
 
@@ -299,13 +319,16 @@ def _source(root: Path, params: Params, plan: Plan) -> list[str]:
     folder = root / Path(params.ingest.source).expanduser()
     if not folder.is_dir():
         return [
-            f"ingest.source: {params.ingest.source!r} is not a folder; name that of your videos in params.yaml ({paths.CORPUS}: generated)"
+            f"ingest.source: {params.ingest.source!r} is not a folder; name that of your videos in params.yaml"
+            f" ({paths.CORPUS}: generated)"
         ]
     # The adapter of another format checks its own file.
     name = params.ingest.annotations or (paths.ANNOTATIONS_FILE if params.ingest.format == "jsonl" else None)
     if name is not None and not (folder / name).is_file():
         remedy = (
-            "add one line of JSON for each video (see README)" if name == paths.ANNOTATIONS_FILE else "correct ingest.annotations"
+            "add one line of JSON for each video (see README)"
+            if name == paths.ANNOTATIONS_FILE
+            else "correct ingest.annotations"
         )
         return [f"ingest.source: {params.ingest.source!r} holds no {name}; {remedy}"]
     if odd := list(islice(unstorable_names(folder), 3)):

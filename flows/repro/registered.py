@@ -26,7 +26,9 @@ def is_noted(session: Session, *, pushed: bool = False) -> bool:
     and pushed by ``run --push``.
     """
     note = _read(session.root)
-    return all(note.get(name) == value for name, value in _identity(session).items()) and (not pushed or note.get("pushed") is True)
+    return all(note.get(name) == value for name, value in _identity(session).items()) and (
+        not pushed or note.get("pushed") is True
+    )
 
 
 def write(session: Session, report: RegisterReport) -> None:
@@ -62,7 +64,8 @@ def awaits_gate(root: Path) -> bool:
 
 
 def awaits_promotion(root: Path) -> bool:
-    """Return whether there may be a candidate that is not the champion; True if nothing is noted."""
+    """Return whether there may be a candidate that is not the champion; True if nothing is
+    noted."""
     note = _read(root)
     return note.get("candidate") is None or note["candidate"] != note.get("champion")
 
@@ -76,8 +79,8 @@ def other_store(root: Path) -> str | None:
     if "remote" not in note or note.get("store") == present:
         return None
     return (
-        f"MLFLOW_TRACKING_URI: this project's versions were registered in {note.get('store')}, and the store is now {present}; set it as"
-        " it was then, or run vidbridge register, which makes the present store the project's"
+        f"MLFLOW_TRACKING_URI: this project's versions were registered in {note.get('store')}, and the store is now"
+        f" {present}; set it as it was then, or run vidbridge register, which makes the present store the project's"
     )
 
 

@@ -77,7 +77,9 @@ def bring(root: Path, plan: Plan, log: Callable[[str], None], cancelled: threadi
         if plan.to_fetch:
             files, megabytes = held(plan.to_fetch)
             log(f"fetching {files:,} files, {megabytes:,.1f} MB from the remote")
-        question = json.dumps({"do": "bring", "steps": TypeAdapter(tuple[PlanStep, ...]).dump_python(steps, mode="json")})
+        question = json.dumps(
+            {"do": "bring", "steps": TypeAdapter(tuple[PlanStep, ...]).dump_python(steps, mode="json")}
+        )
         lines: deque[str] = deque(maxlen=_TAIL_LINES)
 
         def take(line: str) -> None:
@@ -92,7 +94,8 @@ def bring(root: Path, plan: Plan, log: Callable[[str], None], cancelled: threadi
             ) from error
         if answer is None:
             raise DvcError(
-                f"{lines[-1] if lines else 'fetch: failed'}; what has arrived stays in the cache, continue with: vidbridge run"
+                f"{lines[-1] if lines else 'fetch: failed'}; what has arrived stays in the cache, continue with:"
+                " vidbridge run"
             )
         lost = frozenset(json.loads(answer))
     else:
@@ -237,8 +240,8 @@ def accept_all(root: Path) -> dict[str, tuple[str, ...]]:
         if refused:
             listed = "\n  ".join(refused)
             raise UsageError(
-                f"accept --all: nothing was accepted, since more than code changed:\n  {listed}\nrun these (vidbridge run), or undo what"
-                " changed; vidbridge accept STAGE accepts one of them whatever changed"
+                f"accept --all: nothing was accepted, since more than code changed:\n  {listed}\nrun these (vidbridge"
+                " run), or undo what changed; vidbridge accept STAGE accepts one of them whatever changed"
             )
         for name in changes:
             repo.commit(target=name, force=True)

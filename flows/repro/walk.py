@@ -50,7 +50,13 @@ class _StageState:
 
 
 def walk(
-    content: ContentStore, target: str, stages: list[Any], graph: Any, remote: Remote | None, lost: frozenset[str], final: bool
+    content: ContentStore,
+    target: str,
+    stages: list[Any],
+    graph: Any,
+    remote: Remote | None,
+    lost: frozenset[str],
+    final: bool,
 ) -> Plan:
     """Plan these DVC stages, which are in a valid order and end with the target.
 
@@ -130,12 +136,16 @@ class _Walk:
             for dep in stage.deps:
                 if not overlapping(str(dep), running) and not overlapping(str(dep), away):
                     changes.extend(_changes(dep))
-        following = [f"{dep} will change ({running[over]})" for dep in stage.deps if (over := overlapping(str(dep), running))]
+        following = [
+            f"{dep} will change ({running[over]})" for dep in stage.deps if (over := overlapping(str(dep), running))
+        ]
         if stage.is_callback or stage.always_changed:
             following.append("is always run")
         if following:
             one.why = changes if changes == ["never ran"] else changes + following
-            one.unanswered = not changes and all(up.unanswered for up in upstream if up.why) and following[-1] != "is always run"
+            one.unanswered = (
+                not changes and all(up.unanswered for up in upstream if up.why) and following[-1] != "is always run"
+            )
             return one
         if not changes:
             one.outs = {str(out): str(out.hash_info.value) for out in stage.outs if out.hash_info}
@@ -150,7 +160,9 @@ class _Walk:
         it does, or is nowhere.
         """
         one = _StageState(stage, name_of(stage), StageMeta(), [])
-        if (stage.frozen and stage.deps) or any(out.exists or not out.hash_info or not out.use_cache for out in stage.outs):
+        if (stage.frozen and stage.deps) or any(
+            out.exists or not out.hash_info or not out.use_cache for out in stage.outs
+        ):
             return None
         one.outs = {str(out): str(out.hash_info.value) for out in stage.outs}
         return None if self._place(one, stage.outs) or not (one.restored or one.remote) else one
@@ -193,13 +205,16 @@ class _Walk:
             if modified:
                 return [f"{out} was changed by hand" for out in modified]
             files, size = (
-                sum(getattr(out.meta, name, None) or default for out in outs) for name, default in (("nfiles", 1), ("size", 0))
+                sum(getattr(out.meta, name, None) or default for out in outs)
+                for name, default in (("nfiles", 1), ("size", 0))
             )
             one.remote = InRemote(tuple(sorted(wanted)), files, size)
             return []
         one.unanswered = self._remote is None
         reason = (
-            "is not in the cache" if self._remote is None else f"is neither in the cache nor in the remote {self._configured!r}"
+            "is not in the cache"
+            if self._remote is None
+            else f"is neither in the cache nor in the remote {self._configured!r}"
         )
         return [f"{out} {reason}" for out in outs if out.hash_info.value not in held]
 
@@ -226,7 +241,9 @@ class _Walk:
         if key is None:
             return False
         for value, text, here in self._entries(key):
-            where = f"run cache: {'entry' if here else 'entry of the remote'} {key[:8]}…/{value[:8]}… of stage {one.name}"
+            where = (
+                f"run cache: {'entry' if here else 'entry of the remote'} {key[:8]}…/{value[:8]}… of stage {one.name}"
+            )
             try:
                 entry = run_cache.read_entry(text, key, value, {out.def_path for out in one.stage.outs})
                 outs = _outs_of(entry, one.stage)
@@ -242,7 +259,9 @@ class _Walk:
                 one.notes.clear()
                 continue
             one.entry = f"{key}/{value}"
-            one.notes.insert(0, f"ran before {'here' if here else 'elsewhere'} with just this ({'; '.join(changes[:3])})")
+            one.notes.insert(
+                0, f"ran before {'here' if here else 'elsewhere'} with just this ({'; '.join(changes[:3])})"
+            )
             return True
         one.unanswered = False  # Only what dvc.lock names was certainly made.
         return False

@@ -68,8 +68,8 @@ def serve(session: Session, which: str, videos: Path | None, host: str, port: in
     address = listening_address(host, port)
     if not address.is_loopback and key is None:
         raise UsageError(
-            f"--host: {host!r} can be reached from other machines, and anyone who reaches it may send requests; set {KEY} to a secret that clients"
-            " send as 'Authorization: Bearer …', or listen on 127.0.0.1"
+            f"--host: {host!r} can be reached from other machines, and anyone who reaches it may send requests; set"
+            f" {KEY} to a secret that clients send as 'Authorization: Bearer …', or listen on 127.0.0.1"
         )
     with _ended_by_signals():
         root, project = session.root, session.project
@@ -94,8 +94,15 @@ def serve(session: Session, which: str, videos: Path | None, host: str, port: in
                         last = "\n  ".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-LOG_LINES:])
                         raise FlowError(f"the server: did not start; the end of {log}:\n  {last}")
                     time.sleep(0.1)
-                show.say(f"version {version.number} of {version.model} ({version.stage}) answers at {address.url} until Ctrl-C")
-                where = "a path below " + str(limits.folder) if limits.folder else "none: no folder is open, so send video_base64"
+                show.say(
+                    f"version {version.number} of {version.model} ({version.stage}) answers at {address.url} until"
+                    " Ctrl-C"
+                )
+                where = (
+                    "a path below " + str(limits.folder)
+                    if limits.folder
+                    else "none: no folder is open, so send video_base64"
+                )
                 show.say(f"video: {where}; fields: {address.url}/docs")
                 show.say(_who_may_ask(address, key))
                 if usage.caution:
@@ -193,7 +200,10 @@ def example(url: str, folder: Path | None, max_bytes: int, *, keyed: bool, own: 
     # Through the standard input: a command line is seen by other users.
     secret = f"printf 'Authorization: Bearer %s' \"${KEY}\" | " if keyed else ""
     header = " -H @-" if keyed else ""
-    asks = f"{secret}curl -sS{header} -H 'Content-Type: application/json' {shlex.quote(f'{url}/invocations')} --data-binary"
+    asks = (
+        f"{secret}curl -sS{header} -H 'Content-Type: application/json' {shlex.quote(f'{url}/invocations')}"
+        " --data-binary"
+    )
     if found is not None:
         return f"{asks} {shlex.quote(body)}"
     # The video goes where the sign stands; into a file, since a command line has not the room for
@@ -201,7 +211,9 @@ def example(url: str, folder: Path | None, max_bytes: int, *, keyed: bool, own: 
     before, after = map(shlex.quote, body.split("@"))
     sent = None if own is None else _first_video(own, max_bytes)
     file = "clip.mp4" if own is None or sent is None else shlex.quote(str(own / sent))
-    return f"(printf %s {before}; base64 < {file} | tr -d '\\n'; printf %s {after}) > request.json && {asks} @request.json"
+    return (
+        f"(printf %s {before}; base64 < {file} | tr -d '\\n'; printf %s {after}) > request.json && {asks} @request.json"
+    )
 
 
 def _first_video(folder: Path, max_bytes: int) -> str | None:

@@ -38,7 +38,10 @@ def main() -> int:
                 params.model.name, params.model.revision, params.model.precision, params.model.max_pixels_per_frame
             )
         save_model(model, processor, paths.final_model("base"))
-        counts = {"parameters": sum(weight.numel() for weight in model.parameters()), "tokens": len(processor.tokenizer)}
+        counts = {
+            "parameters": sum(weight.numel() for weight in model.parameters()),
+            "tokens": len(processor.tokenizer),
+        }
         checkpoint = Checkpoint(stage="base", step=0, path=paths.FINAL, final=True)
         write_rows(paths.model("base") / paths.CHECKPOINTS_FILE, [checkpoint])
         write_json(paths.model("base") / paths.SUMMARY_FILE, counts)

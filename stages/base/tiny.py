@@ -78,7 +78,11 @@ def _net(model: TinyModelParams, tokenizer: Qwen2Tokenizer) -> PreTrainedModel:
         "pad_token_id": tokenizer.pad_token_id,
         # Rotary frequencies are divided among time, height and width in about the proportions of
         # the real models.
-        "rope_parameters": {"rope_type": "default", "rope_theta": text.rope_theta, "mrope_section": [half - 2 * side, side, side]},
+        "rope_parameters": {
+            "rope_type": "default",
+            "rope_theta": text.rope_theta,
+            "mrope_section": [half - 2 * side, side, side],
+        },
     }
     vision_config = {
         "depth": vision.layers,
@@ -106,7 +110,9 @@ def _net(model: TinyModelParams, tokenizer: Qwen2Tokenizer) -> PreTrainedModel:
             "hidden_size": text.width,
             "mlp_ratio": vision.mlp_width // vision.width,
         }
-        return Qwen2VLForConditionalGeneration(Qwen2VLConfig(text_config=text_config, vision_config=vision_config, **tokens))
+        return Qwen2VLForConditionalGeneration(
+            Qwen2VLConfig(text_config=text_config, vision_config=vision_config, **tokens)
+        )
     vision_config |= {"hidden_size": vision.width, "intermediate_size": vision.mlp_width, "out_hidden_size": text.width}
     if model.family == "qwen2_5_vl":
         vision_config |= {
@@ -115,7 +121,9 @@ def _net(model: TinyModelParams, tokenizer: Qwen2Tokenizer) -> PreTrainedModel:
             "window_size": vision.patch_px * vision.merge * 4,
             "fullatt_block_indexes": list(range(vision.layers)),
         }
-        return Qwen2_5_VLForConditionalGeneration(Qwen2_5_VLConfig(text_config=text_config, vision_config=vision_config, **tokens))
+        return Qwen2_5_VLForConditionalGeneration(
+            Qwen2_5_VLConfig(text_config=text_config, vision_config=vision_config, **tokens)
+        )
     text_config |= {"head_dim": text.width // text.heads}
     text_config["rope_parameters"]["mrope_interleaved"] = True
     # Features of the vision layers named here are added to the first text layers, one each.
@@ -124,7 +132,9 @@ def _net(model: TinyModelParams, tokenizer: Qwen2Tokenizer) -> PreTrainedModel:
         "num_position_embeddings": 16**2,
         "deepstack_visual_indexes": [(i + 1) * vision.layers // taps - 1 for i in range(taps)],
     }
-    return Qwen3VLForConditionalGeneration(Qwen3VLConfig(text_config=text_config, vision_config=vision_config, **tokens))
+    return Qwen3VLForConditionalGeneration(
+        Qwen3VLConfig(text_config=text_config, vision_config=vision_config, **tokens)
+    )
 
 
 def _tiny_processor(model: TinyModelParams, tokenizer: Qwen2Tokenizer) -> ProcessorMixin:
@@ -144,7 +154,9 @@ def _tiny_processor(model: TinyModelParams, tokenizer: Qwen2Tokenizer) -> Proces
         # by default.
         whole = {"shortest_edge": smallest, "longest_edge": 768 * _TINY_MAX_SIDE_PX**2}
         video = Qwen3VLVideoProcessor(size=whole, cap_pixels_per_frame=False, do_sample_frames=False, fps=2, **patches)
-        processor = Qwen3VLProcessor(image_processor=image, tokenizer=tokenizer, video_processor=video, chat_template=template)
+        processor = Qwen3VLProcessor(
+            image_processor=image, tokenizer=tokenizer, video_processor=video, chat_template=template
+        )
         return decode_with_decord(processor)
     video = Qwen2VLVideoProcessor(size=size, cap_pixels_per_frame=False, do_sample_frames=False, **patches)
     kind = Qwen2VLProcessor if model.family == "qwen2_vl" else Qwen2_5_VLProcessor

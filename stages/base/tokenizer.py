@@ -8,7 +8,17 @@ from collections.abc import Iterable, Sequence
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import Qwen2Tokenizer
 
-from stages.lib.models.chat import END_OF_TEXT, IMAGE, REPLY_TAGS, SPECIAL, SYSTEM, TURN_END, VIDEO, VISION_END, VISION_START
+from stages.lib.models.chat import (
+    END_OF_TEXT,
+    IMAGE,
+    REPLY_TAGS,
+    SPECIAL,
+    SYSTEM,
+    TURN_END,
+    VIDEO,
+    VISION_END,
+    VISION_START,
+)
 
 
 def train_tokenizer(texts: Iterable[str], scaffolding: Sequence[str], vocabulary: int) -> Qwen2Tokenizer:
@@ -25,8 +35,8 @@ def train_tokenizer(texts: Iterable[str], scaffolding: Sequence[str], vocabulary
     trainable = vocabulary - len(SPECIAL) - len(plain)
     if trainable < 256:
         raise ValueError(
-            f"model.vocabulary: {vocabulary} is too small; 256 bytes and {len(SPECIAL) + len(plain)} added tokens need at least"
-            f" {vocabulary - trainable + 256}"
+            f"model.vocabulary: {vocabulary} is too small; 256 bytes and {len(SPECIAL) + len(plain)} added tokens need"
+            f" at least {vocabulary - trainable + 256}"
         )
 
     template = Qwen2Tokenizer()

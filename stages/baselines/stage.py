@@ -51,7 +51,9 @@ def main() -> int:
             constants[task] = constant_reply(
                 train, reply_of, lambda chosen, replies: [score.value for score in scored(chosen, replies)], params.seed
             )
-            drawn = [reply_of(Random(f"{params.seed}/random/{sample.sample_id}").choice(train)) for sample in task_samples]
+            drawn = [
+                reply_of(Random(f"{params.seed}/random/{sample.sample_id}").choice(train)) for sample in task_samples
+            ]
             scores["random"] += scored(task_samples, drawn)
             scores["constant"] += scored(task_samples, [constants[task]] * len(task_samples))
         clips, confidence = clips_shown(samples), params.evaluation.confidence
@@ -65,9 +67,14 @@ def main() -> int:
             random=Mean(mean=means["random"]),
             constant=Mean(mean=means["constant"]),
             constant_replies=constants,
-            tasks={task: TrivialResults(random=results["random"][task], constant=results["constant"][task]) for task in by_task},
+            tasks={
+                task: TrivialResults(random=results["random"][task], constant=results["constant"][task])
+                for task in by_task
+            },
         )
         write_record(paths.scores("baselines") / paths.SCORES_FILE, table)
         run.summary({**means, **usage_of(referee.judge)})
-        print(f"baselines: random {means['random']:.3f}, constant {means['constant']:.3f}, mean over {len(by_task)} tasks")
+        print(
+            f"baselines: random {means['random']:.3f}, constant {means['constant']:.3f}, mean over {len(by_task)} tasks"
+        )
     return 0

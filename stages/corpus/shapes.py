@@ -71,7 +71,9 @@ class Scene:
 
 def combinations() -> tuple[Combination, ...]:
     """All 4 colours x 3 shapes x 30 ordered pairs of different verbs, in a fixed order."""
-    return tuple(Combination(colour, shape, *verbs) for colour, shape, verbs in product(COLOURS, SHAPES, permutations(VERBS, 2)))
+    return tuple(
+        Combination(colour, shape, *verbs) for colour, shape, verbs in product(COLOURS, SHAPES, permutations(VERBS, 2))
+    )
 
 
 def held_out(params: CorpusParams, seed: int) -> frozenset[Combination]:
@@ -83,8 +85,8 @@ def held_out(params: CorpusParams, seed: int) -> frozenset[Combination]:
     everything = combinations()
     if params.held_out_combinations >= len(everything):
         raise ParamsError(
-            f"corpus.held_out_combinations: {params.held_out_combinations} of {len(everything)} combinations leave none for"
-            f" training; set at most {len(everything) - 1}"
+            f"corpus.held_out_combinations: {params.held_out_combinations} of {len(everything)} combinations leave none"
+            f" for training; set at most {len(everything) - 1}"
         )
     return frozenset(Random(f"{seed}/corpus/held-out").sample(everything, params.held_out_combinations))
 
@@ -218,7 +220,9 @@ def _state(scene: Scene, frame: int, scale: float) -> tuple[float, float, float]
     return x, y, radius
 
 
-def _distance(shape: str, x: npt.NDArray[np.float64], y: npt.NDArray[np.float64], radius: float) -> npt.NDArray[np.float64]:
+def _distance(
+    shape: str, x: npt.NDArray[np.float64], y: npt.NDArray[np.float64], radius: float
+) -> npt.NDArray[np.float64]:
     """Signed distance in pixels from the shape's edge, negative inside."""
     if shape == "circle":
         return np.asarray(np.hypot(x, y) - radius)

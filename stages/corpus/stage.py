@@ -37,7 +37,12 @@ def main() -> int:
         )
         write_annotations((row for row, _ in rendered), paths.CORPUS / paths.ANNOTATIONS_FILE)
         size_bytes, seconds = sum(size for _, size in rendered), time.monotonic() - started
-        counts = {"clips": len(rendered), "bytes": size_bytes, "commands_built_by_ffmpeg_python": len(rendered), "seconds": seconds}
+        counts = {
+            "clips": len(rendered),
+            "bytes": size_bytes,
+            "commands_built_by_ffmpeg_python": len(rendered),
+            "seconds": seconds,
+        }
         run.summary({name: float(value) for name, value in counts.items()})
     print(
         f"corpus: {len(rendered):,} clips of {params.corpus.frames} frames, {size_bytes / 1e6:.1f} MB in"

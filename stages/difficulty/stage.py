@@ -29,7 +29,9 @@ def main(*arguments: str) -> int:
         task_counts = counts(rolled)
         keep = {row.sample_id for row in rolled if row.kept}
         for task in task_counts:
-            write_rows(paths.samples_file(out, "train", task), [s for s in samples if s.task == task and s.sample_id in keep])
+            write_rows(
+                paths.samples_file(out, "train", task), [s for s in samples if s.task == task and s.sample_id in keep]
+            )
         write_rows(out / paths.ROLLOUTS_FILE, rolled)
         table = {task: count.model_dump() for task, count in task_counts.items()}
         write_json(out / paths.SUMMARY_FILE, {"schema_version": 1, "tasks": table})
@@ -40,10 +42,10 @@ def main(*arguments: str) -> int:
         for task in empty:  # after saving, so that the scores can be inspected
             count = task_counts[task]
             print(
-                f"error: difficulty.{name}: of {count.rolled_out} {task} samples {count.always_right} are always right and"
-                f" {count.never_moves} never move: none is left for grpo.{name}.tasks.{task}"
-                f" (weight {params.grpo[name].tasks[task]:g}); lower min_spread or set drop_always_right: false, or set that weight to 0"
-                f" ({out / paths.ROLLOUTS_FILE} holds the scores)",
+                f"error: difficulty.{name}: of {count.rolled_out} {task} samples {count.always_right} are always right"
+                f" and {count.never_moves} never move: none is left for grpo.{name}.tasks.{task} (weight"
+                f" {params.grpo[name].tasks[task]:g}); lower min_spread or set drop_always_right: false, or set that"
+                f" weight to 0 ({out / paths.ROLLOUTS_FILE} holds the scores)",
                 file=sys.stderr,
             )
     # 2: the parameters are the cause, and a retry would only roll out everything again.

@@ -67,7 +67,10 @@ def evaluate_policy(params: Params, name: str, model_folder: Path) -> PolicyEval
 
     def scored(label: str, change: Callable[[Sample, Frames], Frames]) -> list[Score]:
         # Functions, not frames, so that only one batch of frames is in memory.
-        items = [(sample_prompt(sample, params.prompt), partial(lambda s: change(s, loader.load(s)), sample)) for sample in samples]
+        items = [
+            (sample_prompt(sample, params.prompt), partial(lambda s: change(s, loader.load(s)), sample))
+            for sample in samples
+        ]
         with tqdm(total=len(items), desc=label, unit="reply", mininterval=1) as bar:
             replies = generate(
                 model,
@@ -87,7 +90,9 @@ def evaluate_policy(params: Params, name: str, model_folder: Path) -> PolicyEval
     black = scored(f"{name} (blank video)", lambda _, frames: blank(frames))
     # The frames of a sample are shuffled the same way for every policy, so that policies are
     # compared on the same videos.
-    mixed = scored(f"{name} (shuffled video)", lambda sample, frames: shuffled(frames, f"{params.seed}/{sample.sample_id}"))
+    mixed = scored(
+        f"{name} (shuffled video)", lambda sample, frames: shuffled(frames, f"{params.seed}/{sample.sample_id}")
+    )
     table = result_table(params, name, samples, video, black, mixed)
     return PolicyEvaluation(table, video, black, mixed, loader.counts(), usage_of(referee.judge))
 

@@ -30,7 +30,8 @@ def main(*arguments: str) -> int:
     write_record(Path(out) / paths.SCORES_FILE, table)
     clips = clips_shown(evaluation_samples(params))
     rows = (
-        SampleScore(sample_id=row.sample_id, clips=clips[row.sample_id], task=row.task, value=row.value) for row in evaluation.video
+        SampleScore(sample_id=row.sample_id, clips=clips[row.sample_id], task=row.task, value=row.value)
+        for row in evaluation.video
     )
     write_rows(Path(out) / paths.SAMPLE_SCORES_FILE, rows)
     print(f"rescore: {name}: mean {table.mean:.3f} over {len(table.tasks)} tasks, format {table.format:.3f}")

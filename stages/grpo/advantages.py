@@ -32,7 +32,9 @@ EPSILON = 1e-4
 
 def alike_groups(rewards_PG: torch.Tensor) -> torch.Tensor:
     """Mask of the groups with equal rewards, ``[prompts]``; NaN is an unknown reward."""
-    return torch.tensor([paid_alike(group) for group in rewards_PG.tolist()], dtype=torch.bool, device=rewards_PG.device)
+    return torch.tensor(
+        [paid_alike(group) for group in rewards_PG.tolist()], dtype=torch.bool, device=rewards_PG.device
+    )
 
 
 def deviations(rewards_PG: torch.Tensor) -> torch.Tensor:
@@ -139,7 +141,9 @@ class TaskScales:
                 before = self._moments.get(task, _Moment(0.0, 0))
                 mean = self.decay * before.mean + (1 - self.decay) * variances.mean().item()
                 self._moments[task] = _Moment(mean, before.updates + 1)
-        spreads_P = torch.tensor([self.spread(task) for task in tasks], device=rewards_PG.device, dtype=deviations_PG.dtype)
+        spreads_P = torch.tensor(
+            [self.spread(task) for task in tasks], device=rewards_PG.device, dtype=deviations_PG.dtype
+        )
         return torch.nan_to_num(deviations_PG / (spreads_P[:, None] + EPSILON), nan=0.0)
 
     def save(self, file: Path) -> None:
@@ -151,7 +155,9 @@ class TaskScales:
         Raises:
             FileNotFoundError: the checkpoint was saved by a training without moving scales.
         """
-        self._moments = {task: _Moment(*moment) for task, moment in json.loads(file.read_text(encoding="utf-8")).items()}
+        self._moments = {
+            task: _Moment(*moment) for task, moment in json.loads(file.read_text(encoding="utf-8")).items()
+        }
 
 
 def with_advantage(inputs: dict[str, Any], most_of_any_process: Callable[[int], int]) -> dict[str, Any]:
@@ -172,6 +178,10 @@ def with_advantage(inputs: dict[str, Any], most_of_any_process: Callable[[int], 
     def chosen(value: Any) -> Any:
         if isinstance(value, torch.Tensor) and value.ndim and len(value) == len(advantages):
             return value[rows]
-        return [value[row] for row in rows.tolist()] if isinstance(value, list) and len(value) == len(advantages) else value
+        return (
+            [value[row] for row in rows.tolist()]
+            if isinstance(value, list) and len(value) == len(advantages)
+            else value
+        )
 
     return {name: chosen(value) for name, value in inputs.items()}

@@ -28,7 +28,9 @@ class JudgedRewards:
             judge.
     """
 
-    def __init__(self, params: Params, name: str, samples: Sequence[Sample], referee: Referee, held_out: Referee | None) -> None:
+    def __init__(
+        self, params: Params, name: str, samples: Sequence[Sample], referee: Referee, held_out: Referee | None
+    ) -> None:
         self._params, self._name, self._referee, self._held_out = params, name, referee, held_out
         self._row: GrpoRow = params.grpo[name]
         self._samples = {sample.sample_id: sample for sample in samples}

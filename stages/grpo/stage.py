@@ -42,7 +42,10 @@ def main(*arguments: str) -> int:
         policy = paths.final_model(row.init)
         loader, referee = frame_loader(params, partial(fit_of, policy)), referee_of(params)
         samples = load_samples("train", row.trained_tasks, Path(row.samples))
-        examples = [Example(s.sample_id, s.task, sample_prompt(s, params.prompt), None, partial(loader.load, s)) for s in samples]
+        examples = [
+            Example(s.sample_id, s.task, sample_prompt(s, params.prompt), None, partial(loader.load, s))
+            for s in samples
+        ]
         held_out = held_out_of(params, referee)
         with scratch_of(f"grpo@{name}") as scratch:
             # The cost of judging depends on the cache, so it is logged and stays out of the history
@@ -50,7 +53,11 @@ def main(*arguments: str) -> int:
             on_metrics = scratch.guarded(
                 lambda step, values: run.log(
                     step,
-                    {**values, **usage_of(referee.judge), **(usage_of(held_out.judge, "held_out_judge") if held_out else {})},
+                    {
+                        **values,
+                        **usage_of(referee.judge),
+                        **(usage_of(held_out.judge, "held_out_judge") if held_out else {}),
+                    },
                 )
             )
             summary = train_grpo(
@@ -64,7 +71,13 @@ def main(*arguments: str) -> int:
                 scratch=scratch.folder,
                 hooks=Hooks(on_metrics, scratch.guarded(run.checkpoint), scratch.check),
                 rollout_log=RolloutLog(
-                    f"grpo@{name}", row, scratch.folder, {s.sample_id: s for s in samples}, params.prompt, loader.load, run.page
+                    f"grpo@{name}",
+                    row,
+                    scratch.folder,
+                    {s.sample_id: s for s in samples},
+                    params.prompt,
+                    loader.load,
+                    run.page,
                 ),
             )
         run.tag({"engine": summary["engine"], "resumed_from": str(summary["resumed_from"])})

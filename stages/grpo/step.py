@@ -39,7 +39,8 @@ class StepScores:
         for name, values in self.objectives.items():
             if len(values) != len(self.scores):
                 raise ValueError(
-                    f"{name}: has {len(values)} values for {len(self.scores)} replies; return one each, None where there is none"
+                    f"{name}: has {len(values)} values for {len(self.scores)} replies; return one each, None where"
+                    " there is none"
                 )
             for score, value in zip(self.scores, values, strict=True):
                 if value is not None and math.isinf(value):

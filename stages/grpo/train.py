@@ -72,7 +72,9 @@ def train_grpo(
     ranks = distributed.placement().ranks
     _check(examples, row, ranks)
     completions = row.prompts_per_step * row.rollouts
-    per_device, rounds = distributed.share("grpo prompts_per_step x rollouts", completions, row.completions_per_device, ranks)
+    per_device, rounds = distributed.share(
+        "grpo prompts_per_step x rollouts", completions, row.completions_per_device, ranks
+    )
     generations = math.ceil(row.steps / row.iterations)
     order = draw(examples, row.tasks, generations * row.prompts_per_step, f"{seed}/{stage}/order")
     # Before the model: with ZeRO-3 alive, loading scatters the weights at once instead of holding a
@@ -178,7 +180,9 @@ def _controls(by_id: Mapping[str, Example], row: GrpoRow, seed: str, batch_size:
 def _prompt_pool(examples: Sequence[Example], row: GrpoRow, generations: int, seed: str) -> PromptPool:
     """Draw as many prompts as resampling can need, in the row's mixture."""
     most = generations * row.prompts_per_step * row.resample_rounds
-    return PromptPool([examples[index].sample_id for index in draw(examples, row.tasks, most, seed)], row.resample_rounds)
+    return PromptPool(
+        [examples[index].sample_id for index in draw(examples, row.tasks, most, seed)], row.resample_rounds
+    )
 
 
 def cached_encoder(processor: ProcessorMixin, examples: Mapping[str, Example], most_bytes: int) -> Encode:
@@ -191,7 +195,9 @@ def cached_encoder(processor: ProcessorMixin, examples: Mapping[str, Example], m
         nonlocal cached_bytes
         missing = [key for key in dict.fromkeys(keys) if key not in cache]
         if missing:
-            fresh = encode_prompts(processor, [(examples[key].prompt, (examples[key].load(),)) for key in missing], missing)
+            fresh = encode_prompts(
+                processor, [(examples[key].prompt, (examples[key].load(),)) for key in missing], missing
+            )
             for key, prompt in zip(missing, fresh, strict=True):
                 cache[key] = prompt
                 cached_bytes += prompt.videos.pixels.nbytes

@@ -94,7 +94,10 @@ class VideoGRPOTrainer(Resumes, GRPOTrainer):
     ) -> None:
         # TRL prevents sampling of the image token; a sampled video token would lack features just
         # the same.
-        args.generation_kwargs = {**(args.generation_kwargs or {}), **never_sampled(processing_class, vllm=args.use_vllm)}
+        args.generation_kwargs = {
+            **(args.generation_kwargs or {}),
+            **never_sampled(processing_class, vllm=args.use_vllm),
+        }
         self._encode, self._request, self._rewards = encode, request, rewards
         self._scales, self._pool, self._controls, self._rollout_log = scales, pool, controls, rollout_log
         weights = dict(rewards.weights)
@@ -305,7 +308,8 @@ class VideoGRPOTrainer(Resumes, GRPOTrainer):
     def _get_per_token_logps_and_entropies(self, model: Any, input_ids: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
         if len(self._row_videos) != len(input_ids):
             raise RuntimeError(
-                f"{len(input_ids)} rows but {len(self._row_videos)} videos; TRL no longer passes rows as this class expects"
+                f"{len(input_ids)} rows but {len(self._row_videos)} videos; TRL no longer passes rows as this class"
+                " expects"
             )
         return super()._get_per_token_logps_and_entropies(self._with_videos(model), input_ids, *args, **kwargs)
 
@@ -371,7 +375,11 @@ class VideoGRPOTrainer(Resumes, GRPOTrainer):
         if controls.contrast is not None:
             other = dict(gather_object([*zip(distinct, on_shuffled, strict=True)]))
             paid = contrast_of(
-                [key for key, _ in earned], [share for _, share in earned], other, self.num_generations, controls.contrast
+                [key for key, _ in earned],
+                [share for _, share in earned],
+                other,
+                self.num_generations,
+                controls.contrast,
             )
             # A group may be spread over several processes. (Unlike other objectives, this may be
             # unknown where the reward is known.)
@@ -411,7 +419,9 @@ class VideoGRPOTrainer(Resumes, GRPOTrainer):
                 temperature=self.temperature,
                 batch_size=max(1, controls.batch_size // count),
             )
-        shares = self._rewards.shares([key for key in keys for _ in range(count)], [reply for group in replies for reply in group])
+        shares = self._rewards.shares(
+            [key for key in keys for _ in range(count)], [reply for group in replies for reply in group]
+        )
         return [list(shares[start : start + count]) for start in range(0, len(shares), count)]
 
 

@@ -51,7 +51,9 @@ def frame_boundary(seconds: Fraction, rate: Fraction) -> int:
     return (seconds * rate + Fraction(1, 2)).__floor__()
 
 
-def to_clip(row: Annotation, split: Split, media: Media, params: IngestParams) -> tuple[Clip | None, tuple[Reject, ...]]:
+def to_clip(
+    row: Annotation, split: Split, media: Media, params: IngestParams
+) -> tuple[Clip | None, tuple[Reject, ...]]:
     """Build a clip. Returns it with the rejects of parts of its annotation, or None with one reject
     of the whole row.
 
@@ -72,7 +74,11 @@ def to_clip(row: Annotation, split: Split, media: Media, params: IngestParams) -
     if caption is not None and (missing := _missing_s(row, media, params)):
         caption = None
         rejects.append(
-            _reject(row, "caption-beyond-clip", f"caption: it tells of {missing} s more than the file has; get the whole file")
+            _reject(
+                row,
+                "caption-beyond-clip",
+                f"caption: it tells of {missing} s more than the file has; get the whole file",
+            )
         )
     clip = Clip(
         clip_id=row.clip_id,
@@ -160,15 +166,19 @@ def data_card(summary: Mapping[str, Any], recipe: str) -> str:
     lines = [
         f"# Clips of recipe `{recipe}`",
         "",
-        f"{summary['accepted']:,} clips from {summary['sources']:,} sources, {summary['duration_s']:,} s, {summary['frames']:,} frames;"
-        f" {summary['events']:,} events, {summary['captions']:,} captions, {summary['questions']:,} questions.",
+        f"{summary['accepted']:,} clips from {summary['sources']:,} sources, {summary['duration_s']:,} s,"
+        f" {summary['frames']:,} frames; {summary['events']:,} events, {summary['captions']:,} captions,"
+        f" {summary['questions']:,} questions.",
         f"{rows:,} rows were set aside; `rejects.jsonl` says why for each.",
     ]
     if parts:
-        lines.append(f"Of other rows {parts:,} events, questions, subjects or captions were set aside, and the rest was kept.")
+        lines.append(
+            f"Of other rows {parts:,} events, questions, subjects or captions were set aside, and the rest was kept."
+        )
     if summary["events_cut"]:
         lines.append(
-            f"{summary['events_cut']:,} events reached beyond their clip within `ingest.tolerance` and were cut at its edge."
+            f"{summary['events_cut']:,} events reached beyond their clip within `ingest.tolerance` and were cut at its"
+            " edge."
         )
     tables = {
         "split": "splits",
@@ -202,11 +212,13 @@ def _unfit(row: Annotation, media: Media, params: IngestParams) -> Reject | None
     if media.frames < params.min_frames:
         return _reject(row, "too-short", f"{media.frames} frames, ingest.min_frames is {params.min_frames}")
     if media.duration_s > Fraction(str(params.max_duration_s)):
-        return _reject(row, "too-long", f"{float(media.duration_s):.2f} s, ingest.max_duration_s is {params.max_duration_s:g}")
+        return _reject(
+            row, "too-long", f"{float(media.duration_s):.2f} s, ingest.max_duration_s is {params.max_duration_s:g}"
+        )
     if row.length_s is not None and media.duration_s - row.length_s > _tolerated_s(row.length_s, params):
         detail = (
-            f"the file has {_s(media.duration_s)} s, the annotation is of {_s(row.length_s)} s: it is another recording, or the whole of"
-            f" one; cut the annotated part into a file of its own ({row.where})"
+            f"the file has {_s(media.duration_s)} s, the annotation is of {_s(row.length_s)} s: it is another"
+            f" recording, or the whole of one; cut the annotated part into a file of its own ({row.where})"
         )
         return _reject(row, "other-recording", detail)
     return None
@@ -222,7 +234,11 @@ def _missing_s(row: Annotation, media: Media, params: IngestParams) -> str | Non
     """Seconds by which the file is shorter than its annotation, as text; None if they are within
     the tolerated fraction."""
     missing = (row.length_s or 0) - media.starts_s - media.duration_s
-    return _s(missing) if row.caption and row.length_s and missing > Fraction(str(params.tolerance.share)) * row.length_s else None
+    return (
+        _s(missing)
+        if row.caption and row.length_s and missing > Fraction(str(params.tolerance.share)) * row.length_s
+        else None
+    )
 
 
 def _event_in_frames(row: Annotation, event: TimedEvent, media: Media, params: IngestParams) -> Event | Reject:
@@ -235,7 +251,9 @@ def _event_in_frames(row: Annotation, event: TimedEvent, media: Media, params: I
     length_s = media.frames / media.rate
     start = frame_boundary(event.start - media.starts_s, media.rate)
     stop = frame_boundary(event.end - media.starts_s, media.rate)
-    inside = Span(start=max(start, 0), stop=min(stop, media.frames)) if max(start, 0) < min(stop, media.frames) else None
+    inside = (
+        Span(start=max(start, 0), stop=min(stop, media.frames)) if max(start, 0) < min(stop, media.frames) else None
+    )
     ends_s = media.starts_s + length_s
     beyond_s = -event.start if frame_boundary(event.start, media.rate) < 0 else Fraction(0)
     if stop > media.frames:
@@ -250,7 +268,10 @@ def _event_in_frames(row: Annotation, event: TimedEvent, media: Media, params: I
         return _reject(row, "event-outside-clip", f"{why} ({row.where}, events)")
     if inside is None or beyond_s > _tolerated_s(length_s, params) or 2 * inside_frames < stop - start:
         tolerance = f"ingest.tolerance is {params.tolerance.seconds:g} s and {params.tolerance.share:g} of the clip"
-        why = f"{quoted} reaches beyond the clip, which has {_s(ends_s)} s, by {_s(beyond_s)} s; correct its times ({tolerance})"
+        why = (
+            f"{quoted} reaches beyond the clip, which has {_s(ends_s)} s, by {_s(beyond_s)} s; correct its times"
+            f" ({tolerance})"
+        )
         return _reject(row, "event-outside-clip", f"{why} ({row.where}, events)")
     return Event(span=inside, caption=event.caption, cut_s=beyond_s or None)
 

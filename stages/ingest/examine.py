@@ -60,7 +60,9 @@ REMOVED = "removed-on-request"
 NORMALISE_CRF = 16
 
 
-def examine_source(params: IngestParams, seed: int, journal: Path | None = None) -> tuple[list[Clip], list[Reject], Counter[str]]:
+def examine_source(
+    params: IngestParams, seed: int, journal: Path | None = None
+) -> tuple[list[Clip], list[Reject], Counter[str]]:
     """Return clips in order of their id, rejects by reason and name, and counts of hazards for
     decord (before re-encoding).
 
@@ -89,7 +91,9 @@ def examine_source(params: IngestParams, seed: int, journal: Path | None = None)
     for row, report in zip(placed, reports, strict=True):
         if report.media is not None and report.media.sha256 in contents:
             same = contents[report.media.sha256]
-            rejects.append(_removed(row, f"{row.video}: holds the same bytes as {same!r}, which is named in ingest.exclude"))
+            rejects.append(
+                _removed(row, f"{row.video}: holds the same bytes as {same!r}, which is named in ingest.exclude")
+            )
             continue
         if report.media is None:
             assert report.problem is not None
@@ -144,7 +148,9 @@ def _media(video: str, path: Path, reencoded: Path | None) -> Media:
         encoder.normalise(path, out, *_timing(probe), NORMALISE_CRF, skip)
         before, (probe, _) = probe, _validated(video, out)
         if probe.hazards or probe.frames != before.frames:
-            change = f"{before.frames} frames became {probe.frames}, {', '.join(probe.hazards) or 'nothing'} against them"
+            change = (
+                f"{before.frames} frames became {probe.frames}, {', '.join(probe.hazards) or 'nothing'} against them"
+            )
             raise VideoError("normalise-failed", f"{video}: {change}; encode it again by other means")
     return Media(
         sha256=sha256,
@@ -173,7 +179,9 @@ def _validated(video: str, path: Path) -> tuple[probing.Probe, int]:
     decoded = encoder.validate(path)
     skip = len(decoded) - probe.frames
     if not 0 <= skip <= probe.dropped:
-        raise VideoError("frame-count", f"{video}: {probe.frames} frames are stored, {len(decoded)} decode; re-encode it")
+        raise VideoError(
+            "frame-count", f"{video}: {probe.frames} frames are stored, {len(decoded)} decode; re-encode it"
+        )
     if probe.times is not None and decoded[skip:] != probe.times and probing.UNTRUSTED_TIMES not in probe.hazards:
         probe = probing.probe(path, distrust=True)
     return probe, skip

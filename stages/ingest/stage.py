@@ -37,5 +37,7 @@ def main() -> int:
         print(f"ingest: {len(clips):,} clips accepted, {len(rejects):,} rejected{f' ({reasons})' if reasons else ''}")
         if not clips:
             details = "".join(f"\n  {reject.item}: {reject.reason}: {reject.detail}" for reject in rejects[:10])
-            raise SourceError(f"ingest.source: {params.ingest.source!r} gave no clip{details or ': its annotation file is empty'}")
+            raise SourceError(
+                f"ingest.source: {params.ingest.source!r} gave no clip{details or ': its annotation file is empty'}"
+            )
     return 0

@@ -36,7 +36,10 @@ def fill(template: str, *, trim_blocks: bool = False, **content: Any) -> str:
         jinja2.UndefinedError: the template uses a variable that ``content`` lacks.
     """
     environment = jinja2.Environment(
-        autoescape=True, loader=jinja2.PackageLoader("stages.pages"), undefined=jinja2.StrictUndefined, trim_blocks=trim_blocks
+        autoescape=True,
+        loader=jinja2.PackageLoader("stages.pages"),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=trim_blocks,
     )
     return environment.get_template(template).render(content)
 

@@ -2,7 +2,14 @@
 
 from stages.params.data import CorpusParams, ExcludedVideo, IngestParams, SynthesizeParams, Tolerance
 from stages.params.evaluation import GateParams, GaugeLimits, GaugeName
-from stages.params.judging import HeldOutJudgeParams, JudgeParams, OpenAIJudgeParams, RuleJudgeParams, TraceParams, WriterParams
+from stages.params.judging import (
+    HeldOutJudgeParams,
+    JudgeParams,
+    OpenAIJudgeParams,
+    RuleJudgeParams,
+    TraceParams,
+    WriterParams,
+)
 from stages.params.models import Family, ModelParams, PretrainedModelParams, TinyModelParams
 from stages.params.root import Params, load_params, parse_params
 from stages.params.training import VISION_TARGET, GrpoRow, LoraParams, SftRow, TaskScaleParams, TrainingRow

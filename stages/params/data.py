@@ -77,7 +77,9 @@ class IngestParams(Table):
     def _leaves_something_to_train_on(self) -> IngestParams:
         held_out = self.validation_share + self.test_share
         if held_out >= 1:
-            raise ValueError(f"validation_share + test_share is {held_out:g}: it must stay below 1, or nothing is left to train on")
+            raise ValueError(
+                f"validation_share + test_share is {held_out:g}: it must stay below 1, or nothing is left to train on"
+            )
         return self
 
 
@@ -97,11 +99,16 @@ class SynthesizeParams(Table):
             return self
         if self.writer.questions and self.tasks.of(mix_vid_qa.TASK) is None:
             raise ValueError(
-                f"writer.questions: {mix_vid_qa.NAME} is not synthesised, so there is none to write; add it to tasks, or set false"
+                f"writer.questions: {mix_vid_qa.NAME} is not synthesised, so there is none to write; add it to tasks,"
+                " or set false"
             )
         for task in self.writer.traces.tasks if self.writer.traces else ():
             if task not in self.tasks.named:
-                raise ValueError(f"writer.traces.tasks: {task!r} is not synthesised (tasks: {', '.join(self.tasks.named)})")
+                raise ValueError(
+                    f"writer.traces.tasks: {task!r} is not synthesised (tasks: {', '.join(self.tasks.named)})"
+                )
             if task_of(task).trace is None:
-                raise ValueError(f"writer.traces.tasks: {task!r} has no instruction for a writer (Task.trace); remove it")
+                raise ValueError(
+                    f"writer.traces.tasks: {task!r} has no instruction for a writer (Task.trace); remove it"
+                )
         return self

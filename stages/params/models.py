@@ -49,13 +49,18 @@ class TinyModelParams(Table):
     def _divides(self) -> TinyModelParams:
         for name, tower in (("text", self.text), ("vision", self.vision)):
             if tower.width % tower.heads:
-                raise ValueError(f"{name}.heads {tower.heads} does not divide {name}.width {tower.width}: choose a divisor")
+                raise ValueError(
+                    f"{name}.heads {tower.heads} does not divide {name}.width {tower.width}: choose a divisor"
+                )
         if self.text.heads % self.text.kv_heads:
-            raise ValueError(f"text.kv_heads {self.text.kv_heads} does not divide text.heads {self.text.heads}: choose a divisor")
+            raise ValueError(
+                f"text.kv_heads {self.text.kv_heads} does not divide text.heads {self.text.heads}: choose a divisor"
+            )
         if (size := self.text.width // self.text.heads) not in SERVED_HEAD_SIZES:
             raise ValueError(
-                f"text.heads {self.text.heads} of text.width {self.text.width} are heads of {size}, which no attention kernel of vLLM"
-                f" takes: choose text.width and text.heads so that a head has one of {', '.join(map(str, SERVED_HEAD_SIZES))}"
+                f"text.heads {self.text.heads} of text.width {self.text.width} are heads of {size}, which no attention"
+                " kernel of vLLM takes: choose text.width and text.heads so that a head has one of"
+                f" {', '.join(map(str, SERVED_HEAD_SIZES))}"
             )
         return self
 

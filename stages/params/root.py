@@ -55,17 +55,22 @@ class Params(Table):
         synthesised = self.synthesize.tasks.named
         clashes = (set(self.sft) & set(self.grpo)) | ({"base"} & (set(self.sft) | set(self.grpo)))
         if clashes:
-            raise ValueError(f"sft/grpo: {sorted(clashes)[0]!r} names two things; row names are unique and 'base' is the start")
+            raise ValueError(
+                f"sft/grpo: {sorted(clashes)[0]!r} names two things; row names are unique and 'base' is the start"
+            )
         earlier: list[str] = ["base"]
         for table, rows in (("sft", self.sft), ("grpo", self.grpo)):
             for name, row in rows.items():
                 for task in row.tasks:
                     if task not in synthesised:
                         raise ValueError(
-                            f"{table}.{name}.tasks: {task!r} is not synthesised (synthesize.tasks: {', '.join(synthesised)})"
+                            f"{table}.{name}.tasks: {task!r} is not synthesised (synthesize.tasks:"
+                            f" {', '.join(synthesised)})"
                         )
                 if row.init not in earlier:
-                    raise ValueError(f"{table}.{name}.init: {row.init!r} is not an earlier row (known here: {', '.join(earlier)})")
+                    raise ValueError(
+                        f"{table}.{name}.init: {row.init!r} is not an earlier row (known here: {', '.join(earlier)})"
+                    )
                 earlier.append(name)
         inits = {row.init for row in (*self.sft.values(), *self.grpo.values())}
         leaves = [name for name in earlier if name not in inits]
@@ -84,7 +89,9 @@ class Params(Table):
             raise ValueError("evaluation.of: a name is listed twice; remove one")
         for compared in () if self.gate.scores == "all" else self.gate.scores:
             if compared not in synthesised:
-                raise ValueError(f"gate.scores: {compared!r} is not synthesised (synthesize.tasks: {', '.join(synthesised)})")
+                raise ValueError(
+                    f"gate.scores: {compared!r} is not synthesised (synthesize.tasks: {', '.join(synthesised)})"
+                )
         return self
 
     @model_validator(mode="after")
@@ -94,13 +101,14 @@ class Params(Table):
             own, filtered = paths.difficulty(name).as_posix(), row.samples != everything
             if filtered and row.samples != own:
                 raise ValueError(
-                    f"grpo.{name}.samples: {row.samples!r} was chosen for another row's start; name {own}, or {everything} for all"
+                    f"grpo.{name}.samples: {row.samples!r} was chosen for another row's start; name {own}, or"
+                    f" {everything} for all"
                 )
             if filtered and name not in self.difficulty:
                 row_names = ", ".join(self.difficulty) or "none"
                 raise ValueError(
-                    f"grpo.{name}.samples: {row.samples!r} is made by no row (difficulty: {row_names}); add difficulty.{name}, or name"
-                    f" {everything}"
+                    f"grpo.{name}.samples: {row.samples!r} is made by no row (difficulty: {row_names}); add"
+                    f" difficulty.{name}, or name {everything}"
                 )
         for name, rolled in self.difficulty.items():
             if name not in self.grpo:
@@ -121,12 +129,14 @@ class Params(Table):
             }
             if rolled.max_samples_per_task is None and not any(drops.values()):
                 raise ValueError(
-                    f"difficulty.{name}: {' and '.join(drops)} drop no sample of {', '.join(starts.trained_tasks)} (the first is for"
-                    " other tasks than captions, the second for captions); change one of them, or delete this row and write"
-                    f" grpo.{name}.samples: {everything}"
+                    f"difficulty.{name}: {' and '.join(drops)} drop no sample of {', '.join(starts.trained_tasks)} (the"
+                    " first is for other tasks than captions, the second for captions); change one of them, or delete"
+                    f" this row and write grpo.{name}.samples: {everything}"
                 )
             if rolled.init != starts.init:
-                raise ValueError(f"difficulty.{name}.init: {rolled.init!r}, but grpo.{name} starts from {starts.init!r}; name that")
+                raise ValueError(
+                    f"difficulty.{name}.init: {rolled.init!r}, but grpo.{name} starts from {starts.init!r}; name that"
+                )
         return self
 
     @model_validator(mode="after")
@@ -144,9 +154,10 @@ class Params(Table):
         for name, judge in judges.items():
             if judge.kind == "rule":
                 raise ValueError(
-                    f"{name}.kind: 'rule' reads the sentences of {paths.CORPUS} only, and ingest.source is {self.ingest.source!r}: on real"
-                    f" text it would judge {', '.join(read)} by shared words. Name a model that reads (kind: openai, see infra/recipes/"
-                    f"vidbridge-r1.yaml and VIDBRIDGE_JUDGE_URL), or accept the rough measure with {name}.kind: rule_on_real_text"
+                    f"{name}.kind: 'rule' reads the sentences of {paths.CORPUS} only, and ingest.source is"
+                    f" {self.ingest.source!r}: on real text it would judge {', '.join(read)} by shared words. Name a"
+                    " model that reads (kind: openai, see infra/recipes/vidbridge-r1.yaml and VIDBRIDGE_JUDGE_URL), or"
+                    f" accept the rough measure with {name}.kind: rule_on_real_text"
                 )
         return self
 
@@ -156,8 +167,8 @@ class Params(Table):
         for name in ("judge", "rewards"):
             if traces is not None and getattr(traces, name) != getattr(self, name):
                 raise ValueError(
-                    f"synthesize.writer.traces.{name}: differs from `{name}`, and traces are kept by the reward that is trained on; write"
-                    f" the same there (`{name}: &{name} {{...}}` here, `{name}: *{name}` below)"
+                    f"synthesize.writer.traces.{name}: differs from `{name}`, and traces are kept by the reward that is"
+                    f" trained on; write the same there (`{name}: &{name} {{...}}` here, `{name}: *{name}` below)"
                 )
         return self
 
@@ -168,7 +179,9 @@ class Params(Table):
         synthesised, variants = self.synthesize.tasks.named, self.variants
         starts = {name: row.init for name, row in variants.items()}
         if len(set(starts.values())) != 1:
-            raise ValueError(f"ablation.variants: they start from different rows ({starts}); set one `init` for all of them")
+            raise ValueError(
+                f"ablation.variants: they start from different rows ({starts}); set one `init` for all of them"
+            )
         start = next(iter(starts.values()))
         if start not in ("base", *self.rows):
             raise ValueError(
@@ -186,9 +199,13 @@ class Params(Table):
                 )
         budgets = {n: r.steps * r.prompts_per_step * r.rollouts for n, r in variants.items() if isinstance(r, GrpoRow)}
         if len(set(budgets.values())) > 1:
-            raise ValueError(f"ablation.variants: unequal numbers of rollouts ({budgets}); a comparison needs one budget")
+            raise ValueError(
+                f"ablation.variants: unequal numbers of rollouts ({budgets}); a comparison needs one budget"
+            )
         if missing := [axis for axis in self.ablation.axes if axis.split("/")[0] not in synthesised]:
-            raise ValueError(f"ablation.axes: {missing[0]!r} is not synthesised (synthesize.tasks: {', '.join(synthesised)})")
+            raise ValueError(
+                f"ablation.axes: {missing[0]!r} is not synthesised (synthesize.tasks: {', '.join(synthesised)})"
+            )
         for name in {name for pair in self.ablation.contrasts for name in pair} - {start, *variants}:
             raise ValueError(f"ablation.contrasts: {name!r} is not a variant (known: {', '.join((start, *variants))})")
         return self
@@ -218,7 +235,9 @@ class Params(Table):
                 variants[name] = type(row).model_validate(table)
             except ValidationError as error:
                 first = error.errors()[0]
-                raise ValueError(f"ablation.variants.{name}.changes: {_field(first, table)}{_message(first)}") from error
+                raise ValueError(
+                    f"ablation.variants.{name}.changes: {_field(first, table)}{_message(first)}"
+                ) from error
         return variants
 
     @property
@@ -260,7 +279,9 @@ def parse_params(raw: object, name: str = "params") -> Params:
     """
     if not isinstance(raw, Mapping):
         actual = "it is empty" if raw is None else f"found {type(raw).__name__}"
-        raise ParamsError(f"{name}: expected a table of parameters, {actual}; take a recipe: vidbridge recipe use tiny --force")
+        raise ParamsError(
+            f"{name}: expected a table of parameters, {actual}; take a recipe: vidbridge recipe use tiny --force"
+        )
     try:
         return Params.model_validate(raw)
     except ValidationError as error:

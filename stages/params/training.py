@@ -68,17 +68,22 @@ class TrainingRow(Table):
     def _warms_up_in_time(self) -> TrainingRow:
         if self.warmup_steps >= self.steps:
             raise ValueError(
-                f"warmup_steps: {self.warmup_steps} of {self.steps} steps; the first has a learning rate of 0 and none that of"
-                f" learning_rate {self.learning_rate:g}: write at most {self.steps - 1}"
+                f"warmup_steps: {self.warmup_steps} of {self.steps} steps; the first has a learning rate of 0 and none"
+                f" that of learning_rate {self.learning_rate:g}: write at most {self.steps - 1}"
             )
         return self
 
     @model_validator(mode="after")
     def _adapts_nothing_that_is_frozen(self) -> TrainingRow:
-        in_vision = [target for target in self.lora.targets if target.startswith(VISION_TARGET)] if self.lora is not None else []
+        in_vision = (
+            [target for target in self.lora.targets if target.startswith(VISION_TARGET)]
+            if self.lora is not None
+            else []
+        )
         if in_vision and "vision" in self.freeze:
             raise ValueError(
-                f"lora.targets: {in_vision[0]!r} is in the vision tower, which `freeze` takes out of training; remove one of them"
+                f"lora.targets: {in_vision[0]!r} is in the vision tower, which `freeze` takes out of training; remove"
+                " one of them"
             )
         return self
 
@@ -106,14 +111,15 @@ class SftRow(TrainingRow):
         for task, share in self.brief_share.items():
             if share and task not in self.trained_tasks:
                 raise ValueError(
-                    f"brief_share: {task!r} is not trained by this row (tasks: {', '.join(self.trained_tasks)}); remove it"
+                    f"brief_share: {task!r} is not trained by this row (tasks: {', '.join(self.trained_tasks)}); remove"
+                    " it"
                 )
             if share and task_of(task).analysed:
                 raise ValueError(f"brief_share: the traces of {task!r} are analyses, of which none is brief: remove it")
         if self.careless_share and all(task_of(task).answer == "letter" for task in self.trained_tasks):
             raise ValueError(
-                f"careless_share: {self.careless_share:g}, but a letter cannot be short: {', '.join(self.trained_tasks)} has no careless"
-                " answers; write 0.0"
+                f"careless_share: {self.careless_share:g}, but a letter cannot be short:"
+                f" {', '.join(self.trained_tasks)} has no careless answers; write 0.0"
             )
         return self
 
@@ -194,8 +200,8 @@ class GrpoRow(TrainingRow):
     def _one_scale(self) -> GrpoRow:
         if self.aggregation == "normalise" and self.scale_rewards != "group":
             raise ValueError(
-                f"aggregation: 'normalise' scales each part within its group and their sum over the batch; scale_rewards"
-                f" {self.scale_rewards!r} would have no effect: write group"
+                "aggregation: 'normalise' scales each part within its group and their sum over the batch;"
+                f" scale_rewards {self.scale_rewards!r} would have no effect: write group"
             )
         return self
 
@@ -203,7 +209,8 @@ class GrpoRow(TrainingRow):
     def _batch_is_more_than_a_group(self) -> GrpoRow:
         if self.scale_rewards == "batch" and self.prompts_per_step == 1:
             raise ValueError(
-                "scale_rewards: the 'batch' of prompts_per_step 1 is one group: write group, or prompts_per_step 2 or more"
+                "scale_rewards: the 'batch' of prompts_per_step 1 is one group: write group, or prompts_per_step 2 or"
+                " more"
             )
         return self
 
@@ -224,9 +231,9 @@ class GrpoRow(TrainingRow):
             and all(task_of(task).all_or_nothing for task in self.trained_tasks)
         ):
             raise ValueError(
-                f"temporal_contrast: cancelled by scale_rewards 'group': replies to {' and '.join(self.trained_tasks)} earn 0 or 1, and"
-                f" 0 and {1 + rule.weight:g} divided by their spread are the same advantages; write scale_rewards none, batch or"
-                " {task_decay: 0.99}, aggregation normalise, or temporal_contrast null"
+                f"temporal_contrast: cancelled by scale_rewards 'group': replies to {' and '.join(self.trained_tasks)}"
+                f" earn 0 or 1, and 0 and {1 + rule.weight:g} divided by their spread are the same advantages; write"
+                " scale_rewards none, batch or {task_decay: 0.99}, aggregation normalise, or temporal_contrast null"
             )
         return self
 
@@ -251,17 +258,21 @@ class GrpoRow(TrainingRow):
     def _something_is_paid(self) -> GrpoRow:
         if self.leave_out and structured_caption.NAME not in self.trained_tasks:
             raise ValueError(
-                f"leave_out: {self.leave_out[0]!r} is a part of {structured_caption.NAME}, which this row does not train; write []"
+                f"leave_out: {self.leave_out[0]!r} is a part of {structured_caption.NAME}, which this row does not"
+                " train; write []"
             )
         if len(set(self.leave_out)) > 1:
-            raise ValueError("leave_out: thinking and caption are all that structured_caption pays for; leave out one of them")
+            raise ValueError(
+                "leave_out: thinking and caption are all that structured_caption pays for; leave out one of them"
+            )
         return self
 
     @model_validator(mode="after")
     def _ratio_fits_the_loss(self) -> GrpoRow:
         if self.importance == "sequence" and self.loss != "grpo":
             raise ValueError(
-                f"importance: 'sequence' needs loss 'grpo', found {self.loss!r}: a reply's one ratio would be counted once a token"
+                f"importance: 'sequence' needs loss 'grpo', found {self.loss!r}: a reply's one ratio would be counted"
+                " once a token"
             )
         return self
 
@@ -274,13 +285,14 @@ class GrpoRow(TrainingRow):
         # ratios.
         if self.epsilon_high != self.epsilon:
             raise ValueError(
-                f"epsilon_high: {self.epsilon_high:g} beside epsilon {self.epsilon:g} has no effect with iterations 1, where every ratio"
-                f" is 1 and none is clipped; write iterations 2 or more, or epsilon_high {self.epsilon:g}"
+                f"epsilon_high: {self.epsilon_high:g} beside epsilon {self.epsilon:g} has no effect with iterations 1,"
+                " where every ratio is 1 and none is clipped; write iterations 2 or more, or epsilon_high"
+                f" {self.epsilon:g}"
             )
         if self.importance == "sequence":
             raise ValueError(
-                "importance: 'sequence' has no effect with iterations 1, where every ratio is 1 and GSPO's gradient is GRPO's; write"
-                " iterations 2 or more, or importance token"
+                "importance: 'sequence' has no effect with iterations 1, where every ratio is 1 and GSPO's gradient is"
+                " GRPO's; write iterations 2 or more, or importance token"
             )
         return self
 

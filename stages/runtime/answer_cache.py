@@ -69,7 +69,9 @@ def open_cache(folder: Path) -> Iterator[Cache]:
                 fcntl.lockf(locks, fcntl.LOCK_EX, 1, 0)
                 table.execute("PRAGMA journal_mode = WAL")
                 table.execute("PRAGMA synchronous = NORMAL")
-                table.execute("CREATE TABLE IF NOT EXISTS answers (key TEXT PRIMARY KEY, answer TEXT NOT NULL) WITHOUT ROWID")
+                table.execute(
+                    "CREATE TABLE IF NOT EXISTS answers (key TEXT PRIMARY KEY, answer TEXT NOT NULL) WITHOUT ROWID"
+                )
                 fcntl.lockf(locks, fcntl.LOCK_UN, 1, 0)
                 yield Cache(table, locks)
             finally:

@@ -72,7 +72,9 @@ def read_text(path: Path, most_bytes: int = MOST_BYTES) -> str:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
-        raise YamlError(f"{path}: line {line}: byte 0x{content[error.start]:02x} is not UTF-8; save the file as UTF-8") from error
+        raise YamlError(
+            f"{path}: line {line}: byte 0x{content[error.start]:02x} is not UTF-8; save the file as UTF-8"
+        ) from error
 
 
 def parse_yaml(text: str, name: str) -> Any:
@@ -85,8 +87,8 @@ def parse_yaml(text: str, name: str) -> Any:
     if (mark := _CONFLICT.search(text)) is not None:
         short = name.rpartition("/")[2]
         raise MergeConflict(
-            f"{name}: merge conflict in {short} (line {text.count(chr(10), 0, mark.start()) + 1}); settle it: edit the file, or take"
-            f" one side whole (git checkout --ours -- {short}, or --theirs), then: git add {short}"
+            f"{name}: merge conflict in {short} (line {text.count(chr(10), 0, mark.start()) + 1}); settle it: edit the"
+            f" file, or take one side whole (git checkout --ours -- {short}, or --theirs), then: git add {short}"
         )
     try:
         _check(text, name)
@@ -109,7 +111,9 @@ def _problem(error: yaml.YAMLError, text: str) -> str:
         return f"line {mark.line + 1}, column {mark.column + 1}: {one_line(problem)[:_QUOTED_CHARACTERS]}"
     if isinstance(error, yaml.reader.ReaderError):
         line = text.count("\n", 0, error.position) + 1
-        return f"line {line}: character U+{int(error.character):04X} is not allowed in YAML"  # NUL and other control characters
+        return (  # NUL and other control characters
+            f"line {line}: character U+{int(error.character):04X} is not allowed in YAML"
+        )
     return one_line(" ".join(str(error).split()))[:_QUOTED_CHARACTERS]
 
 
@@ -139,18 +143,21 @@ def _check(text: str, name: str) -> None:
             inside.append(_Open(event.anchor, isinstance(event, yaml.MappingStartEvent)))
             if len(inside) > MOST_LEVELS:
                 raise YamlError(
-                    f"{name}: line {line}: nested {MOST_LEVELS + 1} levels deep, at most {MOST_LEVELS} are read; correct it"
+                    f"{name}: line {line}: nested {MOST_LEVELS + 1} levels deep, at most {MOST_LEVELS} are read;"
+                    " correct it"
                 )
             continue
         if isinstance(event, yaml.AliasEvent):
             if event.anchor not in sizes:
-                raise YamlError(f"{name}: line {line}: *{event.anchor} names nothing that stands whole above it; write it out")
+                raise YamlError(
+                    f"{name}: line {line}: *{event.anchor} names nothing that stands whole above it; write it out"
+                )
             values = sizes[event.anchor]
             repeated += values
             if repeated > MOST_REPEATED:
                 raise YamlError(
-                    f"{name}: line {line}: with *{event.anchor} its aliases stand for more than {MOST_REPEATED:,} values; write out what"
-                    " is meant"
+                    f"{name}: line {line}: with *{event.anchor} its aliases stand for more than {MOST_REPEATED:,}"
+                    " values; write out what is meant"
                 )
         elif isinstance(event, yaml.ScalarEvent):
             values = 1
@@ -177,7 +184,9 @@ def _check_scalar(event: yaml.ScalarEvent, name: str, line: int) -> None:
 def _check_key(keys: dict[str, int], key: str, name: str, line: int) -> None:
     if key in keys:
         quoted = one_line(key)[:_QUOTED_CHARACTERS]
-        raise YamlError(f"{name}: line {line}: {quoted!r} stands in line {keys[key]} of the same table already; keep one of them")
+        raise YamlError(
+            f"{name}: line {line}: {quoted!r} stands in line {keys[key]} of the same table already; keep one of them"
+        )
     keys[key] = line
 
 

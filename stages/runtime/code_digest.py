@@ -122,7 +122,11 @@ class _Code(ast.NodeTransformer):
 def _written(node: object) -> str:
     if isinstance(node, ast.AST):
         # `kind` tells u"" from "". None and [] are left out as later Pythons' ast.dump does.
-        fields = ((name, value) for name, value in ast.iter_fields(node) if value is not None and value != [] and name != "kind")
+        fields = (
+            (name, value)
+            for name, value in ast.iter_fields(node)
+            if value is not None and value != [] and name != "kind"
+        )
         return f"({type(node).__name__}{''.join(f' {name}={_written(value)}' for name, value in fields)})"
     if isinstance(node, list):
         return f"[{','.join(map(_written, node))}]"

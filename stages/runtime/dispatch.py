@@ -20,7 +20,9 @@ def run(arguments: Sequence[str]) -> NoReturn:
     """Run a verb and exit with its status; wrong usage exits with status 2 and lists the verbs."""
     if not arguments or arguments[0] not in VERBS:
         value = " ".join(arguments) or "nothing"
-        print(f"usage: python -m stages VERB [ROW]\nerror: VERB is {value}; there are {', '.join(VERBS)}", file=sys.stderr)
+        print(
+            f"usage: python -m stages VERB [ROW]\nerror: VERB is {value}; there are {', '.join(VERBS)}", file=sys.stderr
+        )
         sys.exit(2)
     verb, *rest = arguments
     run_verb(importlib.import_module(VERBS[verb].module).main, *rest)

@@ -50,7 +50,9 @@ def placement(environ: Mapping[str, str] = os.environ) -> Placement:
     """
     value = environ.get("VIDBRIDGE_RANKS", "")
     if value and not (value.isdigit() and int(value) > 0):
-        raise PlacementError(f"VIDBRIDGE_RANKS: {value!r} is not a number of processes; set a whole number >= 1, or unset it")
+        raise PlacementError(
+            f"VIDBRIDGE_RANKS: {value!r} is not a number of processes; set a whole number >= 1, or unset it"
+        )
     gpus = torch.cuda.device_count()
     ranks = int(value) if value else max(1, gpus)
     if gpus and ranks > gpus:
@@ -67,8 +69,8 @@ def placement(environ: Mapping[str, str] = os.environ) -> Placement:
         ) from error
     except (KeyError, TypeError, ValueError) as error:
         raise PlacementError(
-            f"VIDBRIDGE_DEEPSPEED: {config}: names no zero_optimization.stage; name a file like infra/deepspeed/zero2.json, or"
-            " unset it"
+            f"VIDBRIDGE_DEEPSPEED: {config}: names no zero_optimization.stage; name a file like"
+            " infra/deepspeed/zero2.json, or unset it"
         ) from error
     return Placement(ranks, path, stage)
 
@@ -138,7 +140,8 @@ def trainer_placement() -> dict[str, Any]:
         return {**common, "use_cpu": not gpu}
     if "LOCAL_RANK" not in os.environ:
         raise PlacementError(
-            "VIDBRIDGE_DEEPSPEED: set, but no process group was launched; start through the stage's own command, or unset it"
+            "VIDBRIDGE_DEEPSPEED: set, but no process group was launched; start through the stage's own command, or"
+            " unset it"
         )
     common["deepspeed"] = str(current.deepspeed)
     if gpu:
@@ -189,8 +192,8 @@ def engine_of(trainer: Any) -> TrainingEngine:
 
     if not isinstance(engine, DeepSpeedEngine):
         raise PlacementError(
-            f"VIDBRIDGE_DEEPSPEED: set, but {_full_name(engine)} trains, not a DeepSpeed engine; unset it, or start through the"
-            " stage's own command"
+            f"VIDBRIDGE_DEEPSPEED: set, but {_full_name(engine)} trains, not a DeepSpeed engine; unset it, or start"
+            " through the stage's own command"
         )
     requested, stage = current.zero_stage, int(engine.zero_optimization_stage())
     if stage != requested:
@@ -240,5 +243,6 @@ def check_saving() -> None:
     gathers = "stage3_gather_16bit_weights_on_model_save"
     if zero.get("stage") == 3 and not zero.get(gathers):
         raise PlacementError(
-            f"VIDBRIDGE_DEEPSPEED: {config}: zero_optimization.{gathers} is not set, so no model could be saved; set it to true"
+            f"VIDBRIDGE_DEEPSPEED: {config}: zero_optimization.{gathers} is not set, so no model could be saved; set it"
+            " to true"
         )

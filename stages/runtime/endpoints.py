@@ -75,7 +75,8 @@ def endpoint_settings(environ: Mapping[str, str] | None = None, role: Role = "JU
     if not url:
         why, without = NEEDED_BY[role]
         raise JudgeError(
-            f"VIDBRIDGE_JUDGE_URL: not set, and {why}; set it to the endpoint, such as http://127.0.0.1:8000/v1 (vLLM), or {without}"
+            f"VIDBRIDGE_JUDGE_URL: not set, and {why}; set it to the endpoint, such as http://127.0.0.1:8000/v1 (vLLM),"
+            f" or {without}"
         )
     check_url(url, url_name, key_name)
     return EndpointSettings(
@@ -134,7 +135,8 @@ def _key(environ: Mapping[str, str], key_name: str) -> str:
     if not all("!" <= character <= "~" for character in key):
         # The HTTP library would print the value in its error.
         raise JudgeError(
-            f"{key_name}: holds a space, a line break or a character beyond ASCII (value not shown); set it again, without quotes"
+            f"{key_name}: holds a space, a line break or a character beyond ASCII (value not shown); set it again,"
+            " without quotes"
         )
     return key
 
@@ -147,5 +149,7 @@ def _number(environ: Mapping[str, str], name: str, usual: float, whole: bool = F
         value = -1.0
     if not (least <= value < 1e6) or (whole and value != int(value)) or (not whole and value == 0):
         kind = "a whole number" if whole else "a number of seconds above 0"
-        raise JudgeError(f"{name}: {text!r} is not valid; set {kind}{f' >= {least:g}' if least else ''}, or unset it ({usual:g})")
+        raise JudgeError(
+            f"{name}: {text!r} is not valid; set {kind}{f' >= {least:g}' if least else ''}, or unset it ({usual:g})"
+        )
     return value

@@ -193,8 +193,9 @@ class FrameStore:
         self._keeps = False
         reason = getattr(error, "strerror", None) or error
         self._warn_once(
-            f"VIDBRIDGE_FRAME_CACHE: {self.folder}: {reason}; no more frames are kept there, and the run goes on without: free some"
-            " space, lower VIDBRIDGE_FRAME_DISK_GB, or name a folder on another disk of this machine"
+            f"VIDBRIDGE_FRAME_CACHE: {self.folder}: {reason}; no more frames are kept there, and the run goes on"
+            " without: free some space, lower VIDBRIDGE_FRAME_DISK_GB, or name a folder on another disk of this"
+            " machine"
         )
 
     def _warn_once(self, message: str) -> None:

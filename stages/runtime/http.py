@@ -25,17 +25,29 @@ _QUOTED_CHARACTERS = 300
 
 #: Remedies by status, for statuses that a retry does not change.
 _REMEDIES = {
-    400: "the endpoint refuses such a request; check {table}.model, {table}.max_tokens and that it offers response_format json_schema",
+    400: (
+        "the endpoint refuses such a request; check {table}.model, {table}.max_tokens and that it offers"
+        " response_format json_schema"
+    ),
     401: "the endpoint does not accept the key; set {key}",
     403: "the key may not use this model; check {key} and {table}.model",
-    404: "the address or the model does not exist; {url} ends with /v1, and {table}.model is named as the endpoint names it",
+    404: (
+        "the address or the model does not exist; {url} ends with /v1, and {table}.model is named as the endpoint"
+        " names it"
+    ),
 }
 #: The same for a model that is evaluated.
 _MODEL_REMEDIES = {
     **_REMEDIES,
-    400: "the endpoint refuses such a question; check --endpoint-model, that it takes pictures (or --endpoint-video mp4), and how many",
+    400: (
+        "the endpoint refuses such a question; check --endpoint-model, that it takes pictures (or --endpoint-video"
+        " mp4), and how many"
+    ),
     403: "the key may not use this model; check {key} and --endpoint-model",
-    404: "the address or the model does not exist; {url} ends with /v1, and --endpoint-model is named as the endpoint names it",
+    404: (
+        "the address or the model does not exist; {url} ends with /v1, and --endpoint-model is named as the endpoint"
+        " names it"
+    ),
 }
 #: Statuses whose body is not quoted: it may repeat the key, or an unrecognisable part of it.
 _NOT_QUOTED = frozenset({401, 403})
@@ -127,9 +139,9 @@ def retry_after_s(value: str) -> float:
 def _refusal(response: httpx.Response, settings: EndpointSettings, table: str) -> str:
     status = response.status_code
     remedies = _MODEL_REMEDIES if settings.role == EVALUATED else _REMEDIES
-    remedy = remedies.get(status, "it is not an OpenAI-compatible endpoint, or does not know such a request; check {url}").format(
-        url=settings.url_name, key=f"VIDBRIDGE_{settings.role}_KEY", table=table
-    )
+    remedy = remedies.get(
+        status, "it is not an OpenAI-compatible endpoint, or does not know such a request; check {url}"
+    ).format(url=settings.url_name, key=f"VIDBRIDGE_{settings.role}_KEY", table=table)
     body = "" if status in _NOT_QUOTED else _without_key(" ".join(response.text.split()), settings)[:_QUOTED_CHARACTERS]
     return f"{settings.url_name}: {settings.url} answers {status}: {remedy}" + (f" (response: {body})" if body else "")
 

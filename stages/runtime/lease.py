@@ -99,8 +99,9 @@ class Lease:
             return  # not known to be lost; where that lasts, the thread has said so
         if lost:
             raise LeaseLost(
-                f"{self.folder}: {self._successor()} has taken it over, because this process gave no sign of life for longer than"
-                " VIDBRIDGE_LOST_AFTER_S; raise that on every host, and start again: the run then waits for the other"
+                f"{self.folder}: {self._successor()} has taken it over, because this process gave no sign of life for"
+                " longer than VIDBRIDGE_LOST_AFTER_S; raise that on every host, and start again: the run then waits"
+                " for the other"
             )
 
     def before(self, call: Callable[_P, _T]) -> Callable[_P, _T]:
@@ -183,8 +184,8 @@ class Lease:
                 if not self._complained:
                     self._complained = True
                     print(
-                        f"{self.folder}: the sign of life cannot be given ({error.strerror}); another host may take the folder over"
-                        f" in {lost_after_s():g} s",
+                        f"{self.folder}: the sign of life cannot be given ({error.strerror}); another host may take the"
+                        f" folder over in {lost_after_s():g} s",
                         file=sys.stderr,
                     )
 
@@ -206,10 +207,13 @@ def take(folder: Path, what: str, *, wait: bool = True) -> Lease | None:
     while True:
         if refused >= _REFUSED_OFTEN and time.monotonic() - told_at >= TELL_S:
             told_at = time.monotonic()
-            others = ", ".join(lease.display_name for lease in sorted(_held(folder), key=lambda lease: lease.number)) or "nobody"
+            others = (
+                ", ".join(lease.display_name for lease in sorted(_held(folder), key=lambda lease: lease.number))
+                or "nobody"
+            )
             _say(
-                f"{what}: {folder} cannot be taken over, though its owner has ended: in it are leases of {others}; trying again."
-                f" If none of these lives, delete {folder / FOLDER}"
+                f"{what}: {folder} cannot be taken over, though its owner has ended: in it are leases of {others};"
+                f" trying again. If none of these lives, delete {folder / FOLDER}"
             )
         owner = holder(folder)
         if owner is None or _is_gone(owner):
@@ -238,7 +242,8 @@ def take(folder: Path, what: str, *, wait: bool = True) -> Lease | None:
             waited = time.monotonic() - since
             _say(
                 f"{what}: {folder} is held by {owner.display_name}; waiting until it ends, or gives no sign of life"
-                f" for {watch.patience_s:g} s" + (f" (for {waited / 60:.0f} minutes so far)" if waited >= TELL_S / 2 else "")
+                f" for {watch.patience_s:g} s"
+                + (f" (for {waited / 60:.0f} minutes so far)" if waited >= TELL_S / 2 else "")
             )
             told_at = time.monotonic()
         time.sleep(min(LOOK_S, watch.patience_s / 4))
@@ -383,7 +388,9 @@ def _parsed(number: int, text: bytes) -> Holder:
     try:
         row: dict[str, Any] = json.loads(text)
         process = parse(str(row["process"]))
-        return Holder(number, str(row["token"]), process, str(row["job"]), str(row["after"]), float(row["beat_every_s"]))
+        return Holder(
+            number, str(row["token"]), process, str(row["job"]), str(row["after"]), float(row["beat_every_s"])
+        )
     except (ValueError, KeyError, TypeError):
         return Holder(number, "", None)  # it is being written
 

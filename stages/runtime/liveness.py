@@ -164,7 +164,9 @@ def _boot() -> str:
     except OSError:
         pass
     if sys.platform == "darwin":
-        result = subprocess.run(["/usr/sbin/sysctl", "-n", "kern.bootsessionuuid"], capture_output=True, text=True, check=False)
+        result = subprocess.run(
+            ["/usr/sbin/sysctl", "-n", "kern.bootsessionuuid"], capture_output=True, text=True, check=False
+        )
         if result.returncode == 0 and result.stdout.strip():
             return result.stdout.strip()
     # Other kernels: the address of the network card identifies the machine; start times of

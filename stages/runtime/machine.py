@@ -53,7 +53,10 @@ def gpus_in_use() -> list[str]:
 def measured(*packages: str) -> str:
     """Sentence on the date, machine and package versions of a measurement."""
     installed = ", ".join(f"{package} {version(package)}" for package in packages)
-    return f"Measured {date.today()} on {os.cpu_count()} cores of {platform.machine()}, Python {platform.python_version()}, {installed}."
+    return (
+        f"Measured {date.today()} on {os.cpu_count()} cores of {platform.machine()}, Python"
+        f" {platform.python_version()}, {installed}."
+    )
 
 
 def _processor() -> str:

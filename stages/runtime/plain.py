@@ -25,7 +25,9 @@ _LEAST_CHARACTERS = 6
 #: C0 and C1 controls, DEL; marks and overrides of direction; line and paragraph separators; halves
 #: of surrogate pairs (names of files that are not UTF-8); a byte order mark; invisible tag
 #: characters.
-_UNFIT = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufeff\U000e0000-\U000e007f]")
+_UNFIT = re.compile(
+    "[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufeff\U000e0000-\U000e007f]"
+)
 
 #: ``scheme://user:password@`` and ``https://token@``: up to the last @ of the host's part.
 #: Repetitions that may be retried from another start are bounded, so that no text takes quadratic
@@ -44,7 +46,9 @@ _QUERY = re.compile(
 _HEADER = re.compile(r"(?i)\b(authorization\W{1,4}(?:bearer|basic)|bearer)\s+[\w.~+/=-]{6,}")
 _URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^/].*")
 #: Variables whose whole value is a secret.
-_SECRET_NAME = re.compile(r"(_KEY|_TOKEN|_PASSWORD|_SECRET|_AUTH_STRING|_ACCESS_KEY_ID|PGPASSWORD|_PASSPHRASE|_CREDENTIALS?)$")
+_SECRET_NAME = re.compile(
+    r"(_KEY|_TOKEN|_PASSWORD|_SECRET|_AUTH_STRING|_ACCESS_KEY_ID|PGPASSWORD|_PASSPHRASE|_CREDENTIALS?)$"
+)
 
 
 def plain(text: object) -> str:
@@ -95,7 +99,9 @@ def not_json(error: Exception) -> str:
     whatever the line of the file."""
     if isinstance(error, JSONDecodeError):
         return f"not JSON: {error.msg} at column {error.colno}"
-    return "not JSON: nested too deep to be read" if isinstance(error, RecursionError) else f"not JSON: {one_line(error)}"
+    return (
+        "not JSON: nested too deep to be read" if isinstance(error, RecursionError) else f"not JSON: {one_line(error)}"
+    )
 
 
 def _without_secret(match: re.Match[str]) -> str:
@@ -117,7 +123,9 @@ def known_secrets() -> list[str]:
         elif "@" in value and _URI.fullmatch(value):
             password = _password(value)
             secrets |= {password, unquote(password)}
-    return sorted((secret for secret in secrets if len(secret) >= _LEAST_CHARACTERS), key=lambda secret: (-len(secret), secret))
+    return sorted(
+        (secret for secret in secrets if len(secret) >= _LEAST_CHARACTERS), key=lambda secret: (-len(secret), secret)
+    )
 
 
 def _password(uri: str) -> str:
@@ -143,7 +151,10 @@ def guard_logs() -> None:
         record = factory(*arguments, **named)
         try:
             message = record.getMessage()
-        except (TypeError, ValueError):  # arguments that do not fit: logging itself reports it when it writes the record
+        except (
+            TypeError,
+            ValueError,
+        ):  # arguments that do not fit: logging itself reports it when it writes the record
             return record
         # Colours are added by a formatter; a message has none of its own.
         if (fitted := fit(message)) != message:

@@ -29,7 +29,9 @@ def find_project() -> Path | None:
     if value := os.environ.get(VARIABLE):
         root = Path(value).expanduser().resolve()
         if not (root / PIPELINE_FILE).is_file():
-            raise ProjectError(f"{VARIABLE}: {value!r} holds no {PIPELINE_FILE}; name the folder of the project, or unset it")
+            raise ProjectError(
+                f"{VARIABLE}: {value!r} holds no {PIPELINE_FILE}; name the folder of the project, or unset it"
+            )
         return root
     here = Path.cwd()
     return next((folder for folder in (here, *here.parents) if (folder / PIPELINE_FILE).is_file()), None)
@@ -43,7 +45,7 @@ def project_root() -> Path:
     """
     if (root := find_project()) is None:
         raise ProjectError(
-            f"working directory: {Path.cwd()} is not inside a project (no {PIPELINE_FILE} upward of it), and this command needs one; clone"
-            f" it (git clone URL) and cd into it, or set {VARIABLE}"
+            f"working directory: {Path.cwd()} is not inside a project (no {PIPELINE_FILE} upward of it), and this"
+            f" command needs one; clone it (git clone URL) and cd into it, or set {VARIABLE}"
         )
     return root

@@ -38,7 +38,15 @@ VERBS: dict[str, Verb] = {
 #: those of the processes before it.
 LIBRARIES: dict[Process, tuple[str, ...]] = {
     "data": (
-        *("dvc.repo", "dvc.repo.index", "dvc.stage.serialize", "dvc.dependency", "dvc.cachemgr", "dvc.data_cloud", "scmrepo.git"),
+        *(
+            "dvc.repo",
+            "dvc.repo.index",
+            "dvc.stage.serialize",
+            "dvc.dependency",
+            "dvc.cachemgr",
+            "dvc.data_cloud",
+            "scmrepo.git",
+        ),
         *("mlflow", "mlflow.store.tracking.sqlalchemy_store", "alembic.config", "alembic.command"),
         *("decord", "scipy.optimize"),
     ),

@@ -153,7 +153,9 @@ def _read(line: socket.socket) -> tuple[dict[str, object], list[int]]:
     try:
         length = int.from_bytes(head, "big")
         if len(head) != 4 or len(streams) != 3 or length > _LONGEST_REQUEST:
-            raise ValueError(f"{VARIABLE}: a request of {len(head)} + {length} bytes and {len(streams)} streams cannot be read")
+            raise ValueError(
+                f"{VARIABLE}: a request of {len(head)} + {length} bytes and {len(streams)} streams cannot be read"
+            )
         with line.makefile("rb") as stream:
             request: dict[str, object] = json.loads(stream.read(length))
     except (OSError, ValueError):

@@ -60,7 +60,9 @@ def worker_count() -> int:
     if not value:
         return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     if not value.isdecimal() or int(value) < 1:
-        raise WorkersError(f"VIDBRIDGE_WORKERS: {value!r} is not a number of processes; set a whole number >= 1, or unset it")
+        raise WorkersError(
+            f"VIDBRIDGE_WORKERS: {value!r} is not a number of processes; set a whole number >= 1, or unset it"
+        )
     return int(value)
 
 
@@ -155,7 +157,9 @@ class IsolatedWorker(Generic[Item, Result]):
         self._work = work
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload([work.__module__])
-        self._pool = ProcessPool(processes, initializer=partial(_start_isolated, memory_bytes), initargs=[work], context=context)
+        self._pool = ProcessPool(
+            processes, initializer=partial(_start_isolated, memory_bytes), initargs=[work], context=context
+        )
         self._pool.schedule(_no_work)
 
     def __call__(self, item: Item, timeout_s: float, within_s: float | None = None) -> Result | ItemFailure:
@@ -198,7 +202,10 @@ def _result(
             return ItemFailure("timeout", f"not done within {timeout_s:g} s; its process was ended")
         except ProcessExpired as error:
             if tries == TRIES:
-                how = f"its process died {TRIES} times (exit status {error.exitcode}: out of memory, or a decoder crashed)"
+                how = (
+                    f"its process died {TRIES} times (exit status {error.exitcode}: out of memory, or a decoder"
+                    " crashed)"
+                )
                 return ItemFailure("worker-died", how)
             future = _schedule(pool, work, item, timeout_s)
         except Exception as error:

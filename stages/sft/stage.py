@@ -56,6 +56,6 @@ def main(*arguments: str) -> int:
             )
         run.tag({"engine": summary["engine"], "resumed_from": str(summary["resumed_from"])})
         run.summary({**loader.counts(), "without_trace": len(samples) - len(examples)})
-        print(f"sft@{name}: {row.steps} steps on {len(examples):,} samples, {len(samples) - len(examples)} without a trace left out;"
-              f" resumed from step {summary['resumed_from']}, trained by {summary['engine']}")  # fmt: skip
+        print(f"sft@{name}: {row.steps} steps on {len(examples):,} samples, {len(samples) - len(examples)} without a"
+        f" trace left out; resumed from step {summary['resumed_from']}, trained by {summary['engine']}")  # fmt: skip
     return 0

@@ -64,9 +64,13 @@ def train_sft(
     use_threads()
     for example in examples:
         if example.reply is None:
-            raise ValueError(f"sample {example.sample_id!r}: has no reply to learn from; add a trace, or leave it out of sft")
+            raise ValueError(
+                f"sample {example.sample_id!r}: has no reply to learn from; add a trace, or leave it out of sft"
+            )
     placement = distributed.placement()
-    per_device, rounds = distributed.share("sft samples_per_step", row.samples_per_step, row.samples_per_device, placement.ranks)
+    per_device, rounds = distributed.share(
+        "sft samples_per_step", row.samples_per_step, row.samples_per_device, placement.ranks
+    )
     order = draw(examples, row.tasks, row.steps * row.samples_per_step, f"{seed}/{stage}/order")
 
     # Before the model: with ZeRO-3 alive, loading scatters the weights at once instead of holding a
@@ -87,7 +91,9 @@ def train_sft(
     def collate(rows: Sequence[dict[str, int]]) -> dict[str, torch.Tensor]:
         batch = [examples[drawn["example"]] for drawn in rows]
         prompts = encode_prompts(
-            processor, [(example.prompt, (example.load(),)) for example in batch], [example.sample_id for example in batch]
+            processor,
+            [(example.prompt, (example.load(),)) for example in batch],
+            [example.sample_id for example in batch],
         )
         return training_batch(processor, prompts, [example.reply or "" for example in batch])
 

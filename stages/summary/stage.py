@@ -41,7 +41,9 @@ def main() -> int:
         metrics = SummaryMetrics(
             candidate=params.candidate,
             rows={
-                row: PolicyMeans(mean=table.mean, format=table.format, blank=table.blank_mean, shuffled=table.shuffled_mean)
+                row: PolicyMeans(
+                    mean=table.mean, format=table.format, blank=table.blank_mean, shuffled=table.shuffled_mean
+                )
                 for row, table in tables.items()
             },
             tasks={row: {task: result.mean for task, result in table.tasks.items()} for row, table in tables.items()},
@@ -72,7 +74,11 @@ def _gains(params: Params) -> dict[str, RowGain]:
     clips = clips_shown(evaluation_samples(params))
     replies = {row: read_rows(paths.predictions_file(paths.scores(row)), Score) for row in params.evaluation.of}
     pairs = [(row, settings.init) for row, settings in params.rows.items()]
-    pairs += [(params.candidate, row) for row in params.sft if (params.candidate, row) not in pairs and row != params.candidate]
+    pairs += [
+        (params.candidate, row)
+        for row in params.sft
+        if (params.candidate, row) not in pairs and row != params.candidate
+    ]
     gains: dict[str, RowGain] = {}
     for after, before in pairs:
         if after in replies and before in replies:

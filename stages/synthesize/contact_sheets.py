@@ -30,7 +30,9 @@ TEXT_PX, SMALL_PX, TITLE_PX = 15, 12, 22
 #: and ß.
 _PLAIN = frozenset(map(chr, range(32, 127))) | {"·"}
 #: Note for texts with letters that matplotlib's font lacks too (Chinese, Japanese, Korean, Thai …).
-NOT_DRAWN = "Letters drawn as boxes are in no font that comes along; vidbridge report and vidbridge data browse show them."
+NOT_DRAWN = (
+    "Letters drawn as boxes are in no font that comes along; vidbridge report and vidbridge data browse show them."
+)
 
 PAPER, INK, FAINT = (255, 255, 255), (24, 24, 28), (110, 110, 118)
 DARK_FRAME = (214, 60, 160)
@@ -93,7 +95,9 @@ def sample_sheet(heading: str, samples: Sequence[Sample], loader: FrameLoader, p
 
 def _draw(row: SheetRow) -> Image.Image:
     if len(row.sources) != len(row.frames.indices):
-        raise ValueError(f"{row.title}: {len(row.sources)} sources for {len(row.frames.indices)} frames; pass one per frame")
+        raise ValueError(
+            f"{row.title}: {len(row.sources)} sources for {len(row.frames.indices)} frames; pass one per frame"
+        )
     cell_width, cell_height = _cell(row.frames)
     letters = _letters(row.sources)
     # Below the picture: frame number and time, and for interleaved clips also the frame number
@@ -113,12 +117,16 @@ def _draw(row: SheetRow) -> Image.Image:
     for position, source in enumerate(row.sources):
         x = position % columns * (slot_width + GAP_PX)
         y = SMALL_PX + 10 + position // columns * (slot_height + GAP_PX)
-        picture = Image.fromarray(row.frames.pixels[position]).resize((cell_width, cell_height), _kernel(row.frames, cell_width))
+        picture = Image.fromarray(row.frames.pixels[position]).resize(
+            (cell_width, cell_height), _kernel(row.frames, cell_width)
+        )
         colour = DARK_FRAME if source.dark else _frame_colour(source, letters)
         pen.rectangle((x, y, x + slot_width - 1, y + cell_height + 2 * FRAME_PX - 1), colour)
         strip.paste(picture, (x + FRAME_PX, y + FRAME_PX))
         if source.dark:
-            pen.text((x + slot_width / 2, y + FRAME_PX + cell_height / 2), "DARK", DARK_FRAME, _font(TITLE_PX), anchor="mm")
+            pen.text(
+                (x + slot_width / 2, y + FRAME_PX + cell_height / 2), "DARK", DARK_FRAME, _font(TITLE_PX), anchor="mm"
+            )
         if len(letters) > 1:
             _badge(pen, x + FRAME_PX, y + FRAME_PX, letters[source.clip_id], _frame_colour(source, letters))
         label = f"frame {row.frames.indices[position]}  ·  {float(row.frames.times_s[position]):.2f} s"
@@ -143,7 +151,9 @@ def _texts(row: SheetRow, width_px: int) -> list[tuple[str, tuple[int, int, int]
     letters = _letters(row.sources)
     parts = [(f"Question: {row.question}", INK)]
     if row.options:
-        parts.append(("Options: " + "  ·  ".join(f"{chr(65 + n)}) {option}" for n, option in enumerate(row.options)), INK))
+        parts.append(
+            ("Options: " + "  ·  ".join(f"{chr(65 + n)}) {option}" for n, option in enumerate(row.options)), INK)
+        )
     parts.append((f"Reference: {row.reference}", (20, 110, 60)))
     if len(letters) > 1:
         parts.append(("Clips: " + "  ·  ".join(f"{letter} = {clip_id}" for clip_id, letter in letters.items()), FAINT))

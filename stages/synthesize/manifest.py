@@ -36,7 +36,9 @@ def write_index(manifest: Path, index: Path) -> int:
                 row = json.loads(line)
                 rows.append((offset, SPLITS.index(row["split"]), ring_point(row["clip_id"])))
             except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-                raise RowError(f"{manifest}:{number}: not a clip ({error}); it is damaged: dvc repro --force ingest") from error
+                raise RowError(
+                    f"{manifest}:{number}: not a clip ({error}); it is damaged: dvc repro --force ingest"
+                ) from error
             offset += len(line)
     np.save(index, np.array([*rows, (offset, -1, 0)], dtype=np.int64))
     return len(rows)

@@ -24,7 +24,8 @@ _POSITION = re.compile(
 )
 #: Words of a writer who reads notes instead of watching.
 _NOTES = re.compile(
-    r"\b(?:notes?|annotat\w+|metadata|transcripts?|ground[ -]truth|privileged|captions?|described|descriptions?|labels?|labell?ed"
+    r"\b(?:notes?|annotat\w+|metadata|transcripts?|ground["
+    r" -]truth|privileged|captions?|described|descriptions?|labels?|labell?ed"
     r"|listed|provided|according to|reference answer|numbered events?|fence)\b"
     r"|字幕|标注|标签|注释|注解|元数据|文字描述|参考答案|根据(?:描述|文字|笔记)|キャプション|注釈|ラベル|説明文",
     re.IGNORECASE | re.ASCII,

@@ -76,7 +76,9 @@ class TextOnlyResult(NamedTuple):
     fitted: int
 
 
-def synthesise_manifest(manifest: Path, settings: SynthesizeParams, seed: int, scratch: Path, out: Path) -> SampleCounts:
+def synthesise_manifest(
+    manifest: Path, settings: SynthesizeParams, seed: int, scratch: Path, out: Path
+) -> SampleCounts:
     """Write ``<split>/<task>.jsonl`` and ``rejects.jsonl`` (by reason) below ``out`` for all clips
     of the manifest.
 
@@ -106,7 +108,9 @@ def synthesise_manifest(manifest: Path, settings: SynthesizeParams, seed: int, s
     return _join([_file(scratch, shard) for shard in shards], settings.tasks.named, out)
 
 
-def make_shard(shard: tuple[int, int], manifest: Path, index: Path, settings: SynthesizeParams, seed: int, scratch: Path) -> None:
+def make_shard(
+    shard: tuple[int, int], manifest: Path, index: Path, settings: SynthesizeParams, seed: int, scratch: Path
+) -> None:
     """Make the samples of the clips ``[start, stop)`` and write them as one file; runs in a
     worker."""
     rows: dict[str, list[str]] = {}
@@ -115,7 +119,9 @@ def make_shard(shard: tuple[int, int], manifest: Path, index: Path, settings: Sy
     rings = {split: _ring(manifest, index, split) for split in SPLITS}
     for clip in clips.clips(*shard):
         for task in settings.tasks.named:
-            samples, rejects = _samples_and_rejects(clip, task, settings, Context(settings.sampled_frames, seed, rings[clip.split]))
+            samples, rejects = _samples_and_rejects(
+                clip, task, settings, Context(settings.sampled_frames, seed, rings[clip.split])
+            )
             _guarantee(samples)
             for name, results in ((f"{clip.split}/{task}", samples), (f"rejects/{task}", rejects)):
                 rows.setdefault(name, []).extend(row.model_dump_json(exclude_none=True) for row in results)
@@ -205,7 +211,9 @@ def text_only(manifest: Path, settings: SynthesizeParams, seed: int, scratch: Pa
         return _guess(clips, task_settings, settings.sampled_frames, seed)
 
 
-def _guess(clips: Manifest, task_settings: DarkEventInferSettings, sampled_frames: int, seed: int) -> TextOnlyResult | None:
+def _guess(
+    clips: Manifest, task_settings: DarkEventInferSettings, sampled_frames: int, seed: int
+) -> TextOnlyResult | None:
     guesser = TextOnlyGuesser(islice(clips.shuffled("train"), FITTED_CLIPS))
     if guesser.fitted_on < MIN_EVENTS:
         return None
@@ -213,7 +221,9 @@ def _guess(clips: Manifest, task_settings: DarkEventInferSettings, sampled_frame
     context = Context(sampled_frames, seed, ring_of(()))  # no partners: nothing is mixed
     right: list[float] = []
     clip_ids: list[tuple[str, ...]] = []
-    held_out = chain(clips.shuffled("validation"), clips.shuffled("test"), islice(clips.shuffled("train"), FITTED_CLIPS, None))
+    held_out = chain(
+        clips.shuffled("validation"), clips.shuffled("test"), islice(clips.shuffled("train"), FITTED_CLIPS, None)
+    )
     for clip in islice(held_out, TRIED_CLIPS):
         for sample in dark_event_infer.make(clip, task_settings, context)[0]:
             event = next(e for e in clip.events if e.caption == sample.reference and e.span in sample.timeline.dark)

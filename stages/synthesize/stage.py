@@ -19,7 +19,14 @@ from stages.params import Params, SynthesizeParams, load_params
 from stages.runtime import paths
 from stages.synthesize.contact_sheets import sample_sheet
 from stages.synthesize.manifest import REMEMBERED, Manifest
-from stages.synthesize.shards import INDEX_FILE, SampleCounts, TextOnlyResult, sort_rejects, synthesise_manifest, text_only
+from stages.synthesize.shards import (
+    INDEX_FILE,
+    SampleCounts,
+    TextOnlyResult,
+    sort_rejects,
+    synthesise_manifest,
+    text_only,
+)
 from stages.synthesize.writer import Writer, write_samples
 from stages.tracking.runs.run import stage_run
 from stages.tracking.runs.scratch import scratch_of
@@ -46,16 +53,24 @@ def _synthesise(params: Params, scratch: Path) -> str | None:
         guesses = text_only(MANIFEST, settings, params.seed, scratch)
         written = {"writer": writer.tally.table} if writer else {}
         reasons = dict(sorted(counts.rejects.items()))
-        guess_row = None if guesses is None else {**guesses.guessed.model_dump(), "events": guesses.tried, "after": guesses.fitted}
+        guess_row = (
+            None
+            if guesses is None
+            else {**guesses.guessed.model_dump(), "events": guesses.tried, "after": guesses.fitted}
+        )
         write_json(
-            paths.SAMPLES / paths.SUMMARY_FILE, {"samples": counts.samples, "rejects": reasons, "text_only": guess_row} | written
+            paths.SAMPLES / paths.SUMMARY_FILE,
+            {"samples": counts.samples, "rejects": reasons, "text_only": guess_row} | written,
         )
         decord = _write_sheets(params)
         total = sum(sum(tasks.values()) for tasks in counts.samples.values())
         cost = writer.usage if writer else {}
         run.summary({"samples": total, "rejects": counts.rejects.total(), "frames_served_by_decord": decord, **cost})
         aside = "".join(f", {count} set aside: {reason}" for reason, count in reasons.items())
-        print(f"synthesize: {total:,} samples of {len(settings.tasks.named)} tasks{aside}; sheets in {paths.SAMPLES / 'sheets'}")
+        print(
+            f"synthesize: {total:,} samples of {len(settings.tasks.named)} tasks{aside}; sheets in"
+            f" {paths.SAMPLES / 'sheets'}"
+        )
     if not total:
         return f"synthesize: no clip gave a sample; {paths.SAMPLES / paths.REJECTS_FILE} says why for each"
     return None if guesses is None else _given_away(guesses, settings.max_text_only)

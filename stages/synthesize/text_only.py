@@ -55,7 +55,8 @@ class TextOnlyGuesser:
 def _hints(clip: Clip, event: Event) -> Iterator[str]:
     events = clip.events
     index = events.index(event)
-    yield f"place {'only' if len(events) == 1 else 'first' if index == 0 else 'last' if index == len(events) - 1 else 'middle'}"
+    last = len(events) - 1
+    yield f"place {'only' if last == 0 else 'first' if index == 0 else 'last' if index == last else 'middle'}"
     if clip.label is not None:
         yield f"label {clip.label}"
     for side, neighbours in (("before", events[:index][-1:]), ("after", events[index + 1 :][:1])):

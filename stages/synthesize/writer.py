@@ -104,7 +104,9 @@ class Writer:
         self.propose = Endpoint(ModelSpec(TABLE, *model, params.temperature, params.max_tokens, params.seed), settings)
         self.check = Endpoint(ModelSpec(TABLE, *model, CHECK_TEMPERATURE, params.max_tokens, params.seed), settings)
         self.referee = (
-            Referee(judge_of(params.traces.judge), embedder_of(params.traces.rewards.embedder)) if params.traces else None
+            Referee(judge_of(params.traces.judge), embedder_of(params.traces.rewards.embedder))
+            if params.traces
+            else None
         )
         self.tally = Tally()
 
@@ -204,7 +206,8 @@ def write_questions(samples: Sequence[Sample], clip_of: Callable[[str], Clip], w
         else:
             writer.tally.questions["set-aside"] += 1
             detail = (
-                f"with {_other(sample)}: none of {writer.params.tries} written questions will do, and no template fits the clip"
+                f"with {_other(sample)}: none of {writer.params.tries} written questions will do, and no template fits"
+                " the clip"
             )
             results.append(Reject(item=sample.clip_id, reason="question-not-written", detail=detail))
     return results
@@ -225,7 +228,9 @@ def _verdicts(
     for n in candidates:
         own, other = descriptions[n]
         texts |= {(n, "blind"): "", (n, "other"): other, (n, "own"): own}
-    answers = _answers(writer.check, {key: ask_to_try(candidates[key[0]].question, text) for key, text in texts.items()})
+    answers = _answers(
+        writer.check, {key: ask_to_try(candidates[key[0]].question, text) for key, text in texts.items()}
+    )
     readable = {key: answer.answer for key, answer in answers.items() if isinstance(answer, Tried)}
     return _answers(writer.check, {key: ask_right(candidates[key[0]], answer) for key, answer in readable.items()})
 
@@ -242,7 +247,9 @@ def _unfit(blind: Record | None, other: Record | None, own: Record | None) -> st
     return None if own.right else "not-answered-by-own"
 
 
-def write_traces(samples: Sequence[Sample], clip_of: Callable[[str], Clip], writer: Writer, traces: TraceParams) -> list[Sample]:
+def write_traces(
+    samples: Sequence[Sample], clip_of: Callable[[str], Clip], writer: Writer, traces: TraceParams
+) -> list[Sample]:
     """Replace the trace of each sample by the first of ``tries`` written replies that earns
     ``least`` of the reward, or by none.
 
@@ -265,7 +272,9 @@ def write_traces(samples: Sequence[Sample], clip_of: Callable[[str], Clip], writ
                 replies[n] = proposal.reply
         before = judge.usage.get("unavailable", 0)
         scores = score_replies([samples[n] for n in replies], list(replies.values()), referee, traces.rewards)
-        _check_answered(judge.usage.get("unavailable", 0) - before, len(replies), judge.last_error, "VIDBRIDGE_JUDGE_URL")
+        _check_answered(
+            judge.usage.get("unavailable", 0) - before, len(replies), judge.last_error, "VIDBRIDGE_JUDGE_URL"
+        )
         for n, score in zip(replies, scores, strict=True):
             reply = parse_reply(score.reply)
             if score.value is None or score.value < traces.least or reply is None:
@@ -280,7 +289,11 @@ def write_traces(samples: Sequence[Sample], clip_of: Callable[[str], Clip], writ
 def _unusable(proposal: Record, description: str) -> str | None:
     """Return the problem that excludes a proposed reply whatever its reward; None if it has
     none."""
-    if not isinstance(proposal, WrittenTrace | WrittenAnalysis) or not proposal.thinking.strip() or not proposal.spoken.strip():
+    if (
+        not isinstance(proposal, WrittenTrace | WrittenAnalysis)
+        or not proposal.thinking.strip()
+        or not proposal.spoken.strip()
+    ):
         return "unreadable"
     if holds_markup(proposal.thinking) or holds_markup(proposal.spoken):
         return "holds-markup"

@@ -50,7 +50,10 @@ def concerns_of_project(root: Path) -> list[Concern]:
     old = [stage for stage, record in read_lock(root).items() if _lacks_new_keys(record.params)]
     if not old:
         return []
-    problem = f"{', '.join(sorted(old))} {'was' if len(old) == 1 else 'were'} made by 0.1: frame order and scoring are others now"
+    problem = (
+        f"{', '.join(sorted(old))} {'was' if len(old) == 1 else 'were'} made by 0.1: frame order and scoring are"
+        " others now"
+    )
     return [Concern(paths.LOCK_FILE, problem, "see what runs again: vidbridge plan; then: vidbridge run")]
 
 
@@ -103,7 +106,9 @@ def _concerns(version: Version, content: ContentStore, digest: str | None) -> It
         return
     problem = f"was scored under evaluation {scores.digest}, and this project's is {digest}"
     if CHAMPION in version.aliases:
-        yield Concern(what, problem, "it is scored again before the gate compares: vidbridge run; then: vidbridge promote")
+        yield Concern(
+            what, problem, "it is scored again before the gate compares: vidbridge run; then: vidbridge promote"
+        )
     else:
         yield Concern(what, problem, "make a candidate of this evaluation: vidbridge run")
 

@@ -1,4 +1,5 @@
-"""The experiment on `videocap-r1`: what its arms train, and how its figures are made. Training itself is `make bench-videocap`."""
+"""The experiment on `videocap-r1`: what its arms train, and how its figures are made. Training
+itself is `make bench-videocap`."""
 
 from __future__ import annotations
 
@@ -34,14 +35,23 @@ def samples(count: int) -> list[Sample]:
     made = []
     for number in range(count):
         clip = Clip(
-            clip_id=f"c{number}", source_id=f"c{number}", path="c.mp4", sha256="0" * 64, split="test", frames=16, rate="8",
-            width=64, height=64, codec="h264", caption="the red bar rises then grows",
+            clip_id=f"c{number}",
+            source_id=f"c{number}",
+            path="c.mp4",
+            sha256="0" * 64,
+            split="test",
+            frames=16,
+            rate="8",
+            width=64,
+            height=64,
+            codec="h264",
+            caption="the red bar rises then grows",
             events=(
                 Event(span=Span(start=2, stop=6), caption="the red bar rises"),
                 Event(span=Span(start=10, stop=14), caption="the red bar grows"),
             ),
             subjects=(Subject(name="bar", attributes=("red",), actions=("rises", "grows")),),
-        )  # fmt: skip
+        )
         made += structured_caption.make(clip, structured_caption.Settings(per_clip=1), Context(8, 0, ring_of(())))[0]
     return made
 
@@ -85,7 +95,9 @@ def test_columns_of_replies() -> None:
         replied(asked[0], "the red bar rises then grows"),
         replied(asked[1], "the red bar rises"),
         replied(
-            asked[2], "the red bar rises then falls", '{"subjects":[{"name":"bar","attributes":["blue"],"actions":["rises"]}]}'
+            asked[2],
+            "the red bar rises then falls",
+            '{"subjects":[{"name":"bar","attributes":["blue"],"actions":["rises"]}]}',
         ),
         replied(asked[3], "the red bar rises then grows", "no JSON"),
     ]
@@ -112,7 +124,8 @@ def test_gain_pairs_clips_and_keeps_seeds_apart() -> None:
     shift = [0.1, 0.2, 0.3]
     after = [rows + by for rows, by in zip(before, shift, strict=True)]
     found = videocap.gain(after, before, "T-score")
-    # Each clip is compared with itself, so an equal shift of every clip has hardly any spread, however much clips differ.
+    # Each clip is compared with itself, so an equal shift of every clip has hardly any spread,
+    # however much clips differ.
     assert (found["mean"], found["low"], found["high"]) == pytest.approx((0.2, 0.2, 0.2), abs=0.01)
     assert found["seeds"] == pytest.approx(shift)
     assert found["over_seeds"] == pytest.approx([0.2 - 0.2484, 0.2 + 0.2484], abs=1e-4)

@@ -79,7 +79,9 @@ def test_more_clips_change_no_other() -> None:
 
 def test_nothing_held_out_and_everything_held_out() -> None:
     assert not any(clip.clip_id.startswith("unseen") for clip in plan(params(held_out_combinations=0), 7))
-    with pytest.raises(ParamsError, match=r"corpus\.held_out_combinations: 360 of 360 combinations leave none for training"):
+    with pytest.raises(
+        ParamsError, match=r"corpus\.held_out_combinations: 360 of 360 combinations leave none for training"
+    ):
         plan(params(held_out_combinations=360), 7)
 
 

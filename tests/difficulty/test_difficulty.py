@@ -1,4 +1,5 @@
-"""``difficulty@X`` before ``grpo@X``: the rules between the two rows, and, slow, the real thing on a tiny model with real DVC."""
+"""``difficulty@X`` before ``grpo@X``: the rules between the two rows, and, slow, the real thing on
+a tiny model with real DVC."""
 
 from __future__ import annotations
 
@@ -58,7 +59,10 @@ def test_rows_that_fit() -> None:
         (
             {"bridge": ROW},
             {"bridge": "data/difficulty/bridge", "general": "data/difficulty/bridge"},
-            r"grpo\.general\.samples: 'data/difficulty/bridge' was chosen for another row's start; name data/difficulty/general",
+            (
+                r"grpo\.general\.samples: 'data/difficulty/bridge' was chosen for another row's start; name"
+                r" data/difficulty/general"
+            ),
         ),
         ({"bride": ROW}, {}, r"difficulty\.bride: no grpo row has that name \(grpo: bridge, general\)"),
         (
@@ -66,7 +70,11 @@ def test_rows_that_fit() -> None:
             {"bridge": "data/difficulty/bridge"},
             r"difficulty\.bridge\.init: 'base', but grpo\.bridge starts from 'cold-start'; name that",
         ),
-        ({"bridge": {**ROW, "rollouts": 1}}, {"bridge": "data/difficulty/bridge"}, r"difficulty\.bridge\.rollouts: .*\(value 1\)"),
+        (
+            {"bridge": {**ROW, "rollouts": 1}},
+            {"bridge": "data/difficulty/bridge"},
+            r"difficulty\.bridge\.rollouts: .*\(value 1\)",
+        ),
         ({}, {"bridge": "/etc"}, r"grpo\.bridge\.samples: .*\(value '/etc'\)"),
     ],
 )
@@ -100,7 +108,9 @@ def test_what_is_kept_is_what_grpo_reads(project: Path) -> None:
     rolled = read_rows(home / "rollouts.jsonl", Rolled)
     kept = [sample for path in sorted((home / "train").glob("*.jsonl")) for sample in read_rows(path, Sample)]
     assert {sample.sample_id for sample in kept} == {row.sample_id for row in rolled if row.kept}
-    assert {path.stem for path in (home / "train").iterdir()} == {"mcqa", "caption"}, "a task of weight 0 is not rolled out"
+    assert {path.stem for path in (home / "train").iterdir()} == {"mcqa", "caption"}, (
+        "a task of weight 0 is not rolled out"
+    )
     for task, count in json.loads((home / "summary.json").read_text())["tasks"].items():
         rows = [row for row in rolled if row.task == task]
         assert len(rows) == 24
@@ -110,9 +120,12 @@ def test_what_is_kept_is_what_grpo_reads(project: Path) -> None:
     assert 0 < sum(sample.task == "caption" for sample in kept) < 24, "some captions vary and some do not"
     everything = {sample.sample_id: sample for sample in read_rows(project / "data/samples/train/mcqa.jsonl", Sample)}
     assert len(everything) > 24
-    assert all(everything[sample.sample_id] == sample for sample in kept if sample.task == "mcqa"), "rows are passed on as they are"
+    assert all(everything[sample.sample_id] == sample for sample in kept if sample.task == "mcqa"), (
+        "rows are passed on as they are"
+    )
 
-    # 24 steps of 2 prompts show each kept sample of a task once before any twice: GRPO saw no other.
+    # 24 steps of 2 prompts show each kept sample of a task once before any twice: GRPO saw no
+    # other.
     trained = json.loads((project / "models/bridge/summary.json").read_text())
     shown = {"mcqa": 24, "caption": 24}
     assert trained["tasks"] == shown
@@ -155,6 +168,8 @@ def test_a_task_that_is_filtered_away_is_an_error_that_says_what_to_do(project: 
     write(project, table)
     done = call(project, "python", "-m", "stages", "difficulty", "bridge")
     assert done.returncode == 2, "a retry would only roll out all over again"
-    assert "difficulty.bridge: of 24 caption samples 0 are always right and 24 never move: none is left for" in done.stderr
+    assert (
+        "difficulty.bridge: of 24 caption samples 0 are always right and 24 never move: none is left for" in done.stderr
+    )
     assert "lower min_spread or set drop_always_right: false" in done.stderr
     assert "Traceback" not in done.stderr

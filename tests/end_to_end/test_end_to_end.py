@@ -1,4 +1,5 @@
-"""The whole pipeline on the recipe `smoke`: real H.264, a real Qwen2.5-VL, real optimiser steps, DVC, Prefect and MLflow. Run once."""
+"""The whole pipeline on the recipe `smoke`: real H.264, a real Qwen2.5-VL, real optimiser steps,
+DVC, Prefect and MLflow. Run once."""
 
 from __future__ import annotations
 
@@ -41,7 +42,16 @@ def edited(project: Path) -> Iterator[Path]:
 
 def test_the_run_ends_with_scores_and_what_to_do_next(project: Path) -> None:
     output = (project / ".vidbridge" / "first-run.txt").read_text()
-    for word in ("base", "cold-start", "bridge", "general", "random", "constant", "general - cold-start", "vidbridge promote"):
+    for word in (
+        "base",
+        "cold-start",
+        "bridge",
+        "general",
+        "random",
+        "constant",
+        "general - cold-start",
+        "vidbridge promote",
+    ):
         assert word in output
 
 
@@ -73,7 +83,16 @@ def test_every_artefact_validates(project: Path) -> None:
 @pytest.mark.slow
 def test_the_candidate_is_put_through_our_own_benchmark(project: Path) -> None:
     samples = read_rows(project / "data/samples/test/mix_vid_qa.jsonl", Sample)
-    asked = ("--benchmark", "mix-vid-qa-test", "--annotations", "data/samples/test", "--out", ".vidbridge/mix", "--controls", "4")
+    asked = (
+        "--benchmark",
+        "mix-vid-qa-test",
+        "--annotations",
+        "data/samples/test",
+        "--out",
+        ".vidbridge/mix",
+        "--controls",
+        "4",
+    )
     shown = succeed(project, "vidbridge", "evaluate", "--model", "candidate", *asked)
     assert f"{len(samples)} of {len(samples)} questions answered" in shown
     written = json.loads((project / ".vidbridge/mix/scores.json").read_text())
@@ -90,12 +109,15 @@ def test_weights_moved_in_every_training_stage(project: Path) -> None:
     from safetensors.torch import load_file
 
     weights = {
-        row: load_file(project / "models" / row / "final/model.safetensors") for row in ("base", "cold-start", "bridge", "general")
+        row: load_file(project / "models" / row / "final/model.safetensors")
+        for row in ("base", "cold-start", "bridge", "general")
     }
     for before, after in (("base", "cold-start"), ("cold-start", "bridge"), ("bridge", "general")):
         moved = [name for name, value in weights[before].items() if not value.equal(weights[after][name])]
         assert any("visual" in name for name in moved), f"{after}: the vision tower did not learn"
-        assert any("layers" in name and "visual" not in name for name in moved), f"{after}: the language model did not learn"
+        assert any("layers" in name and "visual" not in name for name in moved), (
+            f"{after}: the language model did not learn"
+        )
 
 
 def test_a_second_run_does_nothing_and_says_so(project: Path) -> None:
@@ -108,7 +130,9 @@ def test_a_second_run_does_nothing_and_says_so(project: Path) -> None:
 def test_a_learning_rate_reruns_its_stage_and_what_follows_only(edited: Path) -> None:
     text = (edited / "params.yaml").read_text()
     at = text.index("general:")
-    (edited / "params.yaml").write_text(text[:at] + text[at:].replace("learning_rate: 2.0e-4", "learning_rate: 1.0e-4", 1))
+    (edited / "params.yaml").write_text(
+        text[:at] + text[at:].replace("learning_rate: 2.0e-4", "learning_rate: 1.0e-4", 1)
+    )
     lines = succeed(edited, "vidbridge", "plan").splitlines()
     planned = {line.split()[0] for line in lines if "will run" in line}
     assert planned == {"grpo@general", "evaluate@general", "summary"}
@@ -121,7 +145,8 @@ def test_a_comment_in_tracking_reruns_nothing(edited: Path) -> None:
 
 
 def test_packages_did_their_work(project: Path) -> None:
-    """decord served the frames, ffmpeg-python built the commands, TRL trained: logged as metrics in MLflow."""
+    """decord served the frames, ffmpeg-python built the commands, TRL trained: logged as metrics in
+    MLflow."""
     code = """
 import json
 from mlflow.tracking import MlflowClient
@@ -132,7 +157,8 @@ rows = {}
 for run in runs:
     tags = run.data.tags
     pages = [file.path for file in client.list_artifacts(run.info.run_id, "rollouts")]
-    rows[tags.get("vidbridge.stage", "pipeline")] = [run.data.metrics, tags.get("mlflow.parentRunId"), run.info.status, pages]
+    row = [run.data.metrics, tags.get("mlflow.parentRunId"), run.info.status, pages]
+    rows[tags.get("vidbridge.stage", "pipeline")] = row
 print(json.dumps(rows))
 """
     done = subprocess.run(
@@ -155,10 +181,13 @@ print(json.dumps(rows))
         assert run[3] == ([f"rollouts/step-{n:08d}.html" for n in (2, 4)] if stage.startswith("grpo@") else []), stage
 
 
-# Plain DVC imports everything again for each of thirteen stages; tests/flows/test_pipeline.py compares all stages of a light project.
+# Plain DVC imports everything again for each of thirteen stages; tests/flows/test_pipeline.py
+# compares all stages of a light project.
 @pytest.mark.slow
 @pytest.mark.parametrize("target", ["base", "summary"])
-def test_dvc_repro_from_scratch_leaves_the_same_lock_and_the_same_versions(project: Path, tmp_path: Path, target: str) -> None:
+def test_dvc_repro_from_scratch_leaves_the_same_lock_and_the_same_versions(
+    project: Path, tmp_path: Path, target: str
+) -> None:
     other = make_project(tmp_path / "plain")
     succeed(other, "dvc", "repro", "--quiet", target)
     ran, same = (yaml.safe_load((folder / "dvc.lock").read_text())["stages"] for folder in (project, other))
@@ -244,7 +273,10 @@ def test_the_real_clip_goes_through_ingest_and_synthesize(tmp_path: Path) -> Non
     (clip,) = read_rows(folder / "data/clips/manifest.jsonl", Clip)
     assert (clip.frames, clip.width, clip.height, clip.codec) == (132, 1280, 720, "h264")
     summary = json.loads((folder / "data/samples/summary.json").read_text())
-    counts = {task: sum(summary["samples"][split][task] for split in summary["samples"]) for task in summary["samples"]["train"]}
+    counts = {
+        task: sum(summary["samples"][split][task] for split in summary["samples"])
+        for task in summary["samples"]["train"]
+    }
     assert counts["dark_event_infer"] >= 1
     assert counts["mcqa"] == 2
     assert counts["caption"] == 1

@@ -1,4 +1,5 @@
-"""kill -9 in mid-ingest, of a worker and of the whole stage: the manifest is the same as if nothing had happened."""
+"""kill -9 in mid-ingest, of a worker and of the whole stage: the manifest is the same as if nothing
+had happened."""
 
 from __future__ import annotations
 
@@ -100,7 +101,9 @@ def test_a_killed_worker_is_replaced(project: Path, undisturbed: bytes, monkeypa
     assert (project / "data/clips/rejects.jsonl").read_bytes() == b""
 
 
-def test_a_killed_ingest_goes_on_where_it_was(project: Path, undisturbed: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_killed_ingest_goes_on_where_it_was(
+    project: Path, undisturbed: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
     journal = _journal(project, monkeypatch)
     stage = _start(project, "ingest")
     _until(lambda: _examined(journal) > 10)
@@ -121,7 +124,11 @@ def test_a_killed_ingest_goes_on_where_it_was(project: Path, undisturbed: bytes,
 
 
 def test_a_killed_synthesis_makes_only_the_shards_that_are_missing(
-    project: Path, tmp_path: Path, undisturbed: bytes, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    project: Path,
+    tmp_path: Path,
+    undisturbed: bytes,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr(shards, "SHARD_CLIPS", 50)
     manifest, scratch, out = tmp_path / "manifest.jsonl", tmp_path / "scratch", tmp_path / "out"
@@ -143,6 +150,8 @@ def test_a_killed_synthesis_makes_only_the_shards_that_are_missing(
     # Shards and workers change nothing: the same as clip by clip in one process.
     clips = read_rows(manifest, Clip)
     for task in TASK_NAMES:
-        whole = [s for _, samples, _ in synthesise(clips, task, params.synthesize.tasks, 8, params.seed) for s in samples]
+        whole = [
+            s for _, samples, _ in synthesise(clips, task, params.synthesize.tasks, 8, params.seed) for s in samples
+        ]
         read = [s for split in SPLITS for s in read_rows(out / split / f"{task}.jsonl", Sample)]
         assert sorted(read, key=lambda s: s.sample_id) == sorted(whole, key=lambda s: s.sample_id)

@@ -1,4 +1,5 @@
-"""Proofs on the recipe `smoke` that take minutes: a schedule that notices a new clip, and a kill in the middle of GRPO. make test-slow"""
+"""Proofs on the recipe `smoke` that take minutes: a schedule that notices a new clip, and a kill in
+the middle of GRPO. make test-slow"""
 
 from __future__ import annotations
 
@@ -45,12 +46,19 @@ def test_kill_9_of_the_flow_in_grpo_leaves_nothing_and_the_next_run_resumes(tmp_
             [str(BIN / "vidbridge"), "run", "--yes"], cwd=project, env=environment(project), stdout=log, stderr=log
         )
         states = project / ".vidbridge/scratch/grpo-general"
-        assert wait_until(lambda: list(states.glob("*/state/checkpoint-5*")), 400), (tmp_path / "flow.log").read_text()[-3000:]
+        assert wait_until(lambda: list(states.glob("*/state/checkpoint-5*")), 400), (tmp_path / "flow.log").read_text()[
+            -3000:
+        ]
         os.kill(flow.pid, signal.SIGKILL)
         flow.wait()
     assert wait_until(lambda: not belonging_to(project), 30), belonging_to(project)
     output = subprocess.run(
-        [str(BIN / "vidbridge"), "run", "--yes"], cwd=project, env=environment(project), capture_output=True, text=True, check=False
+        [str(BIN / "vidbridge"), "run", "--yes"],
+        cwd=project,
+        env=environment(project),
+        capture_output=True,
+        text=True,
+        check=False,
     )
     said = output.stdout + output.stderr
     assert output.returncode == 0, said[-3000:]
@@ -69,7 +77,8 @@ def test_a_cron_deployment_fires_by_itself_and_notices_a_new_clip(tmp_path: Path
     videos = tmp_path / "videos"
     shutil.copytree(project / "data/corpus", videos)
     lines = (videos / "annotations.jsonl").read_text().splitlines(keepends=True)
-    # One to learn from, so that there is a new candidate, and one held out, so that there is a new evaluation.
+    # One to learn from, so that there is a new candidate, and one held out, so that there is a new
+    # evaluation.
     late = [next(line for line in reversed(lines) if json.loads(line)["split"] == split) for split in ("train", "test")]
     names = [json.loads(line)["video"] for line in late]
     (videos / "annotations.jsonl").write_text("".join(line for line in lines if line not in late))
@@ -78,7 +87,8 @@ def test_a_cron_deployment_fires_by_itself_and_notices_a_new_clip(tmp_path: Path
 
     with (tmp_path / "deploy.log").open("wb") as log:
         command = [str(BIN / "vidbridge"), "deploy", "--cron", "* * * * *", "--source", str(videos)]
-        # A shell starts background jobs with SIGINT ignored, and children inherit that; at a terminal it is not.
+        # A shell starts background jobs with SIGINT ignored, and children inherit that; at a
+        # terminal it is not.
         handler = signal.signal(signal.SIGINT, signal.default_int_handler)
         serving = subprocess.Popen(command, cwd=project, env=environment(project), stdout=log, stderr=log)
         signal.signal(signal.SIGINT, handler)
@@ -97,7 +107,8 @@ def test_a_cron_deployment_fires_by_itself_and_notices_a_new_clip(tmp_path: Path
     assert len(read_rows(clone / "data/clips/manifest.jsonl", Clip)) == len(lines)
     said = (tmp_path / "deploy.log").read_text()
     assert "the champion, version" in said, "it was scored again, since the held-out clips changed"
-    # Rules that only a champion gives: a refusal names those that were not met, which seed and clips decide.
+    # Rules that only a champion gives: a refusal names those that were not met, which seed and
+    # clips decide.
     assert "(gate.max_task_drop)" in said or "(gate.min_gain)" in said, "the gate compared the two"
     assert len(run_branches(project)) == 2
     assert git(project, "status", "--porcelain") == before, "the person's own work tree was not touched"
@@ -128,7 +139,8 @@ def test_each_papers_recipe_runs_end_to_end_in_small(recipe: str, tmp_path: Path
 
 
 def test_two_ranks_of_zero3_from_the_command_line(tmp_path: Path) -> None:
-    """The papers' path in small, cold start and GRPO both sharded over two processes; what comes of it needs none of that."""
+    """The papers' path in small, cold start and GRPO both sharded over two processes; what comes of
+    it needs none of that."""
     project = make_project(tmp_path / "project")
     succeed(project, "vidbridge", "recipe", "use", "vidbridge-r1-staged", "--smoke", "--force")
     commit(project, "vidbridge-r1-staged")
@@ -144,7 +156,8 @@ client = MlflowClient()
 stages = {}
 for run in client.search_runs([experiment.experiment_id]):
     if stage := run.data.tags.get("vidbridge.stage"):
-        stages[stage] = [run.data.tags.get("vidbridge.engine"), run.data.metrics.get("deepspeed_stage"), run.info.status]
+        found = [run.data.tags.get("vidbridge.engine"), run.data.metrics.get("deepspeed_stage")]
+        stages[stage] = [*found, run.info.status]
 versions = [v.tags["vidbridge.stage"] for v in client.search_model_versions(f"name='{sys.argv[1]}'")]
 folder = "models/bridge/final"
 model, processor = AutoModelForImageTextToText.from_pretrained(folder), AutoProcessor.from_pretrained(folder)

@@ -56,7 +56,12 @@ def done_template(template: Path, tmp_path_factory: pytest.TempPathFactory) -> P
     env = {**os.environ, **QUIET, "VIDBRIDGE_PROJECT": str(root)}
     env["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), env["PATH"]])
     done = subprocess.run(
-        [sys.executable, "-m", "dvc", "repro", "summary"], cwd=root, env=env, capture_output=True, text=True, check=False
+        [sys.executable, "-m", "dvc", "repro", "summary"],
+        cwd=root,
+        env=env,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return root

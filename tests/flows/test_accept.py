@@ -1,4 +1,5 @@
-"""Acceptance of code changes for all stages at once, and its refusal where anything else differs."""
+"""Acceptance of code changes for all stages at once, and its refusal where anything else
+differs."""
 
 from __future__ import annotations
 

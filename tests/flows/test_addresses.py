@@ -60,9 +60,9 @@ def test_addresses_are_written_as_urls() -> None:
     assert Address("::1", 80).url == "http://[::1]:80"
     assert Address("0.0.0.0", 80).url == "http://127.0.0.1:80"
     assert Address("::", 80).url == "http://[::1]:80"
-    assert [Address(ip, 1).is_loopback for ip in ("127.0.0.1", "127.9.9.9", "::1", "0.0.0.0", "::", "10.0.0.1")] == [True] * 3 + [
-        False
-    ] * 3
+    assert [Address(ip, 1).is_loopback for ip in ("127.0.0.1", "127.9.9.9", "::1", "0.0.0.0", "::", "10.0.0.1")] == [
+        True
+    ] * 3 + [False] * 3
     for host in ("127.0.0.1", "localhost", "::1", "[::1]"):
         found = listening_address(host, 0)
         assert found.is_loopback

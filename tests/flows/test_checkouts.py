@@ -67,7 +67,9 @@ def test_a_locked_list_that_could_write_elsewhere_is_refused_before_anything_is_
     locked_as(done, md5=listing(done / ".dvc/cache", path))
     shutil.rmtree(done / OUT)
     for attempt in (lambda: make_plan(done), lambda: reproduce.restore(done, steps)):
-        with pytest.raises(UnsafeContent, match=r"dvc\.lock: sft@cold-start: out 'models/cold-start': folder [0-9a-f]{32}\.dir: "):
+        with pytest.raises(
+            UnsafeContent, match=r"dvc\.lock: sft@cold-start: out 'models/cold-start': folder [0-9a-f]{32}\.dir: "
+        ):
             attempt()
     assert_untouched(outside)
     assert not (done / OUT).exists()
@@ -116,7 +118,9 @@ def test_an_entry_of_the_run_cache_gives_a_stage_its_own_outs_only(done: Path, o
     before, said = (done / "work.py").read_text(), []
     with pytest.raises(StageFailed):
         reproduce.reproduce(done, STAGE, said.append)
-    assert any(("may leave its folder" if what == "a list" else "somebody else wrote it: rm -r") in line for line in said), said
+    assert any(
+        ("may leave its folder" if what == "a list" else "somebody else wrote it: rm -r") in line for line in said
+    ), said
     assert_untouched(outside)
     assert (done / "work.py").read_text() == before
 
@@ -124,7 +128,9 @@ def test_an_entry_of_the_run_cache_gives_a_stage_its_own_outs_only(done: Path, o
 def test_files_that_are_listed_in_the_lock_itself_are_looked_at_too(done: Path, outside: Path) -> None:
     evil = put(done / ".dvc/cache", b"evil")
     locked_as(done, md5=None, files=[{"relpath": PATHS[0], "md5": evil, "size": 4}])
-    with pytest.raises(UnsafeContent, match=r"out 'models/cold-start': files: entry 1: relpath: .* may leave its folder"):
+    with pytest.raises(
+        UnsafeContent, match=r"out 'models/cold-start': files: entry 1: relpath: .* may leave its folder"
+    ):
         make_plan(done)
     assert_untouched(outside)
 
@@ -149,7 +155,9 @@ def test_a_link_that_came_with_the_repository_leads_nowhere_and_one_of_ones_own_
     (done / OUT).symlink_to(outside.parent)
     assert make_plan(done, STAGE).steps[-1].name == STAGE
     subprocess.run(["git", "add", "-f", OUT], cwd=done, check=True)
-    with pytest.raises(UnsafeContent, match=r"models/cold-start is a link to '.*outside' that came with the repository"):
+    with pytest.raises(
+        UnsafeContent, match=r"models/cold-start is a link to '.*outside' that came with the repository"
+    ):
         make_plan(done)
     assert_untouched(outside)
 
@@ -162,7 +170,9 @@ def test_a_link_inside_an_out_is_not_written_through(done: Path, outside: Path) 
     assert_untouched(outside)
 
 
-def test_a_clone_whose_lock_names_a_poisoned_list_of_the_remote_is_refused(done: Path, outside: Path, tmp_path: Path) -> None:
+def test_a_clone_whose_lock_names_a_poisoned_list_of_the_remote_is_refused(
+    done: Path, outside: Path, tmp_path: Path
+) -> None:
     """Attack as it would arrive: `git clone`, an empty cache, a remote that somebody else could
     write to.
     """
@@ -178,7 +188,9 @@ def test_a_clone_whose_lock_names_a_poisoned_list_of_the_remote_is_refused(done:
         said = vidbridge(command, cwd=root)
         assert said.returncode != 0
         assert "error: dvc.lock: sft@cold-start: out 'models/cold-start': folder " in said.stderr + said.stdout
-        assert "may leave its folder (an empty part, '.' or '..'); nothing of it was placed" in said.stderr + said.stdout
+        assert (
+            "may leave its folder (an empty part, '.' or '..'); nothing of it was placed" in said.stderr + said.stdout
+        )
         assert "Traceback" not in said.stderr + said.stdout
     # A scheduled run tries several locks; it does not pass such a one over in silence.
     with pytest.raises(UnsafeContent):

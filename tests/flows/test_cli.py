@@ -187,7 +187,18 @@ def test_a_port_in_use_is_one_message(project: Path) -> None:
 def test_the_doctor_finds_what_is_there_and_what_is_not(project: Path) -> None:
     shown = vidbridge("doctor", cwd=project)
     assert shown.returncode == 0, shown.stdout
-    for word in ("ffmpeg", "decord", "PyAV", "DeepSpeed", "MLflow store", "Prefect API", "DVC remote", "judge", "git", "ready"):
+    for word in (
+        "ffmpeg",
+        "decord",
+        "PyAV",
+        "DeepSpeed",
+        "MLflow store",
+        "Prefect API",
+        "DVC remote",
+        "judge",
+        "git",
+        "ready",
+    ):
         assert word in shown.stdout
     shown = vidbridge("doctor", "--json", cwd=project, VIDBRIDGE_FFMPEG="no-such-ffmpeg")
     assert shown.returncode == 1
@@ -268,7 +279,9 @@ def test_the_state_to_resume_from_goes_with_the_stage_that_is_done_and_no_other(
     assert release_scratch(project, "grpo@bridge", "run of A") is None
 
 
-def test_what_somebody_trains_in_is_named_and_not_cleaned_away(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_somebody_trains_in_is_named_and_not_cleaned_away(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     used, left = (project / f".vidbridge/scratch/grpo-bridge/{name}" for name in ("used", "left"))
     left.mkdir(parents=True)
     with lease.held(used, "grpo@bridge"):
@@ -283,15 +296,26 @@ def test_what_somebody_trains_in_is_named_and_not_cleaned_away(project: Path, ca
 
 
 def test_sigterm_ends_a_command_with_143_and_a_sentence(tmp_path: Path) -> None:
-    """Also where it is process 1, as in a container: there a signal without a handler does nothing."""
-    code = "import time, flows.cli.main, flows.cli.command; flows.cli.main.main = lambda: (print('up', flush=True), time.sleep(60)); flows.cli.command.main()"
-    kill = "import os, signal, subprocess, sys; p = subprocess.Popen([sys.executable, '-c', sys.argv[1]], stdout=subprocess.PIPE);"
+    """Also where it is process 1, as in a container: there a signal without a handler does
+    nothing."""
+    code = (
+        "import time, flows.cli.main, flows.cli.command; flows.cli.main.main = lambda: (print('up', flush=True),"
+        " time.sleep(60)); flows.cli.command.main()"
+    )
+    kill = (
+        "import os, signal, subprocess, sys; p = subprocess.Popen([sys.executable, '-c', sys.argv[1]],"
+        " stdout=subprocess.PIPE);"
+    )
     kill += "p.stdout.readline(); p.terminate(); sys.exit(p.wait(20))"
     process_1 = ["unshare", "-Urpf", "--mount-proc"]
-    refused = not shutil.which("unshare") or subprocess.run([*process_1, "true"], capture_output=True, check=False).returncode
+    refused = (
+        not shutil.which("unshare") or subprocess.run([*process_1, "true"], capture_output=True, check=False).returncode
+    )
     command = [sys.executable, "-c", code]
     if refused:
-        done = subprocess.run([sys.executable, "-c", kill, code], capture_output=True, text=True, timeout=60, check=False)
+        done = subprocess.run(
+            [sys.executable, "-c", kill, code], capture_output=True, text=True, timeout=60, check=False
+        )
         assert done.returncode == 143, done.stderr
         assert done.stderr == "terminated; what this command had started has been ended\n"
         return

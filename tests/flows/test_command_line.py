@@ -38,7 +38,9 @@ def test_no_line_of_help_is_cut_at_80_columns() -> None:
         lines = group.get_help(group.context_class(group, info_name=name, terminal_width=80)).splitlines()
         listed += lines[lines.index("Commands:") + 1 :]
     assert len(listed) > 30
-    assert [line for line in listed if line.rstrip().endswith("...") or len(line) > 80 or line.startswith("     ")] == []
+    assert [
+        line for line in listed if line.rstrip().endswith("...") or len(line) > 80 or line.startswith("     ")
+    ] == []
 
 
 def test_quiet_leaves_errors_and_what_was_asked_for(
@@ -69,14 +71,17 @@ def test_verbose_tells_what_dvc_says(done: Path, monkeypatch: pytest.MonkeyPatch
     assert [line for line in lines if " DEBUG: " in line]
 
 
-def test_the_env_file_of_a_project_is_read_and_overrides_nothing(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_env_file_of_a_project_is_read_and_overrides_nothing(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for name in ("VIDBRIDGE_PROJECT", "VIDBRIDGE_WRITER_URL", "VIDBRIDGE_RANKS"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("VIDBRIDGE_JUDGE_URL", "http://given")
     assert dotenv.load() is None
     file = project / ".env"
     file.write_text(
-        '# ours\nexport VIDBRIDGE_JUDGE_URL=http://file\nVIDBRIDGE_WRITER_URL="${VIDBRIDGE_JUDGE_URL}/v1"  # twice\nVIDBRIDGE_RANKS=2\n'
+        '# ours\nexport VIDBRIDGE_JUDGE_URL=http://file\nVIDBRIDGE_WRITER_URL="${VIDBRIDGE_JUDGE_URL}/v1"  #'
+        " twice\nVIDBRIDGE_RANKS=2\n"
     )
     monkeypatch.chdir(project / ".dvc")
     with monkeypatch.context() as patch:
@@ -101,7 +106,12 @@ def test_a_shell_completes_what_the_project_has(done: Path) -> None:
         count = str(len(words.split(" ")) - 1)
         return {"_VIDBRIDGE_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": count}, []
 
-    asked = ["vidbridge plan grpo@", "vidbridge recipe use vidbridge", "vidbridge run --set grpo.general.st", "vidbridge sc"]
+    asked = [
+        "vidbridge plan grpo@",
+        "vidbridge recipe use vidbridge",
+        "vidbridge run --set grpo.general.st",
+        "vidbridge sc",
+    ]
     stages, recipes, settings, names = commands(done, [pressed(words) for words in asked])
     assert stages.stdout.split() == ["grpo@bridge", "grpo@general"]
     assert recipes.stdout.split() == ["vidbridge-r1", "vidbridge-r1-staged"]

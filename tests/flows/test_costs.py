@@ -49,7 +49,9 @@ def plan_of(*stages: str) -> Plan:
         verb, _, name = stage.partition("@")
         return ("seed", PARAMS[verb].format(name)) if verb in PARAMS else ("seed",)
 
-    return Plan("summary", tuple(PlanStep(stage, "will run", (), (), (), StageMeta(), params=keys(stage)) for stage in stages))
+    return Plan(
+        "summary", tuple(PlanStep(stage, "will run", (), (), (), StageMeta(), params=keys(stage)) for stage in stages)
+    )
 
 
 def test_questions_are_counted_from_the_parameters(tmp_path: Path) -> None:
@@ -64,8 +66,13 @@ def test_questions_are_counted_from_the_parameters(tmp_path: Path) -> None:
     assert found["grpo@mixed"] == (Calls("judge", most + controls),)
     # 500 samples of a task at most, with three videos: one question, one, none, 22, and 11 for the
     # structured caption's events.
-    of_tasks = {task: 500 * 3 * worth for task, worth in {"dark_event_infer": 1, "mix_vid_qa": 1, "mcqa": 0, "caption": 22}.items()}
-    assert found["evaluate@mixed"] == (Calls("judge", sum(of_tasks.values()) + (500 * 3 * 11 if _structured(row) else 0)),)
+    of_tasks = {
+        task: 500 * 3 * worth
+        for task, worth in {"dark_event_infer": 1, "mix_vid_qa": 1, "mcqa": 0, "caption": 22}.items()
+    }
+    assert found["evaluate@mixed"] == (
+        Calls("judge", sum(of_tasks.values()) + (500 * 3 * 11 if _structured(row) else 0)),
+    )
     # How many clips there will be, nobody knows.
     assert found["difficulty@mixed"] == (Calls("judge", None),)
     assert "synthesize" not in found
@@ -86,7 +93,9 @@ def test_questions_are_counted_from_the_parameters(tmp_path: Path) -> None:
         "max_unavailable": 0.1,
     }
     watched = params_of(row, held_out_judge={"judge": judge, "share": 0.5}, grpo__mixed__controls_every=0)
-    assert calls_of(tmp_path, watched, plan_of("grpo@mixed"))["grpo@mixed"][1] == Calls("held_out_judge", -(-most // 2), about=True)
+    assert calls_of(tmp_path, watched, plan_of("grpo@mixed"))["grpo@mixed"][1] == Calls(
+        "held_out_judge", -(-most // 2), about=True
+    )
     # The rule judge asks nobody.
     assert calls_of(tmp_path, params_of("tiny"), plan_of(*steps[1:3], "evaluate@base", "grpo@bridge")) == {}
 
@@ -196,7 +205,9 @@ def test_a_store_that_does_not_answer_is_not_waited_for(tmp_path: Path, monkeypa
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     (tmp_path / "params.yaml").write_text((RECIPES / "tiny.yaml").read_text())
     found = estimate.cost_of(tmp_path, params_of("tiny"), plan_of("evaluate@base"))
-    assert found.note.startswith("MLflow does not answer: MLFLOW_TRACKING_URI: http://127.0.0.1:9: no answer within 4 s")
+    assert found.note.startswith(
+        "MLflow does not answer: MLFLOW_TRACKING_URI: http://127.0.0.1:9: no answer within 4 s"
+    )
     assert [one.why for one in found.stages] == ["MLflow does not answer"]
     out = Console(width=300, record=True)
     show.show_cost(out, found)
@@ -228,5 +239,7 @@ def test_a_rate_that_is_none_is_refused(text: str, said: str, tmp_path: Path, mo
         load_rates(tmp_path)
     assert said in str(caught.value)
     monkeypatch.setenv("VIDBRIDGE_RATES", str(tmp_path / "gone.yaml"))
-    with pytest.raises(UsageError, match=r"VIDBRIDGE_RATES: .*gone.yaml' does not exist; correct the path, or unset it"):
+    with pytest.raises(
+        UsageError, match=r"VIDBRIDGE_RATES: .*gone.yaml' does not exist; correct the path, or unset it"
+    ):
         load_rates(tmp_path)

@@ -60,7 +60,8 @@ def shipped(project: Path) -> Path:
     return project
 
 
-# --- Locks ---------------------------------------------------------------------------------------------------------------
+# --- Locks
+# ------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -68,7 +69,10 @@ def shipped(project: Path) -> Path:
     [
         ("4711 {host} {numbers}", "run: process 4711 is running it; wait for it, or end it: kill 4711"),
         ("4711 b7 pid:[1]", "run: process 4711 of b7 is running it; wait for it, or end it: kill 4711 there"),
-        ("1 {host} pid:[1]", "run: process 1 of another container of {host} is running it; wait for it, or end it: kill 1 there"),
+        (
+            "1 {host} pid:[1]",
+            "run: process 1 of another container of {host} is running it; wait for it, or end it: kill 1 there",
+        ),
         ("", "run: another process is running it"),
     ],
 )
@@ -88,7 +92,9 @@ def test_a_lock_that_is_held_names_its_holder_and_the_remedy(tmp_path: Path, sig
         assert (tmp_path / ".vidbridge").stat().st_mode & 0o77 == 0
 
 
-def test_a_scheduled_run_that_is_refused_has_not_touched_the_clone(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_scheduled_run_that_is_refused_has_not_touched_the_clone(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from flows.scheduled import scheduled
 
     monkeypatch.setenv("VIDBRIDGE_PROJECT", str(project))
@@ -128,7 +134,12 @@ def test_no_two_deployments_meet_in_one_folder(tmp_path: Path) -> None:
     origin = Origin("/hub.git", "main", "")
     folders = {
         clone.folder_of(tmp_path, one, source, name, number)
-        for one in (origin, Origin("/hub.git", "other", ""), Origin("/hub.git", "main", "sub"), Origin("/hub2.git", "main", ""))
+        for one in (
+            origin,
+            Origin("/hub.git", "other", ""),
+            Origin("/hub.git", "main", "sub"),
+            Origin("/hub2.git", "main", ""),
+        )
         for source in (None, "/videos")
         for name, number in (("nightly", "1"), ("nightly", "2"), ("../../x y", "3"))
     }
@@ -146,7 +157,9 @@ def test_git_asks_another_repository_for_so_long_and_no_longer(project: Path, mo
     assert "GIT_SSH_COMMAND" not in command(project, ("fetch",)).env, "it would go before what git is told"
     with socket.create_server(("127.0.0.1", 0)) as silent:
         monkeypatch.setattr(tracked, "command", lambda *given: replace(command(*given), timeout_s=0.1))
-        with pytest.raises(TrackingError, match=r"git ls-remote in .*: no answer within 0\.1 s; .* VIDBRIDGE_GIT_TIMEOUT_S"):
+        with pytest.raises(
+            TrackingError, match=r"git ls-remote in .*: no answer within 0\.1 s; .* VIDBRIDGE_GIT_TIMEOUT_S"
+        ):
             tracked.git(project, "ls-remote", f"git://127.0.0.1:{silent.getsockname()[1]}/x")
     monkeypatch.setenv("VIDBRIDGE_GIT_TIMEOUT_S", "soon")
     with pytest.raises(TrackingError, match="VIDBRIDGE_GIT_TIMEOUT_S: 'soon' is not a number of seconds"):
@@ -155,7 +168,9 @@ def test_git_asks_another_repository_for_so_long_and_no_longer(project: Path, mo
 
 def test_what_changes_under_a_run_is_named(project: Path) -> None:
     done = project
-    made = {name: {"cmd": "c", "outs": [{"path": name, "md5": "1" * 32}]} for name in ("corpus", "grpo@bridge", "other")}
+    made = {
+        name: {"cmd": "c", "outs": [{"path": name, "md5": "1" * 32}]} for name in ("corpus", "grpo@bridge", "other")
+    }
     before = yaml.safe_dump({"schema": "2.0", "stages": made})
     (done / "dvc.lock").write_text(before)
     watch = Watch.start(done)
@@ -179,14 +194,16 @@ def test_what_changes_under_a_run_is_named(project: Path) -> None:
     assert watch.changes()[1] == "dvc.lock: was changed during the run by something else (corpus, grpo@bridge)"
 
 
-# --- Clones --------------------------------------------------------------------------------------------------------------
+# --- Clones
+# ------------------------------------------------------------------------------
 
 
 def test_a_clone_takes_cache_keys_and_remote_of_its_project(project: Path, tmp_path: Path) -> None:
     from dvc.config import Config
 
     (project / ".dvc/config.local").write_text(
-        "[cache]\n    dir = ../../kept\n    type = symlink\n['remote \"s3\"']\n    url = s3://bucket\n    access_key_id = user\n"
+        "[cache]\n    dir = ../../kept\n    type = symlink\n['remote \"s3\"']\n    url = s3://bucket\n"
+        "    access_key_id = user\n"
     )
     origin = clone.project_origin(project, "main")
     folder = tmp_path / "work/nightly"
@@ -221,7 +238,9 @@ def test_a_project_in_a_folder_of_a_repository(shipped: Path, tmp_path: Path) ->
     root = clone.make(origin, tmp_path / "work/nightly")
     assert clone.refresh(origin, tmp_path / "work/nightly").root == root
     assert (root / "dvc.yaml").is_file()
-    with pytest.raises(FlowError, match=r"directory: folder 'no' of .* holds no dvc.yaml; deploy again with --directory SUB"):
+    with pytest.raises(
+        FlowError, match=r"directory: folder 'no' of .* holds no dvc.yaml; deploy again with --directory SUB"
+    ):
         clone.refresh(Origin(str(top), "main", "no"), tmp_path / "work/nightly")
     with pytest.raises(FlowError, match="branch: 'gone' is not in"):
         clone.refresh(Origin(str(top), "gone", ""), tmp_path / "work/nightly")
@@ -245,15 +264,24 @@ def test_line_ends_are_those_of_the_commit_whatever_git_is_told(tmp_path: Path) 
     for name, value in (("plain", "false"), ("there", "true")):
         git(tmp_path, "clone", "-q", "-c", f"core.autocrlf={value}", str(ROOT), name)
     stages = yaml.safe_load((there / "dvc.yaml").read_text())["stages"].values()
-    deps = {dep for stage in stages for dep in stage.get("do", stage).get("deps", ()) if "$" not in dep and (there / dep).exists()}
+    deps = {
+        dep
+        for stage in stages
+        for dep in stage.get("do", stage).get("deps", ())
+        if "$" not in dep and (there / dep).exists()
+    }
     files = {file for dep in deps for file in ([there / dep] if (there / dep).is_file() else (there / dep).rglob("*"))}
     names = sorted(str(file.relative_to(there)) for file in files if file.is_file())
     assert len(names) > 60
-    hashes = [[hashlib.md5((tmp_path / clone / name).read_bytes()).hexdigest() for name in names] for clone in ("plain", "there")]
+    hashes = [
+        [hashlib.md5((tmp_path / clone / name).read_bytes()).hexdigest() for name in names]
+        for clone in ("plain", "there")
+    ]
     assert hashes[0] == hashes[1]
 
 
-# --- The command line ----------------------------------------------------------------------------------------------------
+# --- The command line
+# ------------------------------------------------------------------------------
 
 
 def test_what_cannot_be_deployed_is_said_at_once(shipped: Path, tmp_path: Path) -> None:
@@ -267,7 +295,8 @@ def test_what_cannot_be_deployed_is_said_at_once(shipped: Path, tmp_path: Path) 
         return str(refused.value)
 
     assert refusal(timezone="Europe/Berln") == (
-        "--timezone: 'Europe/Berln' is not a time zone; set an IANA name, such as Europe/Berlin or UTC; did you mean Europe/Berlin?"
+        "--timezone: 'Europe/Berln' is not a time zone; set an IANA name, such as Europe/Berlin or UTC; did you mean"
+        " Europe/Berlin?"
     )
     assert refusal(cron="every day").startswith("--cron: 'every day' is not a schedule; set minute, hour,")
     assert "--name: 'a/b' cannot be a name in Prefect" in refusal(name="a/b")
@@ -282,7 +311,9 @@ def test_what_cannot_be_deployed_is_said_at_once(shipped: Path, tmp_path: Path) 
     assert "pass-word" not in said
     assert "cannot be read from here" in refusal(repository=str(tmp_path / "nothing.git"))
     assert "leads out of the repository" in refusal(repository=address, directory="../x")
-    assert "is relative, and with --repository it is a folder of the worker" in refusal(repository=address, source=Path("videos"))
+    assert "is relative, and with --repository it is a folder of the worker" in refusal(
+        repository=address, source=Path("videos")
+    )
     assert "--recipe: 'no' is not in" in refusal(repository=address, recipe="no")
     git(shipped, "checkout", "-q", "--detach")
     assert "--branch: HEAD is detached" in refusal()
@@ -294,7 +325,12 @@ def test_a_deployment_for_elsewhere_names_no_path_of_this_machine(shipped: Path,
     hub = tmp_path / "hub.git"
     git(tmp_path, "clone", "-q", "--bare", str(shipped), str(hub))
     order, notes = deployment_request(
-        shipped, repository=f"file://{hub}", source=Path("/of/the/worker"), name="gpus", pool="gpus", timezone="Europe/Berlin"
+        shipped,
+        repository=f"file://{hub}",
+        source=Path("/of/the/worker"),
+        name="gpus",
+        pool="gpus",
+        timezone="Europe/Berlin",
     )
     (note,) = notes
     assert "the DVC remote in" in note
@@ -305,7 +341,13 @@ def test_a_deployment_for_elsewhere_names_no_path_of_this_machine(shipped: Path,
     assert one["pull"] == []
     assert one["work_pool"] == {"name": "gpus"}
     assert one["schedules"] == [{"cron": "0 3 * * *", "timezone": "Europe/Berlin"}]
-    expected = {"repository": f"file://{hub}", "directory": None, "branch": "main", "source": "/of/the/worker", "recipe": None}
+    expected = {
+        "repository": f"file://{hub}",
+        "directory": None,
+        "branch": "main",
+        "source": "/of/the/worker",
+        "recipe": None,
+    }
     assert one["parameters"] == expected | {"promote": True}
 
 
@@ -322,7 +364,9 @@ def test_a_schedule_that_was_paused_stays_paused(shipped: Path) -> None:
     several = PausedState(True, (("0 3 * * *", "UTC", False), ("0 4 * * *", "UTC", True)))
     assert active(several) == [False]
     assert active(several, cron="0 4 * * *") == [True]
-    assert deploy.prefect_file(shipped, DeploymentRequest("main", "nightly"), several)["deployments"][0]["paused"] is True
+    assert (
+        deploy.prefect_file(shipped, DeploymentRequest("main", "nightly"), several)["deployments"][0]["paused"] is True
+    )
 
 
 def test_which_pools_let_a_run_set_nothing() -> None:

@@ -77,7 +77,14 @@ def test_a_fresh_clone_runs_nothing_and_fetches_what_it_shows(host_b: Path) -> N
     assert {step.name for step in plan.to_fetch} == {
         "baselines", "evaluate@base", "evaluate@cold-start", "evaluate@bridge", "evaluate@general", "summary"
     }  # fmt: skip
-    assert {step.name for step in plan.left} == {"corpus", "ingest", "base", "sft@cold-start", "grpo@bridge", "grpo@general"}
+    assert {step.name for step in plan.left} == {
+        "corpus",
+        "ingest",
+        "base",
+        "sft@cold-start",
+        "grpo@bridge",
+        "grpo@general",
+    }
     files, megabytes = held(plan.to_fetch)
     assert (files, megabytes > 0) == (6, True)
     said: list[str] = []
@@ -93,7 +100,9 @@ def test_a_fresh_clone_runs_nothing_and_fetches_what_it_shows(host_b: Path) -> N
     (host_b / ".vidbridge" / SEEN).unlink()
     offline = make_plan(host_b)
     assert {step.name for step in offline.to_run} >= {"corpus", "grpo@general"}
-    with pytest.raises(DvcError, match=rf"{host_b.parent}/remote/files/md5 is not there; is it mounted\? .* mkdir -p .*: corpus, "):
+    with pytest.raises(
+        DvcError, match=rf"{host_b.parent}/remote/files/md5 is not there; is it mounted\? .* mkdir -p .*: corpus, "
+    ):
         verify_answer(offline)
     away = replace(plan.to_fetch[0], remote=InRemote(("0" * 32,), 1, 4))
     with pytest.raises(TrackingError, match=r"fetching stopped: .* is it mounted"):
@@ -147,7 +156,9 @@ def test_an_object_that_the_remote_lost_or_spoilt_is_a_warning_and_its_stage_run
     after = reproduce.bring(host_b, make_plan(host_b), said.append)
     assert sum("warning: " in line and "so " in line and "will run" in line for line in said) == 2
     assert {step.name for step in after.to_run} == {"evaluate@base", "baselines", "summary"}
-    assert "missing or damaged in the remote" in next(step.why[0] for step in after.steps if step.name == "evaluate@base")
+    assert "missing or damaged in the remote" in next(
+        step.why[0] for step in after.steps if step.name == "evaluate@base"
+    )
     assert (host_b / "scores/bridge/scores.json").is_file()
     assert not (host_b / "scores/base").exists()
 
@@ -169,7 +180,9 @@ def test_entries_of_the_run_cache_are_what_their_names_say_or_are_not_used(host_
     plan = make_plan(host_b)
     assert [step.name for step in plan.to_run] == ["baselines", "summary"]
     first, second = sorted(plan.notes, key=len)
-    assert re.match(r"run cache: entry of the remote \S+ of stage baselines: is not what its name says; not used", first)
+    assert re.match(
+        r"run cache: entry of the remote \S+ of stage baselines: is not what its name says; not used", first
+    )
     assert "may leave its folder" in second
 
 

@@ -40,7 +40,17 @@ def test_what_needs_no_project_works_anywhere(tmp_path: Path) -> None:
     row = {"video": "a.mp4", "question": "What?", "candidates": ["x", "y"], "answer": "x"}
     (here / "mvbench/action_antonym.json").write_text(json.dumps([row]))
     (here / "said.jsonl").write_text('{"id": "action_antonym/0", "reply": "A"}\n')
-    scored = ["score", "--benchmark", "mvbench", "--annotations", "mvbench", "--predictions", "said.jsonl", "--out", "scores.json"]
+    scored = [
+        "score",
+        "--benchmark",
+        "mvbench",
+        "--annotations",
+        "mvbench",
+        "--predictions",
+        "said.jsonl",
+        "--out",
+        "scores.json",
+    ]
     asked = [
         ["--version"],
         ["recipe", "list"],
@@ -62,7 +72,9 @@ def test_what_needs_no_project_works_anywhere(tmp_path: Path) -> None:
     assert [one.returncode for one in done] == [0, 0, 0, 0, 0, 1, 2, 0, 1, 1, 1, 2, 2, 2]
     assert [one for one in done if "Traceback" in one.said] == []
     assert version.stdout.startswith("vidbridge 0.")
-    assert {line.split()[0] for line in listed.stdout.splitlines()} == {path.stem for path in shipped("recipes").glob("*.yaml")}
+    assert {line.split()[0] for line in listed.stdout.splitlines()} == {
+        path.stem for path in shipped("recipes").glob("*.yaml")
+    }
     assert recipe.stdout == (ROOT / "infra/recipes/smoke.yaml").read_text()
     assert "1 accepted, 0 set aside, of 1" in checked.stdout
     assert "with the parameters of the recipe vidbridge-r1" in checked.stdout
@@ -76,7 +88,10 @@ def test_what_needs_no_project_works_anywhere(tmp_path: Path) -> None:
     assert full.stderr.startswith("error: the disk is full")
     assert "is not inside one (no dvc.yaml upward of it)" in " ".join(doctor.stdout.split())
     assert "missing: project" in doctor.stdout
-    assert text.stderr == "error: not-a-video: README.md: no known video format (Invalid data found when processing input)\n"
+    assert (
+        text.stderr
+        == "error: not-a-video: README.md: no known video format (Invalid data found when processing input)\n"
+    )
     assert "--model FOLDER" in clip.stderr
     assert "gone.mp4' is not a file" in gone.stderr
     assert "not inside a project" in plan.stderr
@@ -90,7 +105,9 @@ def test_a_file_that_is_no_video_is_told_before_anything_heavy_is_imported(proje
         "print([name for name in ('torch', 'transformers', 'mlflow', 'dvc') if name in sys.modules])"
     )
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run([sys.executable, "-c", code], cwd=project, env=env, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=project, env=env, capture_output=True, text=True, check=True
+    )
     assert done.stdout.split("\n")[:2] == ["VideoError", "[]"]
 
 
@@ -101,7 +118,9 @@ def test_no_line_of_help_is_cut(group: list[str], tmp_path: Path) -> None:
 
 
 def test_mistakes_about_stages_name_what_there_is(done: Path) -> None:
-    shown = commands(done, [({}, ["run", "sft"]), ({}, ["plan", "grpo"]), ({}, ["plan", "nope"]), ({}, ["ablate", "--table"])])
+    shown = commands(
+        done, [({}, ["run", "sft"]), ({}, ["plan", "grpo"]), ({}, ["plan", "nope"]), ({}, ["ablate", "--table"])]
+    )
     assert [one.returncode for one in shown] == [2, 2, 2, 0]
     assert "error: stage: 'sft' is a group of 1; name one of them: sft@cold-start\n" in shown[0].stderr
     assert "name one of them: grpo@bridge, grpo@general" in shown[1].stderr
@@ -158,7 +177,9 @@ def test_a_defect_keeps_its_traceback_and_says_where_it_goes(project: Path) -> N
         "session.open_client = broken\nsys.argv = ['vidbridge', 'history']\ncli.main()"
     )
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
-    shown = subprocess.run([sys.executable, "-c", code], cwd=project, env=env, capture_output=True, text=True, check=False)
+    shown = subprocess.run(
+        [sys.executable, "-c", code], cwd=project, env=env, capture_output=True, text=True, check=False
+    )
     assert shown.returncode == 1
     assert "Traceback" in shown.stderr
     assert "KeyError: 'https://bob:***@host'" in shown.stderr
@@ -195,13 +216,14 @@ def test_ctrl_c_ends_a_command_with_a_sentence(project: Path) -> None:
     code = (
         # Where the suite runs in the background of a shell, SIGINT is ignored, and children would
         # inherit that.
-        "import os, signal, sys\nsignal.signal(signal.SIGINT, signal.default_int_handler)\nfrom flows.cli import main as cli\n"
-        "from stages.tracking import session\n"
-        "def slow(*_): os.kill(os.getpid(), signal.SIGINT)\n"
-        "session.open_client = slow\nsys.argv = ['vidbridge', 'history']\ncli.main()"
+        "import os, signal, sys\nsignal.signal(signal.SIGINT, signal.default_int_handler)\nfrom flows.cli import main"
+        " as cli\nfrom stages.tracking import session\ndef slow(*_): os.kill(os.getpid(),"
+        " signal.SIGINT)\nsession.open_client = slow\nsys.argv = ['vidbridge', 'history']\ncli.main()"
     )
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
-    shown = subprocess.run([sys.executable, "-c", code], cwd=project, env=env, capture_output=True, text=True, check=False)
+    shown = subprocess.run(
+        [sys.executable, "-c", code], cwd=project, env=env, capture_output=True, text=True, check=False
+    )
     assert (shown.returncode, shown.stderr) == (130, "interrupted\n")
 
 
@@ -224,13 +246,17 @@ from flows.cli.command import main
 main()
 """
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
-    shown = subprocess.run([sys.executable, "-c", code], cwd=project, env=env, capture_output=True, text=True, check=False)
+    shown = subprocess.run(
+        [sys.executable, "-c", code], cwd=project, env=env, capture_output=True, text=True, check=False
+    )
     assert shown.returncode == 130, shown.stderr
     assert shown.stderr.startswith("interrupted")
     assert len(shown.stderr.splitlines()) == 1
 
 
-def test_an_interrupt_between_the_board_and_the_submission_is_an_interrupt(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_an_interrupt_between_the_board_and_the_submission_is_an_interrupt(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     from flows.execution import scheduler
 
     def interrupted(**_: object) -> None:
@@ -248,12 +274,18 @@ def test_a_row_over_several_lines_is_told_how_to_stand_on_one(tmp_path: Path) ->
     for clip in CLIPS.glob("*.mp4"):
         shutil.copy(clip, tmp_path / "a.mp4")
         shutil.copy(clip, tmp_path / "b.mp4")
-    rows = '{"video": "a.mp4", "caption": "It moves.",\n "licence": "CC0",\n "source": "s"}\n{"video": "b.mp4", "caption": nope}\n{"x"\n'
+    rows = (
+        '{"video": "a.mp4", "caption": "It moves.",\n "licence": "CC0",\n "source": "s"}\n{"video": "b.mp4", "caption":'
+        ' nope}\n{"x"\n'
+    )
     (tmp_path / "annotations.jsonl").write_text(rows)
     shown = vidbridge("data", "check", str(tmp_path), "--all", cwd=tmp_path, COLUMNS="300")
     assert shown.returncode == 1
     assert "0 accepted, 3 set aside, of 3" in shown.stdout
-    said = "a row must stand on one line, and this one takes lines 1 to 3; write it on one: jq -c . annotations.jsonl > lines-"
+    said = (
+        "a row must stand on one line, and this one takes lines 1 to 3; write it on one: jq -c . annotations.jsonl >"
+        " lines-"
+    )
     assert f"annotations.jsonl:1: {said}" in shown.stdout
     assert "annotations.jsonl:4: not JSON: Expecting value at column 31" in shown.stdout
     assert "annotations.jsonl:5: not JSON: Expecting ':' delimiter at column 5" in shown.stdout
@@ -264,7 +296,9 @@ def test_a_row_over_several_lines_is_told_how_to_stand_on_one(tmp_path: Path) ->
 def test_a_name_that_is_not_utf_8_is_told(name: bytes, done: Path) -> None:
     text = (done / "params.yaml").read_text()
     (done / "params.yaml").write_text(
-        text.replace("source: data/corpus", "source: videos").replace("judge: {kind: rule,", "judge: {kind: rule_on_real_text,")
+        text.replace("source: data/corpus", "source: videos").replace(
+            "judge: {kind: rule,", "judge: {kind: rule_on_real_text,"
+        )
     )
     folder = done / "videos"
     folder.mkdir()
@@ -312,7 +346,12 @@ def test_on_a_console_strings_are_text_and_styles_are_given(
     assert "runs and versions  postgresql://bob:***@host/db" in said
     assert not [character for character in said if character in ESCAPES]
     assert "CANARY" not in said
-    for text in ("[red]title[/red] :dog:", "[bold]head", r"[/red] \x1b[31m \u202e http://u:***@h", r"[/] :dog: \x1b ***"):
+    for text in (
+        "[red]title[/red] :dog:",
+        "[bold]head",
+        r"[/red] \x1b[31m \u202e http://u:***@h",
+        r"[/] :dog: \x1b ***",
+    ):
         assert text in said
     monkeypatch.setenv("COLUMNS", "77")
     assert show.console().width == 77
@@ -327,7 +366,9 @@ def test_no_door_prints_past_the_one_that_makes_text_fit() -> None:
         assert "markup=True" not in text, path
         assert "from_markup" not in text, path
         if path.name != "show.py":
-            assert "Console(" not in text.replace("from rich.console import Console", ""), f"{path}: take show.console()"
+            assert "Console(" not in text.replace("from rich.console import Console", ""), (
+                f"{path}: take show.console()"
+            )
     for path in sorted((ROOT / "stages").rglob("*.py")):
         assert "rich.console import Console" not in path.read_text(encoding="utf-8"), path
 
@@ -336,7 +377,9 @@ def test_a_log_line_of_a_stage_is_text(done: Path) -> None:
     (done / "learning.py").write_text("rate = 2\n")
     work = (done / "work.py").read_text()
     told = "print('\\x1b]0;T\\x07 postgresql://bob:CANARY@host/db', flush=True)\n"
-    (done / "work.py").write_text(work.replace('print(f"{name} done", flush=True)', told + 'print(f"{name} done", flush=True)'))
+    (done / "work.py").write_text(
+        work.replace('print(f"{name} done", flush=True)', told + 'print(f"{name} done", flush=True)')
+    )
     lines: list[str] = []
     reproduce.reproduce(done, "corpus", lines.append)
     assert r"\x1b]0;T\x07 postgresql://bob:***@host/db" in lines

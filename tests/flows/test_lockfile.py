@@ -13,7 +13,8 @@ from flows.repro import clone, lockfile
 from stages.errors import VidbridgeError
 
 WHOLE = (
-    "schema: '2.0'\nstages:\n  corpus:\n    cmd: python -m stages.corpus\n    outs:\n    - path: data/corpus\n      md5: 1.dir\n"
+    "schema: '2.0'\nstages:\n  corpus:\n    cmd: python -m stages.corpus\n    outs:\n    - path: data/corpus\n     "
+    " md5: 1.dir\n"
 )
 
 

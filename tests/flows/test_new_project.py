@@ -90,7 +90,10 @@ def test_other_code_in_the_package_is_told_by_a_plan_and_an_older_pipeline_is_up
 
 def test_the_wheel_has_what_a_project_begins_with() -> None:
     table = (
-        (ROOT / "pyproject.toml").read_text().partition("[tool.hatch.build.targets.wheel.force-include]\n")[2].partition("\n\n")[0]
+        (ROOT / "pyproject.toml")
+        .read_text()
+        .partition("[tool.hatch.build.targets.wheel.force-include]\n")[2]
+        .partition("\n\n")[0]
     )
     included = dict(reversed([part.strip('" ') for part in line.split("=")]) for line in table.splitlines())
     assert included == {f"flows/shipped/{name}": place for name, place in SHIPPED.items()}
@@ -101,14 +104,16 @@ def wheel(folder: Path) -> Path:
     them.
     """
     source = folder / "source"
-    names = subprocess.run(["git", "-C", str(ROOT), "ls-files", "-z"], capture_output=True, text=True, check=True).stdout.split(
-        "\0"
-    )
+    names = subprocess.run(
+        ["git", "-C", str(ROOT), "ls-files", "-z"], capture_output=True, text=True, check=True
+    ).stdout.split("\0")
     for name in filter(None, names):
         if (ROOT / name).is_file() and not name.startswith("tests/"):
             (source / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(ROOT / name, source / name)
-    uv = next((found for found in (ROOT / ".tools/bin/uv", shutil.which("uv")) if found and Path(found).is_file()), None)
+    uv = next(
+        (found for found in (ROOT / ".tools/bin/uv", shutil.which("uv")) if found and Path(found).is_file()), None
+    )
     pip = [sys.executable, "-m", "pip"] if not shutil.which("pip") else [str(shutil.which("pip"))]
     build = [str(uv), "build", "--wheel", "-o", str(folder)] if uv else [*pip, "wheel", "--no-deps", "-w", str(folder)]
     done = subprocess.run([*build, str(source)], capture_output=True, text=True, check=False)
@@ -127,7 +132,9 @@ def test_a_project_of_an_installed_package_runs_and_an_upgrade_runs_what_it_chan
     with zipfile.ZipFile(wheel(tmp_path)) as archive:
         archive.extractall(packages)
     (packages / "libraries.pth").write_text(sysconfig.get_path("purelib"))
-    env = {name: value for name, value in os.environ.items() if not name.startswith(("VIDBRIDGE_", "MLFLOW_", "PYTHON"))}
+    env = {
+        name: value for name, value in os.environ.items() if not name.startswith(("VIDBRIDGE_", "MLFLOW_", "PYTHON"))
+    }
     env |= {"GIT_AUTHOR_NAME": "a", "GIT_AUTHOR_EMAIL": "a@b", "GIT_COMMITTER_NAME": "a", "GIT_COMMITTER_EMAIL": "a@b"}
 
     def vidbridge(*arguments: str, cwd: Path) -> str:

@@ -50,7 +50,10 @@ def _client(reaching: dict[str, str]) -> Iterator[Any]:
     from prefect.client.orchestration import get_client
     from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
 
-    values = {PREFECT_API_URL: reaching["PREFECT_API_URL"], PREFECT_API_AUTH_STRING: reaching["PREFECT_API_AUTH_STRING"]}
+    values = {
+        PREFECT_API_URL: reaching["PREFECT_API_URL"],
+        PREFECT_API_AUTH_STRING: reaching["PREFECT_API_AUTH_STRING"],
+    }
     with temporary_settings(values), get_client(sync_client=True) as client:
         yield client
 
@@ -143,7 +146,9 @@ def _check_artifacts(reaching: dict[str, str]) -> None:
     assert [one for one in tasks.values() if not (one.state is not None and one.state.is_completed())] == []
 
 
-def test_a_failing_stage_is_tried_again_and_what_does_not_need_it_still_runs(done: Path, reaching: dict[str, str]) -> None:
+def test_a_failing_stage_is_tried_again_and_what_does_not_need_it_still_runs(
+    done: Path, reaching: dict[str, str]
+) -> None:
     (done / "learning.py").write_text("rate = 2\n")
     knobs(done, bridge={"failures": 99})
     before = attempts(done, "bridge")
@@ -226,7 +231,9 @@ def test_cancelled_in_prefect_the_stage_ends_and_is_not_tried_again(done: Path, 
 
 
 @pytest.mark.slow
-def test_a_cron_deployment_fires_by_itself_notices_a_clip_and_reports(done: Path, tmp_path: Path, reaching: dict[str, str]) -> None:
+def test_a_cron_deployment_fires_by_itself_notices_a_clip_and_reports(
+    done: Path, tmp_path: Path, reaching: dict[str, str]
+) -> None:
     from flows.deployments import deploy
     from flows.processes.stream import guarded
 
@@ -255,7 +262,9 @@ def test_a_cron_deployment_fires_by_itself_notices_a_clip_and_reports(done: Path
         while len(seen) < 2 and time.monotonic() < deadline:
             time.sleep(1)
             runs = [run for run in client.read_flow_runs() if run.deployment_id and run.state and run.state.is_final()]
-            seen = sorted((run for run in runs if not run.state.is_cancelled()), key=lambda run: run.expected_start_time)
+            seen = sorted(
+                (run for run in runs if not run.state.is_cancelled()), key=lambda run: run.expected_start_time
+            )
         artifacts = [str(one.data) for one in client.read_artifacts() if one.key in ("scheduled", "verdict")]
     assert [run.state.is_completed() for run in seen] == [True, True], (tmp_path / "worker.log").read_text()
     assert all(run.auto_scheduled for run in seen)

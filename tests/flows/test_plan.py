@@ -27,7 +27,9 @@ def test_at_first_everything_runs_in_an_order_that_respects_dependencies(project
     for step in plan.steps:
         assert set(step.upstream) <= seen
         seen.add(step.name)
-    assert {name: set(up) for name, up in stage_graph(project).items()} == {step.name: set(step.upstream) for step in plan.steps}
+    assert {name: set(up) for name, up in stage_graph(project).items()} == {
+        step.name: set(step.upstream) for step in plan.steps
+    }
     general = next(step for step in plan.steps if step.name == "grpo@general")
     assert general.upstream == ("grpo@bridge",)
     assert (general.meta.kind, general.meta.retries, general.meta.timeout_s) == ("train", 1, 120)
@@ -79,7 +81,9 @@ def test_an_output_changed_by_hand_and_one_that_is_nowhere_are_made_again(done: 
 
 def test_only_what_the_target_needs_is_planned(project: Path, tmp_path: Path) -> None:
     assert list(states(project, "sft@cold-start")) == ["corpus", "ingest", "base", "sft@cold-start"]
-    with pytest.raises(UsageError, match=r"'evaluate' is a group of 4; name one of them: evaluate@base, .*evaluate@general"):
+    with pytest.raises(
+        UsageError, match=r"'evaluate' is a group of 4; name one of them: evaluate@base, .*evaluate@general"
+    ):
         states(project, "evaluate")
     videos = tmp_path / "videos"
     videos.mkdir()
@@ -94,7 +98,9 @@ def test_the_command_of_a_stage_counts(done: Path) -> None:
 
 def test_an_empty_table_of_rows_is_no_error(project: Path) -> None:
     text = (project / "dvc.yaml").read_text()
-    (project / "dvc.yaml").write_text(text[: text.index("  grpo:")] + "  grpo: {foreach: [], do: {cmd: python work.py}}\n")
+    (project / "dvc.yaml").write_text(
+        text[: text.index("  grpo:")] + "  grpo: {foreach: [], do: {cmd: python work.py}}\n"
+    )
     assert "sft@cold-start" in states(project, "sft@cold-start")
 
 
@@ -129,7 +135,11 @@ def test_accept_makes_a_changed_stage_stand(done: Path) -> None:
     accept.accept(done, "grpo@general", "only a comment")
     assert make_plan(done).empty
     first, second = (json.loads(line) for line in (done / "accepted.jsonl").read_text().splitlines())
-    assert (first["stage"], first["why"], first["changes"]) == ("grpo@bridge", "only a comment", ["dep learning.py changed"])
+    assert (first["stage"], first["why"], first["changes"]) == (
+        "grpo@bridge",
+        "only a comment",
+        ["dep learning.py changed"],
+    )
     assert second["stage"] == "grpo@general"
     with pytest.raises(UsageError, match="up to date"):
         accept.accept(done, "grpo@bridge", "again")

@@ -18,7 +18,9 @@ from tests.support.judge_server import KEY, JudgeServer
 RECIPE = ROOT / "infra/recipes/tiny.yaml"
 
 
-def test_a_run_is_told_what_keeps_its_judge_from_being_asked(server: JudgeServer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_is_told_what_keeps_its_judge_from_being_asked(
+    server: JudgeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def found(url: str, key: str) -> str:
         monkeypatch.setenv("VIDBRIDGE_JUDGE_URL", url)
         monkeypatch.setenv("VIDBRIDGE_JUDGE_KEY", key)
@@ -29,7 +31,12 @@ def test_a_run_is_told_what_keeps_its_judge_from_being_asked(server: JudgeServer
         "VIDBRIDGE_JUDGE_KEY: the endpoint at VIDBRIDGE_JUDGE_URL does not accept it (401)"
     )
     assert found("", KEY).startswith("VIDBRIDGE_JUDGE_URL: not set")
-    for url, key in (("http://127.0.0.1:1/v1", "k"), ("nowhere", "k"), (server.url, "se cret\r\nx"), (server.url, "secrét")):
+    for url, key in (
+        ("http://127.0.0.1:1/v1", "k"),
+        ("nowhere", "k"),
+        (server.url, "se cret\r\nx"),
+        (server.url, "secrét"),
+    ):
         said = found(url, key)
         assert said.startswith("VIDBRIDGE_JUDGE_URL: no answer"), said
         assert "cret" not in said
@@ -41,7 +48,9 @@ def test_a_run_is_told_that_its_embedder_is_not_there(tmp_path: Path, monkeypatc
 
     def found(model: str, stage: str = "evaluate@base", **changes: str) -> list[str]:
         likeness = {"kind": "sentence_transformers", "model": model, "revision": "0123abc"}
-        (tmp_path / "params.yaml").write_text(yaml.safe_dump(raw | {"rewards": raw["rewards"] | {"embedder": likeness}}))
+        (tmp_path / "params.yaml").write_text(
+            yaml.safe_dump(raw | {"rewards": raw["rewards"] | {"embedder": likeness}})
+        )
         meta = StageMeta(kind="evaluate", retries=0, timeout_s=1, warm=False)
         plan = Plan("summary", (PlanStep(stage, "will run", (), (), (), meta),))
         return [said for said in problems(Session(tmp_path), plan) if said.startswith("rewards.embedder.model: ")]
@@ -74,11 +83,15 @@ def test_a_full_row_needs_room_for_its_masters_and_states(
     raw = yaml.safe_load((RECIPE.parent / "vidbridge-r1.yaml").read_text(encoding="utf-8"))
     name, row = next(iter(raw["grpo"].items()))
     adapters = {"rank": 8, "alpha": 16, "dropout": 0.0, "targets": ["q_proj"]}
-    raw["grpo"] = {name: {**row, "steps": 300, "save_steps": 100, "precision": "bf16", "lora": adapters if lora else None}}
+    raw["grpo"] = {
+        name: {**row, "steps": 300, "save_steps": 100, "precision": "bf16", "lora": adapters if lora else None}
+    }
     monkeypatch.setenv("VIDBRIDGE_DEEPSPEED", deepspeed)
     meta = StageMeta(kind="train", retries=0, timeout_s=1, warm=False)
     plan = Plan("summary", (PlanStep(f"grpo@{name}", "will run", (), (), (), meta),))
-    written = 7 * (4 * 2 * per_checkpoint + 3 * per_state)  # billions of bytes: each checkpoint twice, two states and a third
+    written = 7 * (
+        4 * 2 * per_checkpoint + 3 * per_state
+    )  # billions of bytes: each checkpoint twice, two states and a third
     assert disk_need_gb(parse_params(raw), plan) == pytest.approx(1.0 + written)
 
 

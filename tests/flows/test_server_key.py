@@ -28,7 +28,9 @@ from tests.support.locked import (
 )
 
 
-def test_the_server_of_a_run_is_locked_too_and_our_clients_get_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_server_of_a_run_is_locked_too_and_our_clients_get_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """`run`, `promote` and `ablate` start this one. A key of the user's own for another server does
     not get in the way.
     """
@@ -41,7 +43,9 @@ def test_the_server_of_a_run_is_locked_too_and_our_clients_get_in(tmp_path: Path
         api = running.url()
         port = api.rpartition(":")[2].removesuffix("/api")
         assert [
-            one.laddr.ip for one in psutil.net_connections() if one.laddr and one.laddr.port == int(port) and one.status == "LISTEN"
+            one.laddr.ip
+            for one in psutil.net_connections()
+            if one.laddr and one.laddr.port == int(port) and one.status == "LISTEN"
         ] == ["127.0.0.1"]
         assert httpx.get(f"{api}/flows/count").status_code == 401
         assert httpx.post(f"{api}/deployments/filter", json={}, headers={"Origin": EVIL}).status_code == 403
@@ -51,7 +55,9 @@ def test_the_server_of_a_run_is_locked_too_and_our_clients_get_in(tmp_path: Path
             client.create_flow_from_name("ours")
             assert [flow.name for flow in client.read_flows()] == ["ours"]
         home = tmp_path / "home"
-        assert [path for path in home.rglob("*.log") if running.key.partition(":")[2].encode() in path.read_bytes()] == []
+        assert [
+            path for path in home.rglob("*.log") if running.key.partition(":")[2].encode() in path.read_bytes()
+        ] == []
     assert os.environ["PREFECT_API_AUTH_STRING"] == "somebody:else"
     assert "PREFECT_API_URL" not in os.environ
 
@@ -99,7 +105,8 @@ def test_the_key_is_not_told_to_a_stranger_on_the_port_of_a_server_that_is_gone(
         # Notes of a process that is gone, of another user's, of one that began later under the same
         # number, of this number in another container, and of version 0.1.
         theirs = next(
-            (one for one in psutil.process_iter(["uids"]) if one.info["uids"] and one.info["uids"].real != os.getuid()), None
+            (one for one in psutil.process_iter(["uids"]) if one.info["uids"] and one.info["uids"].real != os.getuid()),
+            None,
         )
         others = [replace(me(), pid=999999999), replace(me(), started="1"), replace(me(), namespace="1")]
         others += [who for who in (identity_of(theirs.pid) if theirs else None,) if who]
@@ -111,7 +118,8 @@ def test_the_key_is_not_told_to_a_stranger_on_the_port_of_a_server_that_is_gone(
 
 
 def test_a_server_that_takes_connections_and_says_nothing_is_waited_for(capsys: pytest.CaptureFixture[str]) -> None:
-    """As one that was stopped, or whose disk is busy. Where nobody listens, that is known at once."""
+    """As one that was stopped, or whose disk is busy. Where nobody listens, that is known at
+    once."""
     with socket.create_server(("127.0.0.1", 0)) as still:
         address = f"http://127.0.0.1:{still.getsockname()[1]}/api"
 
@@ -164,7 +172,9 @@ def test_a_key_that_others_may_read_or_write_is_refused(tmp_path: Path, mode: in
         keys.own_key(tmp_path)
 
 
-def test_a_key_of_another_user_a_link_a_pipe_and_other_text_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_key_of_another_user_a_link_a_pipe_and_other_text_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = keys.key_file(tmp_path)
     keys.own_key(tmp_path)
     with monkeypatch.context() as other:

@@ -41,24 +41,36 @@ def pages(template: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         yield shown
 
 
-# --- Prefect -------------------------------------------------------------------------------------------------------------
+# --- Prefect
+# ------------------------------------------------------------------------------
 
 
 def test_the_attack_of_a_foreign_page_on_prefect_is_refused_at_each_step(pages: Pages) -> None:
     page = {"Origin": EVIL, "Content-Type": "application/json"}
     asked = httpx.options(
         f"{pages.api}/deployments/filter",
-        headers={"Origin": EVIL, "Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "content-type"},
+        headers={
+            "Origin": EVIL,
+            "Access-Control-Request-Method": "POST",
+            "Access-Control-Request-Headers": "content-type",
+        },
     )
     assert asked.status_code == 403
     assert "access-control-allow-origin" not in asked.headers
     for path in ("deployments/filter", "variables/", "flow_runs/filter"):
         assert httpx.post(f"{pages.api}/{path}", json={}, headers=page).status_code == 403
     # Of another port of this machine, as a browser sends it: for it, that is the same site.
-    for headers in ({"Origin": pages.mlflow}, {"Sec-Fetch-Site": "same-site", "Sec-Fetch-Mode": "no-cors"}, {"Origin": "null"}):
+    for headers in (
+        {"Origin": pages.mlflow},
+        {"Sec-Fetch-Site": "same-site", "Sec-Fetch-Mode": "no-cors"},
+        {"Origin": "null"},
+    ):
         assert httpx.get(f"{pages.api}/flows/count", headers=headers).status_code == 403
         assert (
-            httpx.post(f"{pages.api}/variables/", json={"name": "a", "value": 1}, headers=headers | pages.basic).status_code == 403
+            httpx.post(
+                f"{pages.api}/variables/", json={"name": "a", "value": 1}, headers=headers | pages.basic
+            ).status_code
+            == 403
         )
     # A link that a person follows works, a frame does not.
     link = {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate", "Sec-Fetch-Dest": "document"}
@@ -68,7 +80,9 @@ def test_the_attack_of_a_foreign_page_on_prefect_is_refused_at_each_step(pages: 
     assert httpx.get(f"{pages.prefect}/runs", headers=link | {"Sec-Fetch-Dest": "iframe"}).status_code == 403
 
 
-@pytest.mark.parametrize("host", ["evil.example", "evil.example:{port}", "127.0.0.1.evil.example:{port}", "127.0.0.1@evil.example"])
+@pytest.mark.parametrize(
+    "host", ["evil.example", "evil.example:{port}", "127.0.0.1.evil.example:{port}", "127.0.0.1@evil.example"]
+)
 def test_a_name_that_was_made_to_point_here_is_refused(pages: Pages, host: str) -> None:
     for address in (pages.prefect, pages.mlflow):
         named = host.format(port=address.rpartition(":")[2])
@@ -98,7 +112,9 @@ def test_without_the_key_prefect_tells_nothing_but_that_it_lives(pages: Pages) -
         token = {"Prefect-Csrf-Token": "a", "Prefect-Csrf-Client": "b"}
         assert httpx.post(f"{pages.api}/variables/", json={}, headers=headers | token).status_code in (401, 403)
     assert httpx.get(f"{pages.api}/health").json() is True
-    assert [httpx.get(f"{pages.prefect}{path}").status_code for path in ("/docs", "/redoc", "/openapi.json")] == [404] * 3
+    assert [httpx.get(f"{pages.prefect}{path}").status_code for path in ("/docs", "/redoc", "/openapi.json")] == [
+        404
+    ] * 3
     settings = httpx.get(f"{pages.prefect}/ui-settings")
     assert settings.json()["auth"] == "BASIC"
     # Nor does it tell the key to those who have it.
@@ -130,7 +146,8 @@ def test_no_process_of_ours_has_a_password_among_its_arguments(pages: Pages) -> 
     assert not [line for line in lines if CANARY in line or password in line]
 
 
-# --- What a run of the deployment may set ------------------------------------------------------------------------------------
+# --- What a run of the deployment may set
+# ------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -209,7 +226,8 @@ def test_whose_code_runs_and_on_what_only_the_deployment_says(
 
 
 def test_what_the_server_lets_through_does_not_reach_the_process(deployed: Pages, tmp_path: Path) -> None:
-    """Runs without a deployment are unchecked by the server; the template has no place for values."""
+    """Runs without a deployment are unchecked by the server; the template has no place for
+    values."""
     from prefect.client.orchestration import get_client
     from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
     from prefect.workers.process import ProcessJobConfiguration
@@ -226,7 +244,9 @@ def test_what_the_server_lets_through_does_not_reach_the_process(deployed: Pages
 
     async def make() -> ProcessJobConfiguration:
         async with get_client() as client:
-            return await ProcessJobConfiguration.from_template_and_values(pool["base_job_template"], wanted, client=client)
+            return await ProcessJobConfiguration.from_template_and_values(
+                pool["base_job_template"], wanted, client=client
+            )
 
     with temporary_settings({PREFECT_API_URL: deployed.api, PREFECT_API_AUTH_STRING: deployed.key}):
         made = asyncio.run(make())
@@ -236,16 +256,24 @@ def test_what_the_server_lets_through_does_not_reach_the_process(deployed: Pages
 @pytest.mark.slow
 @pytest.mark.timeout(400)
 def test_nothing_foreign_runs_on_a_real_worker(deployed: Pages, tmp_path: Path) -> None:
-    """Try every way of making a run, with the key: job variables, no deployment, an unchecked run."""
+    """Try every way of making a run, with the key: job variables, no deployment, an unchecked
+    run."""
     deployment, headers, owned = _deployment(deployed), with_token(deployed), tmp_path / "owned"
     foreign = tmp_path / "foreign"
     subprocess.run(["git", "init", "-q", "-b", "main", str(foreign)], check=True)
     now = {"state": {"type": "SCHEDULED"}}
     variables = {"job_variables": {"command": f"sh -c 'id > {owned}'", "env": {"PYTHONSTARTUP": str(owned)}}}
-    (flow,) = sent("POST", f"{deployed.api}/flows/filter", {"flows": {"name": {"any_": ["vidbridge-scheduled"]}}}, headers).json()
+    (flow,) = sent(
+        "POST", f"{deployed.api}/flows/filter", {"flows": {"name": {"any_": ["vidbridge-scheduled"]}}}, headers
+    ).json()
     loose = now | variables | {"flow_id": flow["id"], "work_pool_name": "vidbridge"}
     orders = [(f"{deployed.api}/flow_runs/", loose)]
-    for parameters in ({"repository": str(foreign)}, {"work_dir": str(tmp_path)}, {"branch": "elsewhere"}, {"source": "/etc"}):
+    for parameters in (
+        {"repository": str(foreign)},
+        {"work_dir": str(tmp_path)},
+        {"branch": "elsewhere"},
+        {"source": "/etc"},
+    ):
         unchecked = now | {"enforce_parameter_schema": False, "parameters": parameters}
         orders.append((f"{deployed.api}/deployments/{deployment}/create_flow_run", unchecked))
     how: list[str] = []
@@ -266,7 +294,8 @@ def test_nothing_foreign_runs_on_a_real_worker(deployed: Pages, tmp_path: Path) 
     assert not (deployed.root / ".vidbridge/scheduled").exists(), "no clone was made"
 
 
-# --- MLflow ---------------------------------------------------------------------------------------------------------------------
+# --- MLflow
+# ------------------------------------------------------------------------------
 
 
 def _champion(pages: Pages) -> str:
@@ -345,7 +374,8 @@ def test_ui_says_how_a_person_gets_in_and_what_to_open(pages: Pages) -> None:
 def test_what_lies_in_the_projects_state_is_its_owners(pages: Pages) -> None:
     state = pages.root / ".vidbridge"
     modes = {
-        name: stat.S_IMODE((state / name).stat().st_mode) for name in (".", "prefect", "prefect/server.key", "prefect/server.log")
+        name: stat.S_IMODE((state / name).stat().st_mode)
+        for name in (".", "prefect", "prefect/server.key", "prefect/server.log")
     }
     assert modes == {".": 0o700, "prefect": 0o700, "prefect/server.key": 0o600, "prefect/server.log": 0o600}
     assert stat.S_IMODE((state / "mlflow.log").stat().st_mode) == 0o600
@@ -354,7 +384,8 @@ def test_what_lies_in_the_projects_state_is_its_owners(pages: Pages) -> None:
     assert told == [state / "prefect/server.key"]
 
 
-# --- The running server, and whom its key is told -----------------------------------------------------------------------------------
+# --- The running server, and whom its key is told
+# ------------------------------------------------------------------------------
 
 
 def test_a_server_that_runs_is_found_and_used_with_its_key(pages: Pages, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -374,7 +405,11 @@ def test_a_server_that_runs_is_found_and_used_with_its_key(pages: Pages, monkeyp
     ):
         pass
     monkeypatch.setenv("PREFECT_API_AUTH_STRING", pages.key)
-    with prefect_server.starting(pages.root) as started, prefect_server.connected(started), get_client(sync_client=True) as client:
+    with (
+        prefect_server.starting(pages.root) as started,
+        prefect_server.connected(started),
+        get_client(sync_client=True) as client,
+    ):
         client.read_flows()
 
 

@@ -1,4 +1,5 @@
-"""Single values of params.yaml: written in place, checked first, refused where edits would be lost."""
+"""Single values of params.yaml: written in place, checked first, refused where edits would be
+lost."""
 
 from __future__ import annotations
 
@@ -23,7 +24,11 @@ def changed_lines(text: str) -> list[str]:
 
 
 def test_only_the_value_changes() -> None:
-    settings = ["grpo.general.steps=50", "seed=3", "grpo.bridge.lora={rank: 8, alpha: 16, dropout: 0, targets: attention}"]
+    settings = [
+        "grpo.general.steps=50",
+        "seed=3",
+        "grpo.bridge.lora={rank: 8, alpha: 16, dropout: 0, targets: attention}",
+    ]
     settings += ["ingest.annotations='my file.json'", "grpo.general.learning_rate=1e-5"]
     changed = with_settings(TEXT, settings)
     table, lines = parse_yaml(changed, "params.yaml"), changed_lines(changed)

@@ -1,4 +1,5 @@
-"""Advantages: exactly 0 for groups with equal rewards, otherwise those of TRL; moving scales of tasks."""
+"""Advantages: exactly 0 for groups with equal rewards, otherwise those of TRL; moving scales of
+tasks."""
 
 from __future__ import annotations
 
@@ -46,7 +47,8 @@ def _nanstd(values: torch.Tensor, dim: int) -> torch.Tensor:
 @pytest.mark.parametrize("size", [2, 4, 6, 8, 10, 12, 16])
 @pytest.mark.parametrize("name", SCALES)
 def test_groups_paid_alike_have_no_advantage(name: str, size: int) -> None:
-    """A hundred such groups, each beside one that differs, and alone; with rewards that are missing; and in parts."""
+    """A hundred such groups, each beside one that differs, and alone; with rewards that are
+    missing; and in parts."""
     values = torch.arange(1, 101) / 100
     residue = 0
     for value in [*values.tolist(), 1.2, 1.3, 1.7]:
@@ -117,7 +119,8 @@ def test_one_update_divides_by_the_spread_of_the_task() -> None:
     assert scales.spread("caption") == pytest.approx(0.0005**0.5, rel=1e-4)
     assert advantages[0].tolist() == pytest.approx([-0.5 / 0.5001, 0.5 / 0.5001], rel=1e-4)
     assert advantages[1].tolist() == [0.0, 0.0]
-    # A group that differs twice as much moves the policy twice as much: by its own spread both would count alike.
+    # A group that differs twice as much moves the policy twice as much: by its own spread both
+    # would count alike.
     assert (advantages[3] / advantages[2]).tolist() == pytest.approx([2.0, 2.0], rel=1e-4)
 
 

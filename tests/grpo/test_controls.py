@@ -1,4 +1,5 @@
-"""Controls on changed videos: they change no rollout, are measured correctly, and reward frame order."""
+"""Controls on changed videos: they change no rollout, are measured correctly, and reward frame
+order."""
 
 from __future__ import annotations
 
@@ -33,7 +34,12 @@ def none_of_the_first_prompt(keys: Sequence[str], replies: Sequence[str]) -> lis
 
 
 def train(
-    folder: Path, examples: list[Example], home: Path, seen: Seen, objectives: dict[str, Reward] | None = None, **changes: Any
+    folder: Path,
+    examples: list[Example],
+    home: Path,
+    seen: Seen,
+    objectives: dict[str, Reward] | None = None,
+    **changes: Any,
 ) -> dict[str, Any]:
     rewards = Paying(
         objectives or length_reward,
@@ -55,7 +61,9 @@ def train(
 
 
 @pytest.mark.parametrize("lora", [None, LORA], ids=["full", "lora"])
-def test_controls_move_no_rollout(folder: Path, examples: list[Example], tmp_path: Path, lora: dict[str, Any] | None) -> None:
+def test_controls_move_no_rollout(
+    folder: Path, examples: list[Example], tmp_path: Path, lora: dict[str, Any] | None
+) -> None:
     with_them, without = Seen(), Seen()
     train(folder, examples, tmp_path / "a", with_them, steps=3, save_steps=3, controls_every=2, lora=lora)
     train(folder, examples, tmp_path / "b", without, steps=3, save_steps=3, lora=lora)
@@ -66,7 +74,9 @@ def test_controls_move_no_rollout(folder: Path, examples: list[Example], tmp_pat
     assert asked == [1, 3], "before the first step and before the third"
     assert 0 < logged[1]["control/shuffled_video"] <= 8 * 6 / 100
     assert logged[1]["control/video"] == pytest.approx(logged[1]["reward"] / 100)
-    assert logged[1]["gauge/blank_video"] == pytest.approx(logged[1]["control/blank_video"] / logged[1]["control/video"])
+    assert logged[1]["gauge/blank_video"] == pytest.approx(
+        logged[1]["control/blank_video"] / logged[1]["control/video"]
+    )
 
 
 def test_replies_to_the_shuffled_video_are_drawn_once(
@@ -88,7 +98,16 @@ def test_replies_to_the_shuffled_video_are_drawn_once(
     train(folder, examples, tmp_path / "contrast", contrast, steps=3, save_steps=3, **rule)
     mine, theirs = (load_file(tmp_path / name / "out/final/model.safetensors") for name in ("both", "contrast"))
     assert all(np.array_equal(mine[name], theirs[name]) for name in mine), "controls move no rollout, and no bonus"
-    train(folder, examples, tmp_path / "controls", controls, steps=1, warmup_steps=0, controls_every=2, scale_rewards="none")
+    train(
+        folder,
+        examples,
+        tmp_path / "controls",
+        controls,
+        steps=1,
+        warmup_steps=0,
+        controls_every=2,
+        scale_rewards="none",
+    )
     expected, found = controls.metrics[0][1], both.metrics[0][1]
     for name in ("control/video", "control/shuffled_video", "control/blank_video", "gauge/blank_video"):
         assert found[name] == pytest.approx(expected[name]), "the gauges are those of a row without the contrast"
@@ -119,7 +138,9 @@ def test_contrast_is_a_reward_and_resumes(folder: Path, examples: list[Example],
     assert [name for name in mine if not np.allclose(mine[name], theirs[name], atol=1e-6)] == []
 
 
-def test_each_part_is_normalised_before_they_are_added(folder: Path, examples: list[Example], tmp_path: Path, seen: Seen) -> None:
+def test_each_part_is_normalised_before_they_are_added(
+    folder: Path, examples: list[Example], tmp_path: Path, seen: Seen
+) -> None:
     parts: dict[str, Reward] = {"length": none_of_the_first_prompt, "vowels": vowels}
     train(folder, examples, tmp_path / "a", seen, parts, steps=2, aggregation="normalise")
     assert {"rewards/length/mean", "rewards/vowels/mean"} <= dict(seen.metrics)[1].keys()
@@ -131,7 +152,9 @@ def test_each_part_is_normalised_before_they_are_added(folder: Path, examples: l
     train(folder, examples, tmp_path / "b", Seen(), other, steps=2, aggregation="normalise")
     mine, theirs = (load_file(tmp_path / name / "out/final/model.safetensors") for name in "ab")
     apart = max(np.abs(mine[name].numpy() - theirs[name].numpy()).max() for name in mine)
-    assert apart < 2e-4, "the scale of a part does not matter (but for the constant that keeps a spread of 0 from dividing)"
+    assert apart < 2e-4, (
+        "the scale of a part does not matter (but for the constant that keeps a spread of 0 from dividing)"
+    )
     train(folder, examples, tmp_path / "c", Seen(), other, steps=2)
     summed = load_file(tmp_path / "c/out/final/model.safetensors")
     assert max(np.abs(mine[name].numpy() - summed[name].numpy()).max() for name in mine) > 5 * apart

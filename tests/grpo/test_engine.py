@@ -28,13 +28,18 @@ SHOWN = {"even": (frames(1, 8, (48, 64)),), "odd": (frames(2, 7),), "two": (fram
 
 
 def as_vllm_processes(processor: Any, request: Mapping[str, Any]) -> tuple[list[int], dict[str, Any]]:
-    """Token ids and video fields as vLLM 0.31 makes them of a request (vllm/model_executor/models/qwen2_5_vl.py and qwen3_vl.py).
+    """Token ids and video fields as vLLM 0.31 makes them of a request
+    (vllm/model_executor/models/qwen2_5_vl.py and qwen3_vl.py).
 
-    Frames go through the model's own processor, told only what the request says. Each placeholder is replaced by as many as the
-    video has merged patches; Qwen3-VL's by the time, a start, the patches and an end for each pair of frames.
+    Frames go through the model's own processor, told only what the request says. Each placeholder
+    is replaced by as many as the video has merged patches; Qwen3-VL's by the time, a start, the
+    patches and an end for each pair of frames.
     """
     videos = request["multi_modal_data"]["video"]
-    told = [VideoMetadata(**{name: value for name, value in data.items() if name != "do_sample_frames"}) for _, data in videos]
+    told = [
+        VideoMetadata(**{name: value for name, value in data.items() if name != "do_sample_frames"})
+        for _, data in videos
+    ]
     fields = processor(
         text=["<|vision_start|><|video_pad|><|vision_end|>" * len(videos)],
         videos=[pixels.copy() for pixels, _ in videos],
@@ -61,7 +66,11 @@ def as_vllm_processes(processor: Any, request: Mapping[str, Any]) -> tuple[list[
             ]
         )
     rest = iter(replacements)
-    ids = [t for token in request["prompt_token_ids"] for t in (next(rest) if token == processor.video_token_id else [token])]
+    ids = [
+        t
+        for token in request["prompt_token_ids"]
+        for t in (next(rest) if token == processor.video_token_id else [token])
+    ]
     assert next(rest, None) is None
     return ids, fields
 
@@ -103,7 +112,9 @@ def test_placeholders_are_kept_from_being_sampled() -> None:
 
 def test_what_cannot_generate_is_refused_at_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [rollout_engine({}), rollout_engine({"VIDBRIDGE_ROLLOUT_ENGINE": "hf"})] == ["hf", "hf"]
-    with pytest.raises(EngineError, match=r"VIDBRIDGE_ROLLOUT_ENGINE: 'server' is unknown; set hf, or vllm .*takes no videos"):
+    with pytest.raises(
+        EngineError, match=r"VIDBRIDGE_ROLLOUT_ENGINE: 'server' is unknown; set hf, or vllm .*takes no videos"
+    ):
         rollout_engine({"VIDBRIDGE_ROLLOUT_ENGINE": "server"})
     wanted = {"VIDBRIDGE_ROLLOUT_ENGINE": "vllm"}
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
@@ -122,11 +133,13 @@ def test_what_cannot_generate_is_refused_at_the_start(monkeypatch: pytest.Monkey
 
 
 class Engine:
-    """Stands in for `vllm.LLM`: takes what TRL gives that one, reads requests by vLLM's rules, and draws with transformers."""
+    """Stands in for `vllm.LLM`: takes what TRL gives that one, reads requests by vLLM's rules, and
+    draws with transformers."""
 
     def __init__(self, model: str, **settings: Any) -> None:
         self.net, self.processor = load_model(Path(model), "fp32")
-        # What vLLM loads is not what is trained: without weights from the trainer it generates nonsense.
+        # What vLLM loads is not what is trained: without weights from the trainer it generates
+        # nonsense.
         with torch.no_grad():
             for parameter in self.net.parameters():
                 parameter.zero_()
@@ -147,11 +160,15 @@ class Engine:
     @torch.no_grad()
     def _answer(self, request: Mapping[str, Any], wanted: Any) -> Any:
         ids, fields = as_vllm_processes(self.processor, request)
-        shown = {name: torch.as_tensor(fields[name]) for name in ("pixel_values_videos", "video_grid_thw", "second_per_grid_ts")}
+        shown = {
+            name: torch.as_tensor(fields[name])
+            for name in ("pixel_values_videos", "video_grid_thw", "second_per_grid_ts")
+        }
         row, drawn, logprobs = torch.tensor([ids]), [], []
         for _ in range(wanted.max_tokens):
             logits = self.net(input_ids=row, mm_token_type_ids=modality_of(row, self.processor), **shown).logits[0, -1]
-            # Reported without the bias: a trained model gives placeholders next to nothing, this random one a few per cent.
+            # Reported without the bias: a trained model gives placeholders next to nothing, this
+            # random one a few per cent.
             logps = torch.log_softmax(logits / wanted.temperature, dim=-1)
             for token, bias in wanted.logit_bias.items():
                 logits[token] += bias
@@ -177,7 +194,8 @@ def engine(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def trained(tmp_path: Path, blind: bool) -> tuple[Engine, ProcessorMixin, list[dict[str, float]]]:
-    """GRPO on rollouts of the stand-in, two steps. `blind`: one, and its requests show other frames than are trained on."""
+    """GRPO on rollouts of the stand-in, two steps. `blind`: one, and its requests show other frames
+    than are trained on."""
     save_model(*tiny("qwen2_5_vl"), tmp_path / "base")
     model, processor = load_model(tmp_path / "base", "fp32")
     videos = {"a": (frames(1, 4),), "b": (frames(2, 4),)}
@@ -228,7 +246,9 @@ def test_an_engine_that_saw_another_video_is_told_apart(tmp_path: Path, engine: 
 
 
 def test_rollouts_from_other_tokens_are_refused() -> None:
-    stand_in = SimpleNamespace(generate=lambda requests: [SimpleNamespace(prompt_token_ids=[1, 2, 2]) for _ in requests], version=7)
+    stand_in = SimpleNamespace(
+        generate=lambda requests: [SimpleNamespace(prompt_token_ids=[1, 2, 2]) for _ in requests], version=7
+    )
     asked = VideoEngine(stand_in)
     assert asked.version == 7
     asked.requests = [{}]

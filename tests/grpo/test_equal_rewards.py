@@ -1,4 +1,5 @@
-"""Rollouts with equal rewards: no weight moves, the log reports it, and dynamic sampling replaces them."""
+"""Rollouts with equal rewards: no weight moves, the log reports it, and dynamic sampling replaces
+them."""
 
 from __future__ import annotations
 
@@ -51,7 +52,10 @@ def train(
         ({"task": (1.0, 1.0), "length": (0.2, 1.0)}, {"scale_rewards": "batch", "loss": "grpo"}),
         ({"task": (1.0, 1.0), "length": (0.3, 1.0)}, {"scale_rewards": "none", "loss": "dr_grpo"}),
         ({"task": (1.0, 1.3)}, {"scale_rewards": {"task_decay": 0.9}, "loss": "bnpo"}),
-        ({"format": (1.0, 1.0), "answer": (1.0, 0.7), "keywords": (0.4, 0.3)}, {"aggregation": "normalise", "loss": "grpo"}),
+        (
+            {"format": (1.0, 1.0), "answer": (1.0, 0.7), "keywords": (0.4, 0.3)},
+            {"aggregation": "normalise", "loss": "grpo"},
+        ),
     ],
     ids=["group", "group-mean-a-reply", "batch", "none", "task", "parts"],
 )
@@ -74,13 +78,16 @@ def test_no_weight_moves(
 
 
 @pytest.mark.parametrize("scale", ["group", "none", "batch"])
-def test_dynamic_sampling_replaces_them(folder: Path, examples: list[Example], tmp_path: Path, seen: Seen, scale: str) -> None:
+def test_dynamic_sampling_replaces_them(
+    folder: Path, examples: list[Example], tmp_path: Path, seen: Seen, scale: str
+) -> None:
     asked: list[list[str]] = []
 
     def reward(keys: Sequence[str], replies: Sequence[str]) -> list[float | None]:
         asked.append(list(keys[::8]))
         numbers = [int(key.removeprefix("s")) for key in keys]
-        # Of the prompts with an even number all replies are paid 1.3, of the others by their place in the group.
+        # Of the prompts with an even number all replies are paid 1.3, of the others by their place
+        # in the group.
         return [1.3 if number % 2 == 0 else (place % 8) / 7 for place, number in enumerate(numbers)]
 
     train(
@@ -113,8 +120,11 @@ def test_dynamic_sampling_replaces_them(folder: Path, examples: list[Example], t
     assert dead_of_call == []
 
 
-def test_the_gauge_is_of_all_that_a_group_is_paid(folder: Path, examples: list[Example], tmp_path: Path, seen: Seen) -> None:
-    """All right, and told apart by their length: such groups teach, whatever the task's reward alone looks like."""
+def test_the_gauge_is_of_all_that_a_group_is_paid(
+    folder: Path, examples: list[Example], tmp_path: Path, seen: Seen
+) -> None:
+    """All right, and told apart by their length: such groups teach, whatever the task's reward
+    alone looks like."""
 
     def by_place(_: Sequence[str], replies: Sequence[str]) -> list[float | None]:
         return [float(place % 8 < 4) for place in range(len(replies))]
@@ -136,13 +146,21 @@ def test_rollouts_without_a_reward_are_a_share_of_the_step(
     def mostly_alike(keys: Sequence[str], replies: Sequence[str]) -> list[float | None]:
         return [None, *[0.7] * (len(replies) - 1)]
 
-    row: dict[str, Any] = {"steps": 1, "warmup_steps": 0, "rollouts": 4, "prompts_per_step": 2, "completions_per_device": 8}
+    row: dict[str, Any] = {
+        "steps": 1,
+        "warmup_steps": 0,
+        "rollouts": 4,
+        "prompts_per_step": 2,
+        "completions_per_device": 8,
+    }
     rewards = {"on_masked": lambda *counts: told.append(counts)}
     train(folder, examples, tmp_path, seen, {"task": mostly_alike}, rewards=rewards, resample_rounds=2, **row)
     assert told == [(1, 8), (2, 16), (3, 24)]
 
 
-def test_a_reward_that_is_no_finite_number_is_named(folder: Path, examples: list[Example], tmp_path: Path, seen: Seen) -> None:
+def test_a_reward_that_is_no_finite_number_is_named(
+    folder: Path, examples: list[Example], tmp_path: Path, seen: Seen
+) -> None:
     parts: dict[str, Reward] = {"task": lambda _, replies: [1.0, float("-inf"), *[0.5] * (len(replies) - 2)]}
     with pytest.raises(ValueError, match=r"task: is -inf for a reply to s\d+, .* return a finite number"):
         train(folder, examples, tmp_path, seen, parts)
@@ -150,5 +168,7 @@ def test_a_reward_that_is_no_finite_number_is_named(folder: Path, examples: list
 
 def test_an_objective_has_one_value_a_reply(folder: Path, examples: list[Example], tmp_path: Path, seen: Seen) -> None:
     parts: dict[str, Reward] = {"task": paid(1.0), "length": lambda _, replies: [1.0] * (len(replies) - 1)}
-    with pytest.raises(ValueError, match=r"length: has 15 values for 16 replies; return one each, None where there is none"):
+    with pytest.raises(
+        ValueError, match=r"length: has 15 values for 16 replies; return one each, None where there is none"
+    ):
         train(folder, examples, tmp_path, seen, parts)

@@ -1,4 +1,5 @@
-"""Training on the verdicts of a judge at an endpoint: it learns, stops when the judge is gone, and goes on where it was."""
+"""Training on the verdicts of a judge at an endpoint: it learns, stops when the judge is gone, and
+goes on where it was."""
 
 from __future__ import annotations
 
@@ -56,7 +57,8 @@ def judge_of(server: JudgeServer, home: Path, allowed: float = 0.25) -> Endpoint
 
 
 def sample_of(example: Example) -> Sample:
-    """A caption's reference is all letters in which a random start may happen to reply; the judge finds a part of it there."""
+    """A caption's reference is all letters in which a random start may happen to reply; the judge
+    finds a part of it there."""
     return Sample.model_validate(
         {
             "sample_id": example.sample_id,
@@ -110,7 +112,8 @@ def train(
 def test_it_learns_from_verdicts_and_some_may_be_missing(
     folder: Path, examples: list[Example], tmp_path: Path, seen: Seen, server: JudgeServer, rules: RewardRules
 ) -> None:
-    # Equal replies share a verdict, and which request comes first is not known: two faults may mask many rollouts.
+    # Equal replies share a verdict, and which request comes first is not known: two faults may mask
+    # many rollouts.
     judge = judge_of(server, tmp_path, allowed=0.75)
     server.faults.extend([Fault(status=500), Fault(content="no JSON")])
     train(folder, examples, tmp_path, seen, judge, rules, steps=3, save_steps=3)
@@ -136,7 +139,9 @@ def test_a_judge_that_is_gone_stops_training_which_goes_on_when_it_is_back(
     home = tmp_path / "cut"
     (home / "judge").mkdir(parents=True)
     asked = server.requests
-    with pytest.raises(JudgeUnavailableError, match=r"judge.max_unavailable: a step of grpo@bridge: .*HTTP 503.*last checkpoint"):
+    with pytest.raises(
+        JudgeUnavailableError, match=r"judge.max_unavailable: a step of grpo@bridge: .*HTTP 503.*last checkpoint"
+    ):
         train(folder, examples, home, Leaves(), judge_of(server, home), rules)
     assert server.requests > asked
     assert not (home / "out").exists()
@@ -150,9 +155,18 @@ def test_a_judge_that_is_gone_stops_training_which_goes_on_when_it_is_back(
 def test_where_a_fifth_of_the_calls_fail_nobody_earns_nothing_for_it(
     folder: Path, examples: list[Example], tmp_path: Path, seen: Seen, server: JudgeServer, rules: RewardRules
 ) -> None:
-    judge = judge_of(server, tmp_path, allowed=0.9)  # equal replies share a verdict: a fifth of the questions may be many replies
-    faults = [Fault(status=500), Fault(content="no JSON"), Fault(cut=True), Fault(content='{"reason": "x", "score": 9}')]
-    turns: dict[str, int] = {}  # of every five answers, in order of their first question, one fails whenever it is asked about
+    judge = judge_of(
+        server, tmp_path, allowed=0.9
+    )  # equal replies share a verdict: a fifth of the questions may be many replies
+    faults = [
+        Fault(status=500),
+        Fault(content="no JSON"),
+        Fault(cut=True),
+        Fault(content='{"reason": "x", "score": 9}'),
+    ]
+    turns: dict[
+        str, int
+    ] = {}  # of every five answers, in order of their first question, one fails whenever it is asked about
 
     def fails(asked: Asked) -> Fault | None:
         answer = asked.inside["answer"]

@@ -1,4 +1,5 @@
-"""Chat templates that begin the reply themselves: what they put in front of it belongs to it, everywhere."""
+"""Chat templates that begin the reply themselves: what they put in front of it belongs to it,
+everywhere."""
 
 from __future__ import annotations
 
@@ -82,9 +83,15 @@ def test_sft_completes_the_tag_and_does_not_repeat_it() -> None:
 
 def sft(folder: Path, examples: Sequence[Example], home: Path, seen: Seen, steps: int) -> None:
     train_sft(
-        folder, examples, sft_row(steps=steps, warmup_steps=0, save_steps=steps), stage="sft@opened", seed=1, out=home / "sft",
-        scratch=home / "sft-scratch", hooks=seen.hooks,
-    )  # fmt: skip
+        folder,
+        examples,
+        sft_row(steps=steps, warmup_steps=0, save_steps=steps),
+        stage="sft@opened",
+        seed=1,
+        out=home / "sft",
+        scratch=home / "sft-scratch",
+        hooks=seen.hooks,
+    )
 
 
 def grpo(folder: Path, examples: Sequence[Example], home: Path, seen: Seen, told: list[str]) -> None:
@@ -93,10 +100,16 @@ def grpo(folder: Path, examples: Sequence[Example], home: Path, seen: Seen, told
         return [float(parse_reply(reply) is not None) for reply in replies]
 
     train_grpo(
-        folder, examples, grpo_row(steps=1, warmup_steps=0, save_steps=1, max_completion_tokens=24), stage="grpo@opened",
+        folder,
+        examples,
+        grpo_row(steps=1, warmup_steps=0, save_steps=1, max_completion_tokens=24),
+        stage="grpo@opened",
         rewards=Paying(reward, well_formed=lambda reply: parse_reply(reply) is not None, tasks=tasks_of(examples)),
-        seed=1, out=home / "grpo", scratch=home / "grpo-scratch", hooks=seen.hooks,
-    )  # fmt: skip
+        seed=1,
+        out=home / "grpo",
+        scratch=home / "grpo-scratch",
+        hooks=seen.hooks,
+    )
 
 
 def test_training_rollouts_and_evaluation_read_replies_with_it(
@@ -138,7 +151,9 @@ def test_a_template_that_ends_thinking_is_refused_in_training_and_read_in_evalua
         lambda: sft(tmp_path / "closed", examples, tmp_path, seen, steps=1),
         lambda: grpo(tmp_path / "closed", examples, tmp_path, seen, []),
     ):
-        with pytest.raises(ValueError, match=r"chat_template: puts '<think>\\n\\n</think>\\n\\n' in front of every reply"):
+        with pytest.raises(
+            ValueError, match=r"chat_template: puts '<think>\\n\\n</think>\\n\\n' in front of every reply"
+        ):
             train()
     reply = generate(model, processor, [("What colour?", frames(0))], max_new_tokens=3, batch_size=1)[0]
     assert reply.startswith(CLOSED)

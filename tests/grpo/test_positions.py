@@ -1,9 +1,10 @@
 """Positions of tokens are those that the published weights were trained with, for any transformers.
 
-``tests/data/positions.jsonl`` holds positions that `get_rope_index` of transformers itself gave, each with its version: 5.2.0 where a
-temporal patch spans whole seconds, 4.49.0 (with which Qwen2.5-VL came) elsewhere, since 5.2 cuts those seconds down to whole ones, which
-neither that nor vLLM does. Rows are parts: a number of text tokens, or a video or an image with its grid and seconds. Positions are runs
-of (difference to the token before, how many), an axis each.
+``tests/data/positions.jsonl`` holds positions that `get_rope_index` of transformers itself gave,
+each with its version: 5.2.0 where a temporal patch spans whole seconds, 4.49.0 (with which
+Qwen2.5-VL came) elsewhere, since 5.2 cuts those seconds down to whole ones, which neither that nor
+vLLM does. Rows are parts: a number of text tokens, or a video or an image with its grid and
+seconds. Positions are runs of (difference to the token before, how many), an axis each.
 """
 
 from __future__ import annotations
@@ -45,7 +46,8 @@ def clip(seed: int, count: int, rate: Fraction, side: int = 32) -> Frames:
     return Frames(pixels, tuple(range(count)), count, rate)
 
 
-#: From one temporal patch to twenty, from a frame in two seconds to thirty a second, two of them in one prompt.
+#: From one temporal patch to twenty, from a frame in two seconds to thirty a second, two of them in
+#: one prompt.
 ASKED: list[tuple[str, list[Frames]]] = [
     ("What colour is number 0?", [clip(0, 16, Fraction(1, 2))]),
     ("What?", [clip(1, 2, Fraction(30))]),
@@ -130,7 +132,8 @@ def shown_positions(model: PreTrainedModel) -> Iterator[list[torch.Tensor]]:
 
 
 def by_hand(prompt: EncodedPrompt, replied: int, processor: Any, family: str, a_second: float) -> torch.Tensor:
-    """Positions [3, tokens] of a prompt and of `replied` tokens behind it, token by token: the rule in the words of the papers."""
+    """Positions [3, tokens] of a prompt and of `replied` tokens behind it, token by token: the rule
+    in the words of the papers."""
     grids, seconds = prompt.videos.grids.tolist(), prompt.videos.seconds or ()
     pads = [
         (t, h, w, seconds[number] if family == "qwen2_5_vl" else None)
@@ -172,7 +175,9 @@ def test_sft_and_rollouts_are_shown_these_positions(family: str) -> None:
         assert torch.equal(seen[0][:, row, :count], expected), ASKED[row][0]
 
     with shown_positions(model) as seen:
-        said = model.generate(**prompt_batch(processor, prompts, "cpu"), max_new_tokens=5, do_sample=False, eos_token_id=None)
+        said = model.generate(
+            **prompt_batch(processor, prompts, "cpu"), max_new_tokens=5, do_sample=False, eos_token_id=None
+        )
     replied = said.shape[1] - max(len(prompt.ids) for prompt in prompts)
     assert (replied, len(seen)) == (5, 5)
     for row, prompt in enumerate(prompts):
@@ -182,7 +187,8 @@ def test_sft_and_rollouts_are_shown_these_positions(family: str) -> None:
 
 
 def test_generation_and_a_whole_forward_pass_agree(family: str) -> None:
-    """Logits of each step of a batched, cached generation, against one pass over prompt and reply alone."""
+    """Logits of each step of a batched, cached generation, against one pass over prompt and reply
+    alone."""
     model, processor = tiny(family)
     model.eval()
     prompts = encoded(processor)
@@ -200,7 +206,8 @@ def test_generation_and_a_whole_forward_pass_agree(family: str) -> None:
 
 
 def test_plain_transformers_still_counts_otherwise(tmp_path: Path) -> None:
-    """If this fails, transformers again counts positions as in training: `stages/lib/models/positions.py` can go."""
+    """If this fails, transformers again counts positions as in training:
+    `stages/lib/models/positions.py` can go."""
     for family in FAMILIES:
         save_model(*tiny(family), tmp_path / family)
         ours, processor = load_model(tmp_path / family, "fp32")
@@ -215,8 +222,20 @@ def test_what_is_saved_says_its_rule(family: str, tmp_path: Path) -> None:
     model, processor = tiny(family)
     save_model(model, processor, tmp_path / "base")
     assert read_config(tmp_path / "base")[POSITIONS] == AFTER_LAST
-    examples = [Example(f"s{i}", "caption", f"What colour is number {i}?", "a red bar", lambda: ASKED[0][1][0]) for i in range(8)]
-    sft(tmp_path / "base", examples, tmp_path / "sft", Seen(), steps=1, warmup_steps=0, save_steps=1, tasks={"caption": 1})
+    examples = [
+        Example(f"s{i}", "caption", f"What colour is number {i}?", "a red bar", lambda: ASKED[0][1][0])
+        for i in range(8)
+    ]
+    sft(
+        tmp_path / "base",
+        examples,
+        tmp_path / "sft",
+        Seen(),
+        steps=1,
+        warmup_steps=0,
+        save_steps=1,
+        tasks={"caption": 1},
+    )
     grpo(
         tmp_path / "sft/out/final",
         examples,
@@ -234,7 +253,8 @@ def test_what_is_saved_says_its_rule(family: str, tmp_path: Path) -> None:
 
 
 def test_seconds_keep_their_precision_under_deepspeed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """transformers casts every float of a batch to the weights' precision there; positions are products of the seconds."""
+    """transformers casts every float of a batch to the weights' precision there; positions are
+    products of the seconds."""
     model, processor = tiny("qwen2_5_vl")
     trainer = VideoGRPOTrainer(
         encode=lambda keys: encode_prompts(processor, [ASKED[int(key)] for key in keys]),
@@ -269,7 +289,8 @@ def without_rule(folder: Path, **changes: Any) -> Path:
 
 
 @pytest.mark.parametrize(
-    "load", [lambda folder: load_model(folder, "fp32"), lambda folder: load_pretrained(str(folder), "main", "fp32", 4096)]
+    "load",
+    [lambda folder: load_model(folder, "fp32"), lambda folder: load_pretrained(str(folder), "main", "fp32", 4096)],
 )
 def test_weights_of_another_rule_are_not_mixed_up(
     load: Callable[[Path], Any], tmp_path: Path, caplog: pytest.LogCaptureFixture

@@ -1,4 +1,5 @@
-"""Dynamic sampling: dead groups are replaced by live ones, and the replaced batch is as good as one generated whole."""
+"""Dynamic sampling: dead groups are replaced by live ones, and the replaced batch is as good as one
+generated whole."""
 
 from __future__ import annotations
 
@@ -82,7 +83,8 @@ def test_a_resampled_batch_has_right_logps_and_fewer_dead_groups(tmp_path: Path,
     )
     slices = prepared(trainer)
     dead = sum(int((inputs["advantages"] == 0).sum()) for inputs in slices)
-    # Each step asks for all four prompts. One round brings a and c; the next b, for what a left dead; the third d.
+    # Each step asks for all four prompts. One round brings a and c; the next b, for what a left
+    # dead; the third d.
     assert asked[4:] == ["a", "c"] + (["b", "d"] if rounds == 3 else [])
     assert dead == (2 if rounds == 1 else 0)
     videos_of = {encoded[key].ids: encoded[key].videos for key in VIDEOS}

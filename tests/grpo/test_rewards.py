@@ -21,7 +21,9 @@ from tests.support.judge_server import JudgeServer
 
 RULE = RuleJudge(full_share=0.8, partial_share=0.4)
 DARK, TOLD, CHOICE = (SAMPLES[task] for task in ("dark_event_infer", "caption", "mcqa"))
-RIGHT, HALF, WRONG = (render_reply("x", text) for text in (DARK.reference, "the red bar moves", "the blue circle falls"))
+RIGHT, HALF, WRONG = (
+    render_reply("x", text) for text in (DARK.reference, "the red bar moves", "the blue circle falls")
+)
 
 
 @pytest.fixture(scope="module")

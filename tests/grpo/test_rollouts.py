@@ -19,7 +19,9 @@ def test_draws_follow_the_softmax_at_the_temperature() -> None:
     # Five standard errors of a share near one half.
     assert torch.allclose(shares, wanted, atol=5 * 0.5 / rows**0.5)
     assert shares[3] == 0
-    assert (draws(torch.zeros(rows, 1), logits.expand(rows, -1)).argmax(-1) != drawn).any(), "the next token has draws of its own"
+    assert (draws(torch.zeros(rows, 1), logits.expand(rows, -1)).argmax(-1) != drawn).any(), (
+        "the next token has draws of its own"
+    )
 
 
 @pytest.mark.parametrize("shared", [False, True], ids=["plain", "equal videos once"])

@@ -1,5 +1,5 @@
-"""Keys of a row that cancel each other are refused at load: refused settings have no effect, accepted
-ones do."""
+"""Keys of a row that cancel each other are refused at load: refused settings have no effect,
+accepted ones do."""
 
 from __future__ import annotations
 
@@ -28,7 +28,10 @@ QA = {"mcqa": 1, "mix_vid_qa": 1}
 REFUSED: list[tuple[dict[str, Any], str]] = [
     (
         {"temporal_contrast": CONTRAST, "tasks": QA},
-        r"temporal_contrast: cancelled by scale_rewards 'group': replies to mcqa and mix_vid_qa earn 0 or 1, and 0 and 1.3 .* write",
+        (
+            r"temporal_contrast: cancelled by scale_rewards 'group': replies to mcqa and mix_vid_qa earn 0 or 1, and 0"
+            r" and 1.3 .* write"
+        ),
     ),
     ({"temporal_contrast": CONTRAST, "tasks": {"mcqa": 1}}, "temporal_contrast: cancelled by"),
     ({"temporal_contrast": CONTRAST, "tasks": {"mcqa": 1, "caption": 0}}, "temporal_contrast: cancelled by"),
@@ -41,14 +44,23 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
         {"scale_rewards": "batch", "prompts_per_step": 1},
         "scale_rewards: the 'batch' of prompts_per_step 1 is one group: write group",
     ),
-    ({"length": {**LENGTH, "min_words": 9, "max_words": 20}}, r"length.min_words: 9 words do not fit into max_completion_tokens 8"),
+    (
+        {"length": {**LENGTH, "min_words": 9, "max_words": 20}},
+        r"length.min_words: 9 words do not fit into max_completion_tokens 8",
+    ),
     ({"length": {**LENGTH, "min_words": 0, "max_words": 20}}, r"length: 0 to 20 words holds every reply .* narrow it"),
-    ({"epsilon_high": 0.28}, r"epsilon_high: 0.28 beside epsilon 0.2 has no effect with iterations 1.* write iterations 2 or more"),
+    (
+        {"epsilon_high": 0.28},
+        r"epsilon_high: 0.28 beside epsilon 0.2 has no effect with iterations 1.* write iterations 2 or more",
+    ),
     ({"importance": "sequence", "loss": "grpo"}, "importance: 'sequence' has no effect with iterations 1"),
     ({"warmup_steps": 6}, "warmup_steps: 6 of 6 steps; .* write at most 5"),
     ({"steps": 1}, "warmup_steps: 1 of 1 steps"),
     ({"aggregation": "normalise", "scale_rewards": "none"}, "aggregation: 'normalise' scales each part"),
-    ({"leave_out": ("thinking",)}, "leave_out: 'thinking' is a part of structured_caption, which this row does not train"),
+    (
+        {"leave_out": ("thinking",)},
+        "leave_out: 'thinking' is a part of structured_caption, which this row does not train",
+    ),
 ]
 
 
@@ -61,7 +73,8 @@ def test_what_cancels_is_refused(changes: dict[str, Any], message: str) -> None:
 @pytest.mark.parametrize(
     "changes",
     [
-        # Under another scale the bonus moves the group as a whole against others, or more of what is right against what is wrong.
+        # Under another scale the bonus moves the group as a whole against others, or more of what
+        # is right against what is wrong.
         {"temporal_contrast": CONTRAST, "tasks": QA, "scale_rewards": "none"},
         {"temporal_contrast": CONTRAST, "tasks": QA, "scale_rewards": "batch"},
         {"temporal_contrast": CONTRAST, "tasks": QA, "scale_rewards": {"task_decay": 0.99}},
@@ -178,7 +191,9 @@ def test_a_small_version_keeps_a_length_that_can_be_paid(tmp_path: Path) -> None
     folder = tmp_path / "infra/recipes"
     folder.mkdir(parents=True)
     (folder / "long.yaml").write_text(yaml.safe_dump(table), encoding="utf-8")
-    (folder / "smoke.yaml").write_text((ROOT / "infra/recipes/smoke.yaml").read_text(encoding="utf-8"), encoding="utf-8")
+    (folder / "smoke.yaml").write_text(
+        (ROOT / "infra/recipes/smoke.yaml").read_text(encoding="utf-8"), encoding="utf-8"
+    )
     (tmp_path / "params.yaml").write_text(smoke_version(tmp_path, "long"), encoding="utf-8")
     row = load_params(tmp_path / "params.yaml").grpo["mixed"]
     assert row.length is not None

@@ -1,4 +1,5 @@
-"""The loss of the video trainer is that of a plain forward pass of each row with its own video, and the stock trainer's is not."""
+"""The loss of the video trainer is that of a plain forward pass of each row with its own video, and
+the stock trainer's is not."""
 
 from __future__ import annotations
 
@@ -55,7 +56,8 @@ def errors_of_a_step(
 
 
 def drift(model: PreTrainedModel) -> None:
-    """Move the policy away from the reference, so that mixing the two up is seen. What is not trained stays."""
+    """Move the policy away from the reference, so that mixing the two up is seen. What is not
+    trained stays."""
     torch.manual_seed(1)
     with torch.no_grad():
         for weights in model.parameters():
@@ -83,16 +85,24 @@ def test_logps_equal_a_plain_forward(family: str, tmp_path: Path, lora: dict[str
         processing_class=processor,
         peft_config=None if lora is None else adapters(model, LoraParams.model_validate(lora)),
     )
-    assert (trainer.ref_model is None) == (lora is not None), "adapters taken out are the reference: no second model is held"
+    assert (trainer.ref_model is None) == (lora is not None), (
+        "adapters taken out are the reference: no second model is held"
+    )
     drift(trainer.model)
     encoded: list[int] = []
-    model.model.visual.register_forward_hook(lambda _, __, kwargs, ___: encoded.append(len(kwargs["grid_thw"])), with_kwargs=True)
+    model.model.visual.register_forward_hook(
+        lambda _, __, kwargs, ___: encoded.append(len(kwargs["grid_thw"])), with_kwargs=True
+    )
     errors = errors_of_a_step(trainer, start, [(prompt.ids, prompt.videos) for prompt in encode(list(VIDEOS))])
     assert max(errors.values()) < TOLERANCE, errors
     assert encoded[0] == 5, "eight rollouts, four prompts, five distinct videos: each is encoded once in a generation"
-    assert lora is None or encoded == [5], "beside adapters on the text the tower is frozen, and its features serve all passes"
+    assert lora is None or encoded == [5], (
+        "beside adapters on the text the tower is frozen, and its features serve all passes"
+    )
     (one,) = encode(["a"])
-    policy, reference = (plain_logps(net, processor, one.ids, one.ids[:4], one.videos) for net in (trainer.model, start))
+    policy, reference = (
+        plain_logps(net, processor, one.ids, one.ids[:4], one.videos) for net in (trainer.model, start)
+    )
     assert not torch.allclose(policy, reference, atol=1e-2)
 
 
@@ -188,7 +198,9 @@ def test_a_reward_of_none_teaches_nothing(tmp_path: Path, scale: str) -> None:
     assert trainer._metrics["train"]["reward"][-1] == pytest.approx(0.5)
 
 
-@pytest.mark.parametrize(("given", "kept"), [([1.0, 0.0, 1.0, 0.5, 1.0, 1.0, 1.0, 1.0], 4), ([1.0] * 8, 1), ([0.0, 1.0] * 4, 8)])
+@pytest.mark.parametrize(
+    ("given", "kept"), [([1.0, 0.0, 1.0, 0.5, 1.0, 1.0, 1.0, 1.0], 4), ([1.0] * 8, 1), ([0.0, 1.0] * 4, 8)]
+)
 def test_rows_without_an_advantage_are_left_out_and_change_no_gradient(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: list[float], kept: int
 ) -> None:
@@ -197,7 +209,9 @@ def test_rows_without_an_advantage_are_left_out_and_change_no_gradient(
         encode=lambda keys: encode_prompts(processor, [("What?", VIDEOS[key]) for key in keys]),
         model=model,
         rewards=Paying(lambda _, completions: given[: len(completions)]),
-        args=config(tmp_path, beta=0.0, num_iterations=1, num_generations=4, gradient_accumulation_steps=2, loss_type="dapo"),
+        args=config(
+            tmp_path, beta=0.0, num_iterations=1, num_generations=4, gradient_accumulation_steps=2, loss_type="dapo"
+        ),
         train_dataset=datasets.Dataset.from_dict({"prompt": list(VIDEOS)}),
         processing_class=processor,
     )
@@ -270,7 +284,9 @@ def test_a_frozen_tower_sees_each_video_once(family: str, tmp_path: Path) -> Non
 def test_kept_features_stay_within_their_bound() -> None:
     kept = _KeptFeatures(most_bytes=1000)
     for number in range(10):
-        kept.keep({(float(number), 0.0, 1, 1, 1): (torch.zeros(100), [])}, SimpleNamespace(last_hidden_state=torch.zeros(5)))
+        kept.keep(
+            {(float(number), 0.0, 1, 1, 1): (torch.zeros(100), [])}, SimpleNamespace(last_hidden_state=torch.zeros(5))
+        )
     assert sum((float(number), 0.0, 1, 1, 1) in kept for number in range(10)) == 2
     assert (9.0, 0.0, 1, 1, 1) in kept
     output = kept.keep({}, None)
@@ -334,5 +350,6 @@ def test_rollouts_without_a_reward_are_not_in_the_loss(tmp_path: Path, loss: str
     with_masked, without = gradients(trainer, inputs), gradients(trainer, fewer)
     assert any(gradient.any() for gradient in without.values())
     for name, gradient in without.items():
-        # Where a loss divides by the number of rollouts, those that are masked stay in that number, as truncated ones do.
+        # Where a loss divides by the number of rollouts, those that are masked stay in that number,
+        # as truncated ones do.
         assert torch.allclose(with_masked[name], gradient * factor, atol=TOLERANCE), name

@@ -1,4 +1,5 @@
-"""Corpus and ingest on real files: what is made is accepted, what is broken is set aside with its reason, bytes are the same."""
+"""Corpus and ingest on real files: what is made is accepted, what is broken is set aside with its
+reason, bytes are the same."""
 
 from __future__ import annotations
 
@@ -100,8 +101,8 @@ def test_broken_files_are_set_aside_and_the_others_accepted(tmp_path: Path, monk
     assert [reject.reason for reject in rejects] == sorted(reject.reason for reject in rejects)
     (outside,) = (reject for reject in rejects if reject.item == "late")
     assert outside.detail == (
-        "late.mp4: event 'it never ends' [1, 3.4) s reaches beyond the clip, which has 3 s, by 0.4 s; correct its times (ingest.tolerance"
-        " is 1 s and 0.1 of the clip) (annotations.jsonl:8, events)"
+        "late.mp4: event 'it never ends' [1, 3.4) s reaches beyond the clip, which has 3 s, by 0.4 s; correct its"
+        " times (ingest.tolerance is 1 s and 0.1 of the clip) (annotations.jsonl:8, events)"
     )
 
 
@@ -165,7 +166,9 @@ def _verb(folder: Path, name: str, workers: int) -> subprocess.CompletedProcess[
         "DVC_NO_ANALYTICS": "1",
     }
     command = [sys.executable, "-m", "stages", name]
-    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=180, check=False)
+    return subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=180, check=False
+    )
 
 
 def _bytes(folder: Path) -> dict[str, bytes]:
@@ -208,7 +211,9 @@ def test_nothing_accepted_is_an_error_that_lists_why(project: Path, tmp_path: Pa
     done = _verb(bad, "ingest", workers=1)
     assert done.returncode == 1
     assert "ingest: 0 clips accepted, 11 rejected (11 missing-file)" in done.stdout
-    assert "error: ingest.source: 'data/corpus' gave no clip\n  annotations.jsonl:1: missing-file: video: " in done.stderr
+    assert (
+        "error: ingest.source: 'data/corpus' gave no clip\n  annotations.jsonl:1: missing-file: video: " in done.stderr
+    )
     assert "Traceback" not in done.stderr
     assert len(read_rows(bad / "data" / "clips" / "rejects.jsonl", Reject)) == 11
 
@@ -244,7 +249,11 @@ def test_an_item_that_kills_its_process_or_hangs_is_lost_alone(monkeypatch: pyte
     monkeypatch.setenv("VIDBRIDGE_WORKERS", "2")
     items: list[float | str] = [0.01, "die", 0.02, "die once", 60.0, *[0.0] * 40]
     results = list(map_items(partial(_misbehave, folder=tmp_path), items, "items", timeout_s=2))
-    assert results[0::2] == [*items[0:4:2], ItemFailure("timeout", "not done within 2 s; its process was ended"), *items[6::2]]
+    assert results[0::2] == [
+        *items[0:4:2],
+        ItemFailure("timeout", "not done within 2 s; its process was ended"),
+        *items[6::2],
+    ]
     assert isinstance(results[1], ItemFailure)
     assert (results[1].reason, "died 2 times (exit status -9" in results[1].detail) == ("worker-died", True)
     assert results[3] == "die once"
@@ -275,7 +284,9 @@ def test_an_error_in_a_worker_comes_out_whole(monkeypatch: pytest.MonkeyPatch, t
     assert caught.value.reason == "missing-file"
 
 
-def test_what_was_found_is_kept_until_the_file_changes(project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_was_found_is_kept_until_the_file_changes(
+    project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder, journal = tmp_path / "videos", tmp_path / "state/journal.jsonl"
     shutil.copytree(project / "data" / "corpus", folder)
     rows = [json.loads(line) for line in (folder / "annotations.jsonl").read_text().splitlines()][:4]
@@ -286,7 +297,8 @@ def test_what_was_found_is_kept_until_the_file_changes(project: Path, tmp_path: 
     lines = journal.read_text().splitlines(keepends=True)
     assert len(lines) == 4
 
-    # Killed in the middle of a line: what was written whole is not looked at again, and the outcome is the same.
+    # Killed in the middle of a line: what was written whole is not looked at again, and the outcome
+    # is the same.
     journal.write_text("".join(lines[:2]) + lines[2][:30])
     looked: list[str] = []
     monkeypatch.setattr(

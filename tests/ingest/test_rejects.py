@@ -51,11 +51,14 @@ def test_a_file_of_rejects_is_put_in_order(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["rejects.jsonl"]
 
 
-def test_the_page_lists_stage_after_stage_and_the_commonest_reason_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_page_lists_stage_after_stage_and_the_commonest_reason_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(paths, "CLIPS", tmp_path / "clips")
     monkeypatch.setattr(paths, "SAMPLES", tmp_path / "samples")
     write_rows(
-        tmp_path / "clips/rejects.jsonl", sorted([*LISTED, Reject(item="z", reason="a-rare-one", detail="x")], key=reject_order)
+        tmp_path / "clips/rejects.jsonl",
+        sorted([*LISTED, Reject(item="z", reason="a-rare-one", detail="x")], key=reject_order),
     )
     write_rows(tmp_path / "samples/rejects.jsonl", LISTED[:1])
     rows, counts = browse._rejects()

@@ -1,4 +1,5 @@
-"""Proofs on a team's servers and several hosts: `make test-ops`. Every test here has the mark ``ops``."""
+"""Proofs on a team's servers and several hosts: `make test-ops`. Every test here has the mark
+``ops``."""
 
 from __future__ import annotations
 
@@ -39,7 +40,8 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def two_hosts(servers: Stack, tmp_path: Path) -> list[Host]:
-    """Hosts ``a`` and ``b``, which have the servers in their environment and nothing else in common."""
+    """Hosts ``a`` and ``b``, which have the servers in their environment and nothing else in
+    common."""
     if why := hosts.missing():
         pytest.skip(why)
     return make_hosts(tmp_path, servers.env(), "a", "b")

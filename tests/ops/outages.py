@@ -1,9 +1,11 @@
 """What a run keeps when a server goes: ``make outages``.
 
-Each trial trains `grpo@bridge`, evaluates it and registers what came of it on a team's servers, and takes one of them away for a
-while: killed (and started again with what it had kept), stopped (it holds its port and says nothing), cut off (nobody listens), or slow
-(each packet takes a second). Once while the training works, once when it has ended: then the next stage starts, and the
-registration falls into it. Afterwards the registry, the metrics and the files are compared with a trial that nothing disturbed.
+Each trial trains `grpo@bridge`, evaluates it and registers what came of it on a team's servers, and
+takes one of them away for a while: killed (and started again with what it had kept), stopped (it
+holds its port and says nothing), cut off (nobody listens), or slow (each packet takes a second).
+Once while the training works, once when it has ended: then the next stage starts, and the
+registration falls into it. Afterwards the registry, the metrics and the files are compared with a
+trial that nothing disturbed.
 """
 
 from __future__ import annotations
@@ -39,7 +41,8 @@ ROW, TARGET = "bridge", "evaluate@bridge"
 AGAIN = ("grpo@bridge", TARGET)
 TAG = "vidbridge."
 LONGEST_S = 900
-#: A server and what may happen to it. The S3 store of these tests keeps its objects in memory, so it is cut off instead of killed.
+#: A server and what may happen to it. The S3 store of these tests keeps its objects in memory, so
+#: it is cut off instead of killed.
 TROUBLES = [
     *((name, how) for name in ("mlflow", "postgres", "prefect") for how in ("killed", "stopped", "slow")),
     *(("s3", how) for how in ("cut off", "stopped", "slow")),
@@ -141,7 +144,9 @@ def found(client: MlflowClient, name: str) -> list[object]:
 
 
 def newest_training(client: MlflowClient, experiments: Sequence[str]) -> Run | None:
-    runs = client.search_runs(list(experiments), f"tags.`{TAG}stage` = 'grpo@{ROW}'", order_by=["attributes.start_time DESC"])
+    runs = client.search_runs(
+        list(experiments), f"tags.`{TAG}stage` = 'grpo@{ROW}'", order_by=["attributes.start_time DESC"]
+    )
     return runs[0] if runs else None
 
 
@@ -182,7 +187,13 @@ def row(server: str, how: str, when: str, seen: Seen, calm: Seen) -> str:
     wrong = len(set(seen.versions) - set(calm.versions))
     ended = {0: "completed", -1: "hung"}.get(seen.status, f"ended with {seen.status}; again: {again(seen)}")
     cells = [server, how, when, ended, f"{seen.seconds:.0f}", f"{lost} of {len(calm.points)}", str(doubled)]
-    cells += [f"{seen.pages} of {calm.pages}", f"{seen.checkpoints} of {calm.checkpoints}", versions, str(wrong), str(seen.running)]
+    cells += [
+        f"{seen.pages} of {calm.pages}",
+        f"{seen.checkpoints} of {calm.checkpoints}",
+        versions,
+        str(wrong),
+        str(seen.running),
+    ]
     return "| " + " | ".join(cells) + " |"
 
 
@@ -191,8 +202,8 @@ def again(seen: Seen) -> str:
 
 
 HEAD = (
-    "| server | what | when | run | s | points lost | points doubled | pages | checkpoints | versions | wrong | left RUNNING |\n"
-    "|---|---|---|---|---|---|---|---|---|---|---|---|"
+    "| server | what | when | run | s | points lost | points doubled | pages | checkpoints | versions | wrong | left"
+    " RUNNING |\n|---|---|---|---|---|---|---|---|---|---|---|---|"
 )
 
 
@@ -200,7 +211,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=20, help="how long a server is away (default: %(default)s)")
     parser.add_argument(
-        "--only", default="", help="servers to try, such as postgres or postgres/killed, separated by commas (default: all)"
+        "--only",
+        default="",
+        help="servers to try, such as postgres or postgres/killed, separated by commas (default: all)",
     )
     parser.add_argument("--logs", type=Path, help="keep what the runs said in this folder")
     parser.add_argument("--out", type=Path, default=RESULT, help="where the table goes (default: %(default)s)")
@@ -221,7 +234,9 @@ def main() -> None:
             calm = trial(servers, host, "calm", lambda _project: None)
             keep(given.logs, "calm", calm)
             if calm.status or not calm.points or not calm.versions:
-                parser.exit(1, f"error: the run that nothing disturbed ended with {calm.status}:\n{calm.said[-4000:]}\n")
+                parser.exit(
+                    1, f"error: the run that nothing disturbed ended with {calm.status}:\n{calm.said[-4000:]}\n"
+                )
             print(HEAD)
             rows.append(row("–", "–", "–", calm, calm))
             print(rows[-1], flush=True)
@@ -251,15 +266,19 @@ def keep(folder: Path | None, name: str, seen: Seen) -> None:
     if folder is not None:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / f"{name}.log").write_text(seen.said, encoding="utf-8")
-        (folder / f"{name}.json").write_text(json.dumps({"status": seen.status, "versions": seen.versions}), encoding="utf-8")
+        (folder / f"{name}.json").write_text(
+            json.dumps({"status": seen.status, "versions": seen.versions}), encoding="utf-8"
+        )
 
 
 def page(rows: Sequence[str], seconds: float) -> str:
     return f"""# What a run keeps when a server goes
 
-`make outages`: one host, MLflow with basic auth on PostgreSQL and artefacts through it to S3, Prefect on PostgreSQL, the DVC remote in S3;
-each a process on loopback. A training of {STEPS} steps, its evaluation and the registration of both; one server is away for {seconds:g} s.
-Points, pages, checkpoints and versions are compared with the first line, which nothing disturbed; versions are compared by content.
+`make outages`: one host, MLflow with basic auth on PostgreSQL and artefacts through it to S3,
+Prefect on PostgreSQL, the DVC remote in S3; each a process on loopback. A training of {STEPS} steps,
+its evaluation and the registration of both; one server is away for {seconds:g} s. Points, pages,
+checkpoints and versions are compared with the first line, which nothing disturbed; versions are
+compared by content.
 
 {HEAD}
 {chr(10).join(rows)}

@@ -1,4 +1,5 @@
-"""Deployments that meet, and workers elsewhere: a real Prefect server, real workers, real git and DVC; stages that take seconds."""
+"""Deployments that meet, and workers elsewhere: a real Prefect server, real workers, real git and
+DVC; stages that take seconds."""
 
 from __future__ import annotations
 
@@ -130,7 +131,8 @@ def videos(folder: Path) -> Path:
 
 
 def recorded(repository: Path) -> list[str]:
-    """Of each branch ``runs/*``: the source in its params.yaml, which its dvc.lock has to name as well."""
+    """Of each branch ``runs/*``: the source in its params.yaml, which its dvc.lock has to name as
+    well."""
     found = []
     for branch in git(repository, "for-each-ref", "--format=%(refname)", "refs/heads/runs/").split():
         source = yaml.safe_load(git(repository, "show", f"{branch}:params.yaml"))["ingest"]["source"]
@@ -167,7 +169,8 @@ def test_two_deployments_of_one_branch_do_not_meet_and_an_edit_under_a_run_fails
         assert [state.type.value for state in states] == ["COMPLETED", "COMPLETED"], log.read_text()[-4000:]
         assert len([one for one in clones.iterdir() if one.is_dir()]) == 2
         assert recorded(project) == sorted(["data/corpus", str(watched)])
-        # The shape of the pipeline has four models; those of the two sources are the same bytes here, made from other clips.
+        # The shape of the pipeline has four models; those of the two sources are the same bytes
+        # here, made from other clips.
         assert versions(store) >= 4
         # Once more, and somebody edits the clone's parameters while it trains.
         before = versions(store)
@@ -187,7 +190,8 @@ def test_two_deployments_of_one_branch_do_not_meet_and_an_edit_under_a_run_fails
 
 @pytest.mark.timeout(1500)
 def test_a_worker_elsewhere_clones_a_folder_of_a_monorepo(reached: dict[str, str], tmp_path: Path) -> None:
-    """The worker has another home and another folder, and no project; the deployer's folder is gone when the run begins."""
+    """The worker has another home and another folder, and no project; the deployer's folder is gone
+    when the run begins."""
     made = small_project(tmp_path / "made", 0)
     top = tmp_path / "mono"
     shutil.copytree(made, top / "teams/videos", ignore=shutil.ignore_patterns(".git"))
@@ -220,7 +224,12 @@ def test_a_worker_elsewhere_clones_a_folder_of_a_monorepo(reached: dict[str, str
     assert "prefect worker start --pool far --type process" in said
     shutil.rmtree(laptop)
     remote = f"{worker}/remote"
-    env = outside(**reached, HOME=str(worker / "home"), VIDBRIDGE_DVC_REMOTE=remote, MLFLOW_TRACKING_URI=f"sqlite:///{worker}/m.db")
+    env = outside(
+        **reached,
+        HOME=str(worker / "home"),
+        VIDBRIDGE_DVC_REMOTE=remote,
+        MLFLOW_TRACKING_URI=f"sqlite:///{worker}/m.db",
+    )
     with working("far", worker, env) as log, asking(reached) as client:
         state = ended(client, started(client, "far"), log)
         assert state.type.value == "COMPLETED", log.read_text()[-6000:]
@@ -248,8 +257,12 @@ def test_what_an_operator_set_on_the_server_stays(reached: dict[str, str], tmp_p
         (schedule,) = client.read_deployment_by_name("vidbridge-scheduled/kept").schedules
         deployment = client.read_deployment_by_name("vidbridge-scheduled/kept").id
         client.update_deployment_schedule(deployment, schedule.id, active=False)
-        said = deploy(project, env, "--name", "kept", "--pool", "kept", "--cron", "0 5 * * *", "--timezone", "Europe/Berlin")
-        assert "its schedule (0 5 * * *) was paused, and stays so; resume it: prefect deployment schedule resume" in said
+        said = deploy(
+            project, env, "--name", "kept", "--pool", "kept", "--cron", "0 5 * * *", "--timezone", "Europe/Berlin"
+        )
+        assert (
+            "its schedule (0 5 * * *) was paused, and stays so; resume it: prefect deployment schedule resume" in said
+        )
         (again,) = client.read_deployment_by_name("vidbridge-scheduled/kept").schedules
         assert (again.active, again.schedule.timezone) == (False, "Europe/Berlin")
         assert str(again.id) in said

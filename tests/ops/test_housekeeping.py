@@ -1,4 +1,5 @@
-"""`vidbridge gc` where a team's servers hold everything: an S3 store that another project uses too, MLflow with accounts."""
+"""`vidbridge gc` where a team's servers hold everything: an S3 store that another project uses too,
+MLflow with accounts."""
 
 from __future__ import annotations
 
@@ -15,11 +16,14 @@ REMOTE = f"s3://{BUCKET}/kept"
 
 
 def project(root: Path) -> Path:
-    """A small project, with a model of its own: another test of this session may have made one of the usual name."""
+    """A small project, with a model of its own: another test of this session may have made one of
+    the usual name."""
     root.mkdir(parents=True)
     lay_out(root)
     params = (root / "params.yaml").read_text()
-    (root / "params.yaml").write_text(params.replace("registered_model: vidbridge-tiny", "registered_model: vidbridge-kept"))
+    (root / "params.yaml").write_text(
+        params.replace("registered_model: vidbridge-tiny", "registered_model: vidbridge-kept")
+    )
     return root
 
 
@@ -27,7 +31,9 @@ def test_a_remote_that_others_use_is_freed_of_what_is_ours(servers: Stack, tmp_p
     env = environment() | servers.env(remote=REMOTE)
 
     def call(folder: Path, *command: str, status: int = 0, **changes: str) -> str:
-        done = subprocess.run(command, cwd=folder, env=env | changes, capture_output=True, text=True, timeout=300, check=False)
+        done = subprocess.run(
+            command, cwd=folder, env=env | changes, capture_output=True, text=True, timeout=300, check=False
+        )
         assert done.returncode == status, done.stdout + done.stderr
         return done.stdout + done.stderr
 
@@ -64,15 +70,17 @@ def test_a_remote_that_others_use_is_freed_of_what_is_ours(servers: Stack, tmp_p
     assert "shared, and nothing says that it is this project's" in freed
     assert "MB freed" in freed
 
-    # The other project is whole, and so is ours, on a machine that has nothing: the work tree and the champion.
+    # The other project is whole, and so is ours, on a machine that has nothing: the work tree and
+    # the champion.
     shutil.rmtree(theirs / ".dvc/cache")
     (theirs / "file").unlink()
     call(theirs, "dvc", "pull", "-q")
     assert (theirs / "file").read_text() == "of another project"
     shutil.rmtree(root / ".dvc/cache")
     load = (
-        "from pathlib import Path; from stages.tracking.registry.named import find_named; from stages.tracking.session import Session\n"
-        "from stages.tracking.registry.versions import load_version; print(load_version(Path.cwd(), find_named(Session(Path.cwd()), 'champion')))"
+        "from pathlib import Path; from stages.tracking.registry.named import find_named; from stages.tracking.session"
+        " import Session\nfrom stages.tracking.registry.versions import load_version; print(load_version(Path.cwd(),"
+        " find_named(Session(Path.cwd()), 'champion')))"
     )
     loaded = Path(call(root, "python", "-c", load, PYTHONPATH=str(ROOT)).strip().splitlines()[-1])
     assert (loaded / "model.safetensors").stat().st_size == 2 << 20

@@ -1,4 +1,5 @@
-"""Runs that are killed, terminated, cancelled, or whose Prefect server stands still: how they end, and what the next one finds."""
+"""Runs that are killed, terminated, cancelled, or whose Prefect server stands still: how they end,
+and what the next one finds."""
 
 from __future__ import annotations
 
@@ -66,7 +67,8 @@ def mlflow_runs(root: Path) -> list[Any]:
 
 
 def kill_tree(pid: int) -> None:
-    """As power would: nothing is told to anybody. Guards are spared, as they would be: they end what they watch."""
+    """As power would: nothing is told to anybody. Guards are spared, as they would be: they end
+    what they watch."""
     process = psutil.Process(pid)
     for one in [process, *process.children(recursive=True)]:
         if one.is_running() and "guard.py" not in " ".join(one.cmdline()):
@@ -123,7 +125,9 @@ def test_stages_of_a_cancelled_run_end_cancelled(
     assert attempts(root, "base") == 1
 
 
-def test_a_server_that_stands_still_for_a_minute_costs_a_minute(root: Path, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+def test_a_server_that_stands_still_for_a_minute_costs_a_minute(
+    root: Path, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
     knobs(root, corpus={"seconds": 3}, ingest={"seconds": 3})
     log = tmp_path / "run.log"
     with scheduled_project.serving(root) as (served, guard):
@@ -158,7 +162,9 @@ def test_after_kill_9_of_worker_and_flow_the_next_run_ends_what_was_lost_and_is_
     def worker(log: Path) -> subprocess.Popen[bytes]:
         with log.open("wb") as out:
             environment = {**os.environ, "PREFECT_WORKER_QUERY_SECONDS": "2"}
-            return subprocess.Popen(deploy.worker_command(nightly.pool), cwd=root, env=environment, stdout=out, stderr=out)
+            return subprocess.Popen(
+                deploy.worker_command(nightly.pool), cwd=root, env=environment, stdout=out, stderr=out
+            )
 
     def order(client: Any) -> Any:
         deployment = client.read_deployment_by_name("vidbridge-scheduled/nightly")
@@ -179,13 +185,16 @@ def test_after_kill_9_of_worker_and_flow_the_next_run_ends_what_was_lost_and_is_
         second = worker(tmp_path / "worker-2.log")
         try:
             again = order(client)
-            # The lost run's slot is taken until its lease at the server runs out, 5 minutes at most; until then the new one waits, where
-            # nobody has ended the lost run as `vidbridge deploy` does before it starts a worker.
+            # The lost run's slot is taken until its lease at the server runs out, 5 minutes at
+            # most; until then the new one waits, where nobody has ended the lost run as `vidbridge
+            # deploy` does before it starts a worker.
             until(lambda: client.read_flow_run(again.id).state.is_final(), tmp_path / "worker-2.log", 500)
             state = client.read_flow_run(again.id).state
             runs = {run.id: run for run in client.read_flow_runs()}
             (subflow,) = [
-                run for run in runs.values() if run.name == "pipeline base" and run.start_time < runs[again.id].start_time
+                run
+                for run in runs.values()
+                if run.name == "pipeline base" and run.start_time < runs[again.id].start_time
             ]
         finally:
             kill_tree(second.pid)

@@ -1,4 +1,5 @@
-"""A reader of the registry, a stranger's ledger, servers that go away at a bad moment, and PostgreSQL without a server before it."""
+"""A reader of the registry, a stranger's ledger, servers that go away at a bad moment, and
+PostgreSQL without a server before it."""
 
 from __future__ import annotations
 
@@ -45,7 +46,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def team(servers: Stack, made: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Iterator[Path]:
-    """The small project, registered by the admin on the team's servers as a model of this test's own."""
+    """The small project, registered by the admin on the team's servers as a model of this test's
+    own."""
     forget(monkeypatch, "VIDBRIDGE_", "MLFLOW_", "AWS_", "GIT_")
     for name, value in servers.env().items():
         monkeypatch.setenv(name, value)
@@ -88,7 +90,9 @@ def champion(model: str, root: Path) -> str | None:
     return open_client(root).get_registered_model(model).aliases.get("champion")
 
 
-def test_a_reader_decides_nothing_and_is_told_so_in_one_line(team: Path, accounts: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_reader_decides_nothing_and_is_told_so_in_one_line(
+    team: Path, accounts: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     model = load_params(team / "params.yaml").gate.registered_model
     become(monkeypatch, READER, PASSWORD)
     for asked in (("promote",), ("promote", "7"), ("promote", "7", "--new-evaluation")):
@@ -120,7 +124,8 @@ def test_a_reader_decides_nothing_and_is_told_so_in_one_line(team: Path, account
 def test_a_stranger_who_made_the_ledger_decides_nothing(
     team: Path, servers: Stack, accounts: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As 0.1 left it: the ledger belongs to the reader who wrote its first entry, and the next command completed that."""
+    """As 0.1 left it: the ledger belongs to the reader who wrote its first entry, and the next
+    command completed that."""
     gate = load_params(team / "params.yaml").gate
     client = open_client(team)
     client.delete_registered_model(gate.ledger)
@@ -142,16 +147,25 @@ def test_a_stranger_who_made_the_ledger_decides_nothing(
     servers.add_user("owner", "password-of-the-owner")
     httpx.post(
         f"{servers.tracking_url}/api/3.0/mlflow/users/permissions/grant",
-        json={"username": "owner", "resource_type": "registered_model", "resource_id": gate.registered_model, "permission": "EDIT"},
+        json={
+            "username": "owner",
+            "resource_type": "registered_model",
+            "resource_id": gate.registered_model,
+            "permission": "EDIT",
+        },
         auth=(ADMIN, ADMIN_PASSWORD),
         timeout=60,
     ).raise_for_status()
     become(monkeypatch, "owner", "password-of-the-owner")
-    with pytest.raises(TrackingError, match=rf"registered model '{gate.ledger}': no permission: the MLflow user 'owner' may not"):
+    with pytest.raises(
+        TrackingError, match=rf"registered model '{gate.ledger}': no permission: the MLflow user 'owner' may not"
+    ):
         promote(Session(team), 7)
 
 
-def test_a_stage_waits_for_a_server_that_is_being_restarted(team: Path, servers: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stage_waits_for_a_server_that_is_being_restarted(
+    team: Path, servers: Stack, monkeypatch: pytest.MonkeyPatch
+) -> None:
     client = open_client(team)
     experiment = client.get_experiment_by_name("vidbridge")
     parent = client.create_run(experiment.experiment_id).info.run_id
@@ -192,7 +206,9 @@ def test_a_database_that_restarts_behind_the_server_is_waited_for(
         again.join()
 
 
-def test_the_remote_is_tried_and_a_hanging_one_is_given_up(team: Path, servers: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_remote_is_tried_and_a_hanging_one_is_given_up(
+    team: Path, servers: Stack, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert remote_problems(team) == []
     monkeypatch.setenv("VIDBRIDGE_DVC_REMOTE", "s3://nowhere/dvc")
     (said,) = remote_problems(team)

@@ -1,4 +1,5 @@
-"""Two hosts with one VIDBRIDGE_SCRATCH train the same row at once, under plain `dvc repro`: one result, whatever becomes of the first."""
+"""Two hosts with one VIDBRIDGE_SCRATCH train the same row at once, under plain `dvc repro`: one
+result, whatever becomes of the first."""
 
 from __future__ import annotations
 
@@ -34,7 +35,9 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def environment(root: Path, scratch: Path) -> dict[str, str]:
-    env = smoke_project.environment(root, VIDBRIDGE_SCRATCH=str(scratch), VIDBRIDGE_LOST_AFTER_S="20", DVC_NO_ANALYTICS="1")
+    env = smoke_project.environment(
+        root, VIDBRIDGE_SCRATCH=str(scratch), VIDBRIDGE_LOST_AFTER_S="20", DVC_NO_ANALYTICS="1"
+    )
     return {**env, "DO_NOT_TRACK": "1", "MLFLOW_DISABLE_TELEMETRY": "true", "HF_HUB_OFFLINE": "1"}
 
 
@@ -58,7 +61,9 @@ def locked(root: Path) -> Any:
 def content(root: Path) -> dict[str, str]:
     out = root / OUT
     return {
-        str(path.relative_to(out)): hashlib.md5(path.read_bytes()).hexdigest() for path in sorted(out.rglob("*")) if path.is_file()
+        str(path.relative_to(out)): hashlib.md5(path.read_bytes()).hexdigest()
+        for path in sorted(out.rglob("*"))
+        if path.is_file()
     }
 
 
@@ -87,7 +92,8 @@ def test_the_second_waits_and_comes_to_the_same(prepared: Path, tmp_path: Path, 
     other = dvc(second, "repro", "--single-item", ROW, host="host-b", scratch=scratch)
     try:
         if not killed:
-            # It may end before the other one has made its imports; what that finds is whole either way.
+            # It may end before the other one has made its imports; what that finds is whole either
+            # way.
             assert one.wait(WAIT_S) == 0, said(first)
         assert other.wait(WAIT_S) == 0, said(second)
     finally:

@@ -1,4 +1,5 @@
-"""The servers and hosts themselves: a proof on them is worth nothing if they are not what they say."""
+"""The servers and hosts themselves: a proof on them is worth nothing if they are not what they
+say."""
 
 from __future__ import annotations
 
@@ -23,7 +24,9 @@ def test_a_reader_may_read_and_not_write(servers: Stack) -> None:
     assert httpx.post(create, json=tag, auth=(ADMIN, ADMIN_PASSWORD), timeout=30).status_code == 200
 
 
-def test_a_host_sees_neither_the_other_one_nor_this_checkout(servers: Stack, project: Path, two_hosts: list[Host]) -> None:
+def test_a_host_sees_neither_the_other_one_nor_this_checkout(
+    servers: Stack, project: Path, two_hosts: list[Host]
+) -> None:
     first, second = two_hosts
     (first.folder / "mine.txt").write_text("of a", encoding="utf-8")
     assert first.succeed("cat", str(first.folder / "mine.txt")) == "of a"

@@ -1,4 +1,5 @@
-"""Host B after host A: what A ran, and handed on, is fetched from S3 on a host that has nothing but the repository's address and keys."""
+"""Host B after host A: what A ran, and handed on, is fetched from S3 on a host that has nothing but
+the repository's address and keys."""
 
 from __future__ import annotations
 
@@ -25,7 +26,11 @@ def newest(servers: Stack) -> str:
     """The number of the last version that ended a training of `grpo@bridge`."""
     address = f"{servers.tracking_url}/api/2.0/mlflow/model-versions/search"
     asked = {"filter": f"name = '{MODEL}'", "max_results": "100"}
-    found = httpx.get(address, params=asked, auth=(ADMIN, ADMIN_PASSWORD), timeout=60).raise_for_status().json()["model_versions"]
+    found = (
+        httpx.get(address, params=asked, auth=(ADMIN, ADMIN_PASSWORD), timeout=60)
+        .raise_for_status()
+        .json()["model_versions"]
+    )
     ours = {("vidbridge.stage", "grpo@bridge"), ("vidbridge.final", "true")}
     tags = {int(one["version"]): {(tag["key"], tag["value"]) for tag in one["tags"]} for one in found}
     return str(max(number for number, has in tags.items() if ours <= has))

@@ -1,4 +1,5 @@
-"""A model for those who have a registry's URL, a remote's URL and this package: no clone, no git, no right to write to the registry."""
+"""A model for those who have a registry's URL, a remote's URL and this package: no clone, no git,
+no right to write to the registry."""
 
 from __future__ import annotations
 
@@ -77,12 +78,15 @@ def videos(servers: Stack, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def readers(servers: Stack, videos: Path, tmp_path: Path) -> list[Host]:
-    """Two hosts with the package, an account that may only read, and one cache folder between them."""
+    """Two hosts with the package, an account that may only read, and one cache folder between
+    them."""
     if why := hosts.missing():
         pytest.skip(why)
     shared = tmp_path / "shared"
     shared.mkdir()
-    made = make_hosts(tmp_path, servers.env(*READER, remote=REMOTE) | {"VIDBRIDGE_CACHE": str(shared / "cache")}, "a", "b")
+    made = make_hosts(
+        tmp_path, servers.env(*READER, remote=REMOTE) | {"VIDBRIDGE_CACHE": str(shared / "cache")}, "a", "b"
+    )
     for host in made:
         for package in ("flows", "stages"):
             shutil.copytree(ROOT / package, host.project / package)
@@ -115,7 +119,9 @@ def test_two_urls_and_an_empty_folder_are_enough(readers: list[Host], servers: S
     # Both at once, into one folder that is empty.
     started = [
         host.start(
-            *without_git(host, "vidbridge", "predict", str(host.folder / "videos/red.mp4"), "-q", QUESTION, "--model", URI),
+            *without_git(
+                host, "vidbridge", "predict", str(host.folder / "videos/red.mp4"), "-q", QUESTION, "--model", URI
+            ),
             cwd=host.folder / "empty",
         )
         for host in readers
@@ -126,7 +132,9 @@ def test_two_urls_and_an_empty_folder_are_enough(readers: list[Host], servers: S
         assert RED["answer"] in said
     # The store is cut off: what was fetched is enough.
     with servers.s3.away("cut off", 0):
-        said = succeed(second, "vidbridge", "predict", str(second.folder / "videos/red.mp4"), "-q", QUESTION, VIDBRIDGE_MODEL=MODEL)
+        said = succeed(
+            second, "vidbridge", "predict", str(second.folder / "videos/red.mp4"), "-q", QUESTION, VIDBRIDGE_MODEL=MODEL
+        )
         assert RED["answer"] in said
     written = succeed(first, "vidbridge", "export", str(first.folder / "exported"), "--model", f"models:/{MODEL}/1")
     assert "version 1" in written
@@ -136,16 +144,43 @@ def test_two_urls_and_an_empty_folder_are_enough(readers: list[Host], servers: S
 
 
 def test_a_benchmark_is_put_to_it(readers: list[Host], servers: Stack) -> None:
-    """By somebody who may write runs; the prompt is the model's own, so nothing of a project is needed."""
+    """By somebody who may write runs; the prompt is the model's own, so nothing of a project is
+    needed."""
     host = readers[1]
     rows = [ASKED | {"videoID": name, "question_id": name} for name in ("red", "green", "blue")]
     (host.folder / "videomme.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    command = ["vidbridge", "evaluate", "--benchmark", "video-mme", "--annotations", str(host.folder / "videomme.jsonl")]
-    command += ["--videos", str(host.folder / "videos"), "--out", str(host.folder / "out"), "--model", URI, "--no-controls"]
+    command = [
+        "vidbridge",
+        "evaluate",
+        "--benchmark",
+        "video-mme",
+        "--annotations",
+        str(host.folder / "videomme.jsonl"),
+    ]
+    command += [
+        "--videos",
+        str(host.folder / "videos"),
+        "--out",
+        str(host.folder / "out"),
+        "--model",
+        URI,
+        "--no-controls",
+    ]
     said = succeed(host, *command, **servers.env(remote=REMOTE))
     assert "3 of 3 questions answered" in said
     assert not list((host.folder / "empty").iterdir())
-    own = ["vidbridge", "evaluate", "--benchmark", "mix-vid-qa-test", "--annotations", "x", "--out", "out", "--model", URI]
+    own = [
+        "vidbridge",
+        "evaluate",
+        "--benchmark",
+        "mix-vid-qa-test",
+        "--annotations",
+        "x",
+        "--out",
+        "out",
+        "--model",
+        URI,
+    ]
     refused = call(host, *own)
     assert refused.returncode == 2
     assert "asks about edits of a project's own clips" in refused.stderr
@@ -196,7 +231,9 @@ def test_a_server_in_an_empty_folder_answers(readers: list[Host]) -> None:
 )
 def test_what_is_missing_is_one_line(readers: list[Host], remote: str, sentence: str) -> None:
     out = readers[0].folder / "exported"
-    done = call(readers[0], "vidbridge", "export", str(out), "--model", f"models:/{MODEL}/1", VIDBRIDGE_DVC_REMOTE=remote)
+    done = call(
+        readers[0], "vidbridge", "export", str(out), "--model", f"models:/{MODEL}/1", VIDBRIDGE_DVC_REMOTE=remote
+    )
     assert done.returncode == 1, done.stderr
     assert sentence in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1, done.stderr

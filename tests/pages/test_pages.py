@@ -1,4 +1,5 @@
-"""All pages, as people see, hear and print them: contrast in light and dark, names of what is on them, keys, paper."""
+"""All pages, as people see, hear and print them: contrast in light and dark, names of what is on
+them, keys, paper."""
 
 from __future__ import annotations
 
@@ -42,7 +43,9 @@ def palettes() -> dict[str, dict[str, str]]:
     """The custom properties of both schemes; the dark one changes some of the light one's."""
     text = template_text("palette.css")
     light, dark = re.findall(r":root \{(.*?)\}", text, re.DOTALL)
-    found = {name: dict(re.findall(r"--([\w-]+): ([^;]+);", block)) for name, block in (("light", light), ("dark", dark))}
+    found = {
+        name: dict(re.findall(r"--([\w-]+): ([^;]+);", block)) for name, block in (("light", light), ("dark", dark))
+    }
     return {"light": found["light"], "dark": found["light"] | found["dark"]}
 
 
@@ -61,10 +64,14 @@ def contrast(one: str, other: str) -> float:
 
 
 def rules(page: str) -> Iterator[tuple[str, dict[str, str]]]:
-    """Selector and declarations of each rule of a page's style sheets, those inside of ``@media`` too."""
+    """Selector and declarations of each rule of a page's style sheets, those inside of ``@media``
+    too."""
     text = re.sub(r"/\*.*?\*/", "", template_text(*STYLES[page]), flags=re.DOTALL)
     for selector, body in re.findall(r"([^{}]+)\{([^{}]*)\}", text):
-        yield selector.strip(), {name.strip(): value.strip() for name, value in re.findall(r"([\w-]+)\s*:\s*([^;]+)", body)}
+        yield (
+            selector.strip(),
+            {name.strip(): value.strip() for name, value in re.findall(r"([\w-]+)\s*:\s*([^;]+)", body)},
+        )
 
 
 def variable(value: str | None) -> str | None:
@@ -95,7 +102,9 @@ def test_all_text_can_be_read(page: str, scheme: str) -> None:
             inks = ("data", "train", "evaluate") if filled == "hue" else (filled,)
             pairs |= {(each, any_ground) for each in inks for any_ground in GROUNDS}
     assert ("soft", "paper") in pairs
-    faint = {f"{ink} on {ground}": ratio for ink, ground in pairs if (ratio := contrast(colours[ink], colours[ground])) < 4.5}
+    faint = {
+        f"{ink} on {ground}": ratio for ink, ground in pairs if (ratio := contrast(colours[ink], colours[ground])) < 4.5
+    }
     assert not faint
 
 
@@ -109,7 +118,15 @@ def test_lines_bars_and_dots_can_be_seen(scheme: str) -> None:
 def test_no_colour_stands_outside_of_the_palette_and_no_text_is_faded(page: str) -> None:
     assert set(palettes()["dark"]) == set(palettes()["light"])
     known = set(palettes()["light"]) | {"hue"}
-    drawn = (".bar .range", "tr.policy .range", "td.good .range", "td.bad .range", ".chart .raw", ".chart .held", "::placeholder")
+    drawn = (
+        ".bar .range",
+        "tr.policy .range",
+        "td.good .range",
+        "td.bad .range",
+        ".chart .raw",
+        ".chart .held",
+        "::placeholder",
+    )
     for selector, declared in rules(page):
         if selector == ":root" or selector.endswith(":root"):
             continue
@@ -137,7 +154,8 @@ def test_pages_are_dark_where_a_person_wants_that_printed_in_light_and_still_whe
 
 @pytest.fixture(scope="module")
 def data_page(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """data.html of two short clips: a sample with dark frames, one of two clips, and a row that was set aside."""
+    """data.html of two short clips: a sample with dark frames, one of two clips, and a row that was
+    set aside."""
     root = tmp_path_factory.mktemp("pages") / "project"
     root.mkdir()
     shutil.copyfile(ROOT / "infra/recipes/smoke.yaml", root / "params.yaml")
@@ -157,7 +175,13 @@ def data_page(tmp_path_factory: pytest.TempPathFactory) -> str:
         alone = {"rate": "8", "segments": [{"clip_id": first.clip_id, "span": span}], "dark": [{"start": 4, "stop": 8}]}
         half = [{"clip_id": clip.clip_id, "span": {"start": 0, "stop": 8}} for clip in (first, second)]
         for task, timeline in (("dark_event_infer", alone), ("mix_vid_qa", {"rate": "8", "segments": half})):
-            about = {"clip_id": first.clip_id, "timeline": timeline, "sampled_frames": 8, "question": "what?", "reference": "it"}
+            about = {
+                "clip_id": first.clip_id,
+                "timeline": timeline,
+                "sampled_frames": 8,
+                "question": "what?",
+                "reference": "it",
+            }
             row = Sample.model_validate({"sample_id": f"{task}/0", "task": task, "split": "test", **about})
             write_rows(paths.SAMPLES / f"test/{task}.jsonl", [row])
         for split in ("train", "validation", "test"):
@@ -190,6 +214,8 @@ def test_the_page_of_rollouts_is_named_throughout() -> None:
     rollouts = [Rollout(score=score, paid={"task": 1.0}, advantage=0.5)]
     group = RolloutGroup(step=3, sample_id="mcqa/0", task="mcqa", prompt="which?", reference="B", rollouts=rollouts)
     page = check(
-        rollout_page("grpo@bridge", 3, [group], [Frames(np.zeros((8, 64, 64, 3), np.uint8), tuple(range(8)), 8, Fraction(8))])
+        rollout_page(
+            "grpo@bridge", 3, [group], [Frames(np.zeros((8, 64, 64, 3), np.uint8), tuple(range(8)), 8, Fraction(8))]
+        )
     )
     assert [picture["alt"] for picture in page.of("img")] == ["the frames that were shown, 8 of them"]

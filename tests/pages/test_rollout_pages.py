@@ -47,7 +47,9 @@ def sample(task: str, number: int) -> Sample:
     )
 
 
-def rollout(of: Sample, reply: str, value: float | None, advantage: float, reason: str = "covers the reference") -> Rollout:
+def rollout(
+    of: Sample, reply: str, value: float | None, advantage: float, reason: str = "covers the reference"
+) -> Rollout:
     score = Score(sample_id=of.sample_id, task=of.task, reply=reply, format_ok=True, value=value, reason=reason)
     return Rollout(score=score, paid={} if value is None else {"task": value}, advantage=advantage)
 
@@ -78,7 +80,9 @@ def test_which_are_kept_has_nothing_to_do_with_what_was_said(params: Params) -> 
 
 def test_a_rollout_that_was_not_judged_is_read_back_as_such(params: Params, tmp_path: Path) -> None:
     of = sample("mix_vid_qa", 0)
-    groups = shown_groups(3, [rollout(of, "x", None, 0.0), rollout(of, "y", 1.0, 0.0)], 2, {of.sample_id: of}, params.prompt)
+    groups = shown_groups(
+        3, [rollout(of, "x", None, 0.0), rollout(of, "y", 1.0, 0.0)], 2, {of.sample_id: of}, params.prompt
+    )
     write_rows(tmp_path / "rollouts.jsonl", groups)
     assert read_rows(tmp_path / "rollouts.jsonl", RolloutGroup) == groups
     assert [r.score.value for r in groups[0].rollouts] == [None, 1.0]
@@ -121,15 +125,27 @@ def test_a_page_shows_what_was_said_and_does_none_of_it(params: Params) -> None:
     (policy,) = [a["content"] for tag, a in elements.found if a.get("http-equiv") == "Content-Security-Policy"]
     assert re.fullmatch(r"default-src 'none'; img-src data:; style-src 'sha256-[\w+/=]+'", policy or "")
     assert elements.text.count(HOSTILE) == 2 * 2 + 3, "twice said and why, and once id, prompt and truth"
-    for words in ("it rises", "+1.50", "-0.75", "2 of 4 rollouts", "reward 1.00", "not judged: HTTP 503", "1 of 4 not judged"):
+    for words in (
+        "it rises",
+        "+1.50",
+        "-0.75",
+        "2 of 4 rollouts",
+        "reward 1.00",
+        "not judged: HTTP 503",
+        "1 of 4 not judged",
+    ):
         assert words in elements.text
-    assert elements.text.index("+1.50") < elements.text.index("+0.00") < elements.text.index("-0.75"), "what helped most is first"
+    assert elements.text.index("+1.50") < elements.text.index("+0.00") < elements.text.index("-0.75"), (
+        "what helped most is first"
+    )
     assert "nothing is learned" not in elements.text
 
 
 def test_a_prompt_that_teaches_nothing_says_so(params: Params) -> None:
     of = sample("mcqa", 0)
-    (group,) = shown_groups(2, [rollout(of, render_reply("x", "A"), 0.0, 0.0)] * 4, 4, {of.sample_id: of}, params.prompt)
+    (group,) = shown_groups(
+        2, [rollout(of, render_reply("x", "A"), 0.0, 0.0)] * 4, 4, {of.sample_id: of}, params.prompt
+    )
     text = _Elements(rollout_page("grpo@bridge", 2, [group], [frames((64, 64))])).text
     assert "nothing is learned from it" in text
     assert "4 of 4 rollouts" in text

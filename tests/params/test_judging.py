@@ -101,7 +101,9 @@ def test_open_answers_about_real_videos_need_a_judge_that_reads_or_a_word_that_n
     with pytest.raises(ParamsError) as raised:
         elsewhere(tasks=(task,), judge=RULE)
     said = str(raised.value)
-    assert said.startswith("params: judge.kind: 'rule' reads the sentences of data/corpus only, and ingest.source is 'videos'")
+    assert said.startswith(
+        "params: judge.kind: 'rule' reads the sentences of data/corpus only, and ingest.source is 'videos'"
+    )
     for word in (task, "kind: openai", "VIDBRIDGE_JUDGE_URL", "judge.kind: rule_on_real_text"):
         assert word in said
     assert elsewhere(tasks=(task,), judge=OPENAI).judge.kind == "openai"
@@ -119,12 +121,16 @@ def test_multiple_choice_needs_none() -> None:
 
 
 def test_a_held_out_judge_must_read_too() -> None:
-    with pytest.raises(ParamsError, match=r"params: held_out_judge\.judge\.kind: 'rule' reads the sentences of data/corpus only"):
+    with pytest.raises(
+        ParamsError, match=r"params: held_out_judge\.judge\.kind: 'rule' reads the sentences of data/corpus only"
+    ):
         elsewhere(judge=OPENAI, held_out_judge={"judge": RULE, "share": 0.1})
 
 
 @pytest.mark.parametrize("name", PRETRAINED)
-def test_recipes_of_pretrained_models_name_a_model_for_all_tasks_and_their_small_version_the_rule_judge(name: str) -> None:
+def test_recipes_of_pretrained_models_name_a_model_for_all_tasks_and_their_small_version_the_rule_judge(
+    name: str,
+) -> None:
     judge = load_params(RECIPE.parent / f"{name}.yaml").judge
     assert (judge.kind, getattr(judge, "model", None)) == ("openai", "Qwen/Qwen2.5-72B-Instruct")
     small = parse_params(yaml.safe_load(smoke_version(RECIPE.parent.parent.parent, name)))

@@ -1,4 +1,5 @@
-"""``params.yaml`` and the YAML of DVC and Prefect, as an attacker or a slip of the hand writes them: one sentence each, at once."""
+"""``params.yaml`` and the YAML of DVC and Prefect, as an attacker or a slip of the hand writes
+them: one sentence each, at once."""
 
 from __future__ import annotations
 

@@ -48,9 +48,15 @@ SAME = {
     "a docstring of the module": ('"""Says what it is."""', '"""Tell what it is."""'),
     "no docstring": ('    """A rule."""\n\n', ""),
     "pass for a docstring": ('    """Does nothing."""', "    pass"),
-    "layout": ("score(self.share) * LIMIT + np.pi", "(\n            (score(self.share) * LIMIT)\n            + np.pi\n        )"),
+    "layout": (
+        "score(self.share) * LIMIT + np.pi",
+        "(\n            (score(self.share) * LIMIT)\n            + np.pi\n        )",
+    ),
     "quotes": ('"""A rule."""', "'''A rule.'''"),
-    "a module of ours that was moved": ("from stages.domain.tasks.rewards import", "from stages.domain.tasks.rewards import"),
+    "a module of ours that was moved": (
+        "from stages.domain.tasks.rewards import",
+        "from stages.domain.tasks.rewards import",
+    ),
     "a package of ours that was moved": ("from stages.lib.video import probe", "from stages.lib.video import probe"),
     "another import of ours": (
         "from stages.domain.tasks.rewards import score\n",
@@ -60,7 +66,10 @@ SAME = {
         "import math\nfrom typing import TYPE_CHECKING\n",
         "from typing import TYPE_CHECKING\nimport math\n",
     ),
-    "an import for types only": ("    from torch import Tensor\n", "    from torch import Tensor\n    from torch import nn\n"),
+    "an import for types only": (
+        "    from torch import Tensor\n",
+        "    from torch import Tensor\n    from torch import nn\n",
+    ),
 }
 OTHER = {
     "a constant": ("LIMIT = 0.5", "LIMIT = 0.6"),
@@ -71,7 +80,8 @@ OTHER = {
     "an order of operations": ("score(self.share) * LIMIT + np.pi", "score(self.share) * (LIMIT + np.pi)"),
     "an order of decorators": ("    @property\n    @math.log\n", "    @math.log\n    @property\n"),
     "a name": ("def nothing", "def nobody"),
-    "another module under its name": ("from stages.lib.video import probe as probing", "from stages.lib.video import reader as probing"),
+    "another module under its name": ("from stages.lib.video import probe as probing", "from stages.lib.video import"
+    " reader as probing"),
     "another library under its name": ("import numpy as np", "import torch as np"),
     "another function of a library": ("import math\n", "from cmath import log as math\n"),
     "what only types saw, for all": ("if TYPE_CHECKING:", "if True:"),
@@ -97,7 +107,12 @@ def test_what_acts_is_other_code(tmp_path: Path, edit: str) -> None:
 
 
 def test_names_and_order_of_files_do_not_count(tmp_path: Path) -> None:
-    for name, text in {"old/a.py": "A = 1\n", "old/b.py": "B = 2\n", "new/sub/z.py": "A = 1\n", "new/y.py": "B = 2\n"}.items():
+    for name, text in {
+        "old/a.py": "A = 1\n",
+        "old/b.py": "B = 2\n",
+        "new/sub/z.py": "A = 1\n",
+        "new/y.py": "B = 2\n",
+    }.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text)
     (tmp_path / "new/sub/__init__.py").write_text('"""A package."""\n')

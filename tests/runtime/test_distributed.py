@@ -18,7 +18,15 @@ from stages.lib.models.load import save_model
 from stages.lib.rows.jsonl import read_rows
 from stages.lib.training.mixture import Example
 from stages.runtime import distributed
-from stages.runtime.distributed import Placement, PlacementError, check_saving, launch, placement, rank_environment, share
+from stages.runtime.distributed import (
+    Placement,
+    PlacementError,
+    check_saving,
+    launch,
+    placement,
+    rank_environment,
+    share,
+)
 from tests.support.checkout import ROOT
 from tests.support.tiny_parts import Seen, tiny
 from tests.support.training import sft
@@ -71,10 +79,14 @@ def config(name: str) -> str:
 @linux_only
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["zero2", "zero3"])
-def test_deepspeed_trains_both_on_two_ranks(folder: Path, tmp_path: Path, name: str, examples: list[Example], seen: Seen) -> None:
+def test_deepspeed_trains_both_on_two_ranks(
+    folder: Path, tmp_path: Path, name: str, examples: list[Example], seen: Seen
+) -> None:
     # As on a machine without a compiler: nothing may be compiled on the way.
     stage, missing = int(name[4]), str(tmp_path / "missing")
-    told = start("two_ranks", tmp_path, 2, ranks=2, VIDBRIDGE_DEEPSPEED=config(name), CXX=missing, TORCH_EXTENSIONS_DIR=missing)
+    told = start(
+        "two_ranks", tmp_path, 2, ranks=2, VIDBRIDGE_DEEPSPEED=config(name), CXX=missing, TORCH_EXTENSIONS_DIR=missing
+    )
     for row in ("sft", "grpo"):
         assert told[row]["deepspeed_stage"] == stage, "the engine that trained, not the one that was asked for"
         assert told[row]["engine"] == ENGINES[name]
@@ -88,7 +100,8 @@ def test_deepspeed_trains_both_on_two_ranks(folder: Path, tmp_path: Path, name: 
     assert (len(paid), paid.count({})) == (8, 1), "one reply of the first process has no reward"
     assert any(values.get("deepspeed_stage") == stage for values in told["metrics"])
 
-    # Without DeepSpeed its state has no optimiser to go on with, and transformers would go on all the same.
+    # Without DeepSpeed its state has no optimiser to go on with, and transformers would go on all
+    # the same.
     with pytest.raises(
         PlacementError, match=r"interrupted with DeepSpeed on 2 processes and cannot go on with no DeepSpeed; set them"
     ):
@@ -98,17 +111,21 @@ def test_deepspeed_trains_both_on_two_ranks(folder: Path, tmp_path: Path, name: 
 @linux_only
 @pytest.mark.slow
 def test_processes_of_zero3_agree_on_each_pass_through_a_frozen_tower(folder: Path, tmp_path: Path) -> None:
-    """One that remembers a video while another has to see it again would wait for weights that the other is not gathering."""
+    """One that remembers a video while another has to see it again would wait for weights that the
+    other is not gathering."""
     told = start("two_ranks", tmp_path, 4, "frozen", ranks=2, VIDBRIDGE_DEEPSPEED=config("zero3"))
     assert told["grpo"]["engine"] == ENGINES["zero3"]
-    before, after = (load_file(home / "model.safetensors") for home in (tmp_path / "sft/out/final", tmp_path / "grpo/out/final"))
+    before, after = (
+        load_file(home / "model.safetensors") for home in (tmp_path / "sft/out/final", tmp_path / "grpo/out/final")
+    )
     still = [name for name, value in before.items() if torch.equal(value, after[name])]
     assert still == [name for name in before if "visual" in name]
 
 
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Training by one process without DeepSpeed, in `one`; its start and its rollouts, in `shared`."""
+    """Training by one process without DeepSpeed, in `one`; its start and its rollouts, in
+    `shared`."""
     home = tmp_path_factory.mktemp("trajectory")
     for name in ("one", "shared"):
         (home / name).mkdir()
@@ -117,7 +134,8 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return home
 
 
-#: Means over the micro-batches of a process, for reading only: how rows are dealt to micro-batches decides them.
+#: Means over the micro-batches of a process, for reading only: how rows are dealt to micro-batches
+#: decides them.
 NOT_COMPARED = ("entropy", "kl", "clip_ratio")
 
 
@@ -141,21 +159,27 @@ ROWS = ("sft", "grpo", "off-policy")
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [None, "zero2", "zero3", "zero3-offload"])
 def test_two_processes_take_the_steps_of_one(name: str | None, alone: Path, tmp_path: Path) -> None:
-    """SFT and GRPO: losses, gradient norms and weights, whatever the engine; and resumed midway, as if never interrupted.
+    """SFT and GRPO: losses, gradient norms and weights, whatever the engine; and resumed midway, as
+    if never interrupted.
 
-    Float32; measured: losses differ by up to 5e-7, gradient norms by 1e-6 of themselves, weights by 8e-6 where they moved by 2e-3 or more.
+    Float32; measured: losses differ by up to 5e-7, gradient norms by 1e-6 of themselves, weights by
+    8e-6 where they moved by 2e-3 or more.
     """
     environ = {} if name is None else {"VIDBRIDGE_DEEPSPEED": config(name)}
     told = start("trajectory", tmp_path, alone / "shared", *ROWS, ranks=2, **environ)
     for row in ROWS:
         mine, theirs = tmp_path / row / "out", alone / "one" / row / "out"
-        assert told[row]["engine"] == ("torch.nn.parallel.distributed.DistributedDataParallel" if name is None else ENGINES[name])
+        assert told[row]["engine"] == (
+            "torch.nn.parallel.distributed.DistributedDataParallel" if name is None else ENGINES[name]
+        )
         steps = list(zip(history(mine), history(theirs), strict=True))
         assert len(steps) == 4
         for step, expected in steps:
             assert {"loss", "grad_norm", "learning_rate"} <= expected.keys()
             deepspeed_only = {"deepspeed_stage"}
-            assert {k: v for k, v in step.items() if k not in deepspeed_only} == pytest.approx(expected, rel=1e-5, abs=2e-6)
+            assert {k: v for k, v in step.items() if k not in deepspeed_only} == pytest.approx(
+                expected, rel=1e-5, abs=2e-6
+            )
         assert furthest(theirs / "final", alone / "shared/base") > 1e-3
         assert furthest(mine / "final", theirs / "final") < 3e-5
 
@@ -167,14 +191,18 @@ def test_two_processes_take_the_steps_of_one(name: str | None, alone: Path, tmp_
 
 @pytest.mark.slow
 def test_losses_and_equal_rewards_are_those_of_one_process(alone: Path, tmp_path: Path) -> None:
-    """Measured as above; before `bnpo` was divided by the tokens of the generation, its loss differed by up to 6e-3."""
+    """Measured as above; before `bnpo` was divided by the tokens of the generation, its loss
+    differed by up to 6e-3."""
     compared = ("loss-grpo", "loss-dr_grpo", "loss-bnpo", "alike", "partly-alike")
     start("trajectory", tmp_path, alone / "shared", *compared, ranks=2)
     for row in compared:
         mine, theirs = tmp_path / row / "out", alone / "one" / row / "out"
         assert history(mine) == [pytest.approx(step, rel=1e-5, abs=2e-6) for step in history(theirs)], row
         assert furthest(mine / "final", theirs / "final") < 3e-5, row
-        moved_by, fractions = furthest(mine / "final", alone / "shared/base"), [s["frac_reward_zero_std"] for s in history(mine)]
+        moved_by, fractions = (
+            furthest(mine / "final", alone / "shared/base"),
+            [s["frac_reward_zero_std"] for s in history(mine)],
+        )
         if row == "alike":
             assert (moved_by, fractions) == (0.0, [1.0] * 4)
         else:
@@ -240,5 +268,7 @@ def test_weights_that_would_not_be_saved_are_refused(tmp_path: Path, monkeypatch
     check_saving()
     del config["zero_optimization"]["stage3_gather_16bit_weights_on_model_save"]
     path.write_text(json.dumps(config))
-    with pytest.raises(PlacementError, match=r"VIDBRIDGE_DEEPSPEED: .*z.json: zero_optimization.stage3_gather.* set it to true"):
+    with pytest.raises(
+        PlacementError, match=r"VIDBRIDGE_DEEPSPEED: .*z.json: zero_optimization.stage3_gather.* set it to true"
+    ):
         check_saving()

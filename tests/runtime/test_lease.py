@@ -83,7 +83,9 @@ def has_it(process: subprocess.Popen[str]) -> None:
     assert process.stdout.readline() == "mine\n"
 
 
-def test_the_second_waits_says_for_whom_and_goes_on_when_the_first_has_ended(tmp_path: Path, processes: Processes) -> None:
+def test_the_second_waits_says_for_whom_and_goes_on_when_the_first_has_ended(
+    tmp_path: Path, processes: Processes
+) -> None:
     first = processes.take(tmp_path)
     has_it(first)
     second = processes.take(tmp_path)
@@ -136,7 +138,10 @@ def test_an_owner_elsewhere_is_judged_by_its_count_and_finds_out_when_it_wakes_u
     mine = take(tmp_path, "grpo@bridge")
     assert mine is not None
     assert time.monotonic() - started >= 1
-    assert f"held by process {first.pid} on pod-7f4, whose sign of life stood still for 1 s; taken over" in capsys.readouterr().err
+    assert (
+        f"held by process {first.pid} on pod-7f4, whose sign of life stood still for 1 s; taken over"
+        in capsys.readouterr().err
+    )
     first.send_signal(signal.SIGCONT)
     _, said = first.communicate("", timeout=10)
     assert first.returncode == 1
@@ -150,7 +155,13 @@ def test_of_many_that_see_a_lost_owner_one_takes_over_at_a_time(tmp_path: Path, 
     (tmp_path / "lease").mkdir()
     # Two, as one leaves them that was killed while it took over.
     for number, (token, after) in enumerate((("a", ""), ("b", "a")), 1):
-        row = {"token": token, "process": str(replace(me(), host="lost")), "job": "", "after": after, "beat_every_s": 0.05}
+        row = {
+            "token": token,
+            "process": str(replace(me(), host="lost")),
+            "job": "",
+            "after": after,
+            "beat_every_s": 0.05,
+        }
         (tmp_path / f"lease/{number}").write_text(json.dumps(row))
     waiting = [processes.take(tmp_path) for _ in range(3)]
     for process in waiting:
@@ -170,7 +181,8 @@ def test_an_owner_that_was_killed_before_it_said_its_name_is_waited_for_as_any_o
 
 
 def test_one_that_believes_in_an_old_number_goes_back(tmp_path: Path) -> None:
-    """It looked, the folder was deleted and taken again, and only then it took over from the owner it had seen."""
+    """It looked, the folder was deleted and taken again, and only then it took over from the owner
+    it had seen."""
     with lease.held(tmp_path, "grpo@bridge") as mine:
         old = lease.Holder(5, "of the deleted folder", replace(me(), started="1"))
         assert lease._create(tmp_path, old) is None
@@ -227,7 +239,10 @@ def test_a_lease_that_stops_a_take_over_is_named(
     _left(tmp_path, 3, "c", after="b")
     with lease.held(tmp_path, "grpo@bridge"):
         said = capsys.readouterr().out
-    assert f"{tmp_path} cannot be taken over, though its owner has ended: in it are leases of process {os.getpid()} on lost" in said
+    assert (
+        f"{tmp_path} cannot be taken over, though its owner has ended: in it are leases of process {os.getpid()} on"
+        " lost" in said
+    )
 
 
 def test_an_error_of_the_file_system_is_not_the_loss_of_the_folder(
@@ -236,7 +251,8 @@ def test_an_error_of_the_file_system_is_not_the_loss_of_the_folder(
     with lease.held(tmp_path, "grpo@bridge") as mine:
         own = tmp_path / "lease/1"
         text = own.read_text()
-        # EISDIR, where a network file system says ESTALE or EIO. In one step each way: a look that finds no file is a loss.
+        # EISDIR, where a network file system says ESTALE or EIO. In one step each way: a look that
+        # finds no file is a loss.
         (tmp_path / "elsewhere").symlink_to(tmp_path)
         (tmp_path / "elsewhere").replace(own)
         mine.check()
@@ -260,7 +276,9 @@ def test_an_error_of_the_file_system_is_not_the_loss_of_the_folder(
             mine.check()
 
 
-def test_only_the_first_process_of_a_training_holds_and_the_others_follow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_the_first_process_of_a_training_holds_and_the_others_follow(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
     monkeypatch.setenv("MASTER_PORT", "12345")
     monkeypatch.setenv("RANK", "0")

@@ -31,7 +31,9 @@ def unshared() -> list[str]:
 
 
 def start(*before: str) -> subprocess.Popen[str]:
-    return subprocess.Popen([*before, sys.executable, "-c", SAYS], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        [*before, sys.executable, "-c", SAYS], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
 
 
 @pytest.fixture
@@ -90,7 +92,10 @@ def test_one_process_1_says_nothing_about_another(unshared: list[str]) -> None:
         assert (first.pid, second.pid, first.host, second.host) == (1, 1, me().host, me().host)
         assert first.namespace != second.namespace
         # Each asked about the other, and about a process of ours.
-        asks = f"from stages.runtime.liveness import parse, process_state; print([process_state(parse(t)) for t in {[*texts, str(me())]!r}])"
+        asks = (
+            "from stages.runtime.liveness import parse, process_state; print([process_state(parse(t)) for t in"
+            f" {[*texts, str(me())]!r}])"
+        )
         told = subprocess.run([*unshared, sys.executable, "-c", asks], capture_output=True, text=True, check=True)
         assert told.stdout.strip() == str(["elsewhere"] * 3)
         assert [process_state(first), process_state(second)] == ["elsewhere"] * 2
@@ -101,7 +106,8 @@ def test_one_process_1_says_nothing_about_another(unshared: list[str]) -> None:
 
 
 def test_where_proc_shows_other_numbers_nothing_is_said(unshared: list[str]) -> None:
-    """Without --mount-proc, /proc/1 is the machine's first process, and this one believes to be number 1."""
+    """Without --mount-proc, /proc/1 is the machine's first process, and this one believes to be
+    number 1."""
     asks = "from stages.runtime.liveness import me, process_state; print(me().pid, process_state(me()))"
     command = ["unshare", "-Urpf", sys.executable, "-c", asks]
     assert subprocess.run(command, capture_output=True, text=True, check=True).stdout.split() == ["1", "elsewhere"]
@@ -123,6 +129,8 @@ def test_after_a_fork_the_child_is_itself() -> None:
 
 @pytest.mark.parametrize("given", ["soon", "0", "-3", "nan", "inf"])
 def test_a_time_that_is_none_is_refused(given: str) -> None:
-    with pytest.raises(LivenessError, match=r"VIDBRIDGE_LOST_AFTER_S: .* is not a number of seconds; set 1 or more, or unset it"):
+    with pytest.raises(
+        LivenessError, match=r"VIDBRIDGE_LOST_AFTER_S: .* is not a number of seconds; set 1 or more, or unset it"
+    ):
         lost_after_s({"VIDBRIDGE_LOST_AFTER_S": given})
     assert lost_after_s({}) == liveness.LOST_AFTER_S

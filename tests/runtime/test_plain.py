@@ -1,4 +1,5 @@
-"""Foreign text is made fit for a terminal, and secrets are taken out, in whatever a message repeats."""
+"""Foreign text is made fit for a terminal, and secrets are taken out, in whatever a message
+repeats."""
 
 from __future__ import annotations
 
@@ -23,11 +24,17 @@ from stages.runtime.plain import HIDDEN, fit, guard_logs, one_line, redacted
         ("https://ghp_CANARY:x-oauth-basic@github.com/o/r", "https://***@github.com/o/r"),
         ("https://:CANARY@host", "https://:***@host"),
         ("ssh://bob:CANARY@h/x", "ssh://bob:***@h/x"),
-        ("s3://bucket/key?X-Amz-Signature=CANARY&X-Amz-Date=CANARY", "s3://bucket/key?X-Amz-Signature=***&X-Amz-Date=***"),
+        (
+            "s3://bucket/key?X-Amz-Signature=CANARY&X-Amz-Date=CANARY",
+            "s3://bucket/key?X-Amz-Signature=***&X-Amz-Date=***",
+        ),
         ("https://h/x?token=CANARY&y=2", "https://h/x?token=***&y=2"),
         ("https://h/x?y=2;sig=CANARY#access_token=CANARY", "https://h/x?y=2;sig=***#access_token=***"),
         ("https://h/x?PassWord=CANARY", "https://h/x?PassWord=***"),
-        ("fatal: unable to access 'https://bob:CANARY@h/r/': 403", "fatal: unable to access 'https://bob:***@h/r/': 403"),
+        (
+            "fatal: unable to access 'https://bob:CANARY@h/r/': 403",
+            "fatal: unable to access 'https://bob:***@h/r/': 403",
+        ),
         ("a http://u:CANARY@h/1, then http://v:CANARY@h/2.", "a http://u:***@h/1, then http://v:***@h/2."),
         ("Authorization: Bearer CANARYCANARY", "Authorization: Bearer ***"),
         # No secret in these: they are left as they are.
@@ -55,7 +62,13 @@ def test_what_the_environment_keeps_secret_is_never_repeated(monkeypatch: pytest
 
 def test_a_text_made_to_take_time_takes_none() -> None:
     began = time.process_time()
-    for hostile in ("a" * 10**6 + "://", "://a:b" * 10**5, "?" + "token" * 10**5, "a://" * 10**5 + "@", "x://u:" + "a" * 10**6):
+    for hostile in (
+        "a" * 10**6 + "://",
+        "://a:b" * 10**5,
+        "?" + "token" * 10**5,
+        "a://" * 10**5 + "@",
+        "x://u:" + "a" * 10**6,
+    ):
         redacted(hostile)
     assert time.process_time() - began < 10, "a second at most; a square would be hours"
 

@@ -1,4 +1,5 @@
-"""Warm processes: their children behave like processes of their own, and end with their requester."""
+"""Warm processes: their children behave like processes of their own, and end with their
+requester."""
 
 from __future__ import annotations
 
@@ -17,14 +18,16 @@ import pytest
 
 from tests.support.checkout import ROOT
 
-#: A package of the same name with one verb, so that the test needs no model: it tells what it was given, then does as told.
+#: A package of the same name with one verb, so that the test needs no model: it tells what it was
+#: given, then does as told.
 VERB = """
 import json, os, subprocess, sys, threading, time
 from pathlib import Path
 
 def main(*arguments):
     told = {"arguments": arguments, "argv": sys.argv[1:], "folder": os.getcwd(), "mark": os.environ.get("MARK"),
-            "warm": os.environ.get("VIDBRIDGE_WARM"), "pid": os.getpid(), "parent": os.getppid(), "preloaded": PRELOADED}
+            "warm": os.environ.get("VIDBRIDGE_WARM"),
+            "pid": os.getpid(), "parent": os.getppid(), "preloaded": PRELOADED}
     print(json.dumps(told), flush=True)
     print("heard: " + sys.stdin.readline().strip(), file=sys.stderr, flush=True)
     if arguments[0] == "sleep":
@@ -82,7 +85,9 @@ def warm(project: Path) -> Iterator[psutil.Process]:
 def verb(project: Path, *arguments: str, **changes: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "stages", "sft", *arguments]
     env = environment(project, **changes)
-    return subprocess.run(command, cwd=project, env=env, input="hello\n", capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run(
+        command, cwd=project, env=env, input="hello\n", capture_output=True, text=True, timeout=60, check=False
+    )
 
 
 def gone(pid: int, seconds: float = 10) -> bool:
@@ -99,7 +104,8 @@ def gone(pid: int, seconds: float = 10) -> bool:
 
 @pytest.fixture
 def asleep(project: Path, warm: psutil.Process) -> Iterator[tuple[subprocess.Popen[str], int, int]]:
-    """A verb that sleeps in a child of the warm process: who asked, the child, a process that the child started."""
+    """A verb that sleeps in a child of the warm process: who asked, the child, a process that the
+    child started."""
     with subprocess.Popen(
         [sys.executable, "-m", "stages", "sft", "sleep"],
         cwd=project,

@@ -1,4 +1,5 @@
-"""Builders of projects and parts, and servers for tests. Test modules import from here and never from each other."""
+"""Builders of projects and parts, and servers for tests. Test modules import from here and never
+from each other."""
 
 from pkgutil import iter_modules
 

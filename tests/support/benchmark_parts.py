@@ -38,7 +38,10 @@ def captions(folder: Path) -> Path:
     """DREAM-1K's rows about the three videos."""
     rows = [
         dream(
-            idx=number, video_file=f"video/{colour}.mp4", description=f"the {colour} bar rises", events=[f"the {colour} bar rises"]
+            idx=number,
+            video_file=f"video/{colour}.mp4",
+            description=f"the {colour} bar rises",
+            events=[f"the {colour} bar rises"],
         )
         for number, colour in enumerate(COLOURS)
     ]

@@ -40,7 +40,11 @@ SETTINGS = TaskSettings.model_validate(
 
 
 def clip(
-    number: int = 0, colour: str = "red", shape: str = "bar", verbs: tuple[str, str] = ("rises", "grows"), **changes: object
+    number: int = 0,
+    colour: str = "red",
+    shape: str = "bar",
+    verbs: tuple[str, str] = ("rises", "grows"),
+    **changes: object,
 ) -> Clip:
     subject = f"the {colour} {shape}"
     options = tuple(dict.fromkeys((verbs[1], verbs[0], "falls", "shrinks", "retreats", "advances")))[:4]
@@ -63,7 +67,9 @@ def clip(
         ),
         "subjects": (Subject(name=shape, attributes=(colour,), actions=verbs),),
         "questions": (
-            Question(question=f"what does {subject} do first ?", options=options, answer="ABCD"[options.index(verbs[0])]),
+            Question(
+                question=f"what does {subject} do first ?", options=options, answer="ABCD"[options.index(verbs[0])]
+            ),
         ),
     }
     return Clip.model_validate({**values, **changes})

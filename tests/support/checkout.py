@@ -1,4 +1,5 @@
-"""The checkout that is tested: its committed files are there for tests, what was run in it is not."""
+"""The checkout that is tested: its committed files are there for tests, what was run in it is
+not."""
 
 from __future__ import annotations
 
@@ -8,7 +9,8 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 
-#: Where runs, reports, benchmarks and the documentation put what they make (``.gitignore`` lists the same places).
+#: Where runs, reports, benchmarks and the documentation put what they make (``.gitignore`` lists
+#: the same places).
 RESULTS = (
     "data",
     "models",
@@ -28,7 +30,8 @@ _READS = frozenset({"open", "os.listdir", "os.scandir", "sqlite3.connect"})
 
 
 def refuse_results(event: str, arguments: tuple[Any, ...]) -> None:
-    """An audit hook: opening or listing a result of the checkout is an error, whoever does it in this process.
+    """An audit hook: opening or listing a result of the checkout is an error, whoever does it in
+    this process.
 
     Raises:
         PermissionError: the path lies in one of :data:`RESULTS`.

@@ -1,4 +1,5 @@
-"""The command line in a process of its own, several commands after each other: their imports are made once."""
+"""The command line in a process of its own, several commands after each other: their imports are
+made once."""
 
 from __future__ import annotations
 
@@ -55,7 +56,12 @@ def vidbridge(*arguments: str, cwd: Path, **env: str) -> Ended:
 def commands(cwd: Path, wanted: Sequence[tuple[Mapping[str, str], Sequence[str]]], **env: str) -> list[Ended]:
     """Each command with what is added to its environment; ``env`` is added to all of them."""
     given = {**os.environ, "PYTHONPATH": str(ROOT), **env}
-    command = [sys.executable, "-c", _DRIVER, json.dumps([(dict(added), list(arguments)) for added, arguments in wanted])]
+    command = [
+        sys.executable,
+        "-c",
+        _DRIVER,
+        json.dumps([(dict(added), list(arguments)) for added, arguments in wanted]),
+    ]
     done = subprocess.run(command, cwd=cwd, env=given, capture_output=True, text=True, timeout=300, check=False)
     out, err = done.stdout.split(_MARK), done.stderr.split(_MARK)
     assert len(out) == len(err) == len(wanted) + 1, done.stdout + done.stderr

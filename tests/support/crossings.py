@@ -1,6 +1,8 @@
-"""Every container x codec x B-frames x times that a real encoder writes, each frame carrying its own number.
+"""Every container x codec x B-frames x times that a real encoder writes, each frame carrying its
+own number.
 
-An animal of :mod:`zoo` each. Where a time was made wrong on purpose, one frame may lose its slot and no other.
+An animal of :mod:`zoo` each. Where a time was made wrong on purpose, one frame may lose its slot
+and no other.
 """
 
 from __future__ import annotations
@@ -24,7 +26,8 @@ BAD = 31
 class Crossing:
     """A file to make: container, codec with its options, and what becomes of the times.
 
-    ``varies``: whether frames are shown for different lengths; ``rejected``: one of these is the reason why ingest sets it aside.
+    ``varies``: whether frames are shown for different lengths; ``rejected``: one of these is the
+    reason why ingest sets it aside.
     """
 
     container: str
@@ -52,7 +55,18 @@ CODECS: dict[str, tuple[str, ...]] = {
     "mpeg2-bf0": ("-c:v", "mpeg2video", "-q:v", "2", "-bf", "0"),
     "mpeg2-bf2": ("-c:v", "mpeg2video", "-q:v", "2", "-bf", "2", "-g", "15"),
     "vp8-altref": ("-c:v", "libvpx", "-auto-alt-ref", "1", "-lag-in-frames", "16", "-b:v", "500k", "-g", "20"),
-    "vp9-altref": ("-c:v", "libvpx-vp9", "-auto-alt-ref", "1", "-lag-in-frames", "16", "-b:v", "500k", "-cpu-used", "8"),
+    "vp9-altref": (
+        "-c:v",
+        "libvpx-vp9",
+        "-auto-alt-ref",
+        "1",
+        "-lag-in-frames",
+        "16",
+        "-b:v",
+        "500k",
+        "-cpu-used",
+        "8",
+    ),
     "av1": ("-c:v", "libsvtav1", "-preset", "13", "-svtav1-params", "lp=1"),
     "mjpeg": ("-c:v", "mjpeg", "-q:v", "2"),
 }
@@ -72,9 +86,11 @@ HOLDS: dict[str, list[str]] = {
 }
 #: What setts makes of the times of a stream that is copied.
 SETTS: dict[str, str] = {"own": "", "dts": "setts=pts=DTS-STARTDTS:dts=DTS-STARTDTS", "raw-dts": "setts=pts=DTS"}
-#: Which other frame's time, in order of storage, the frame BAD is given: of a container that stores times only.
+#: Which other frame's time, in order of storage, the frame BAD is given: of a container that stores
+#: times only.
 ONE_WRONG: dict[str, int] = {"doubled": -1, "backwards": -9, "ahead": 9}
-#: An edit list that was made for other times leaves out other frames than it should: what is set aside is not wrong.
+#: An edit list that was made for other times leaves out other frames than it should: what is set
+#: aside is not wrong.
 CUT_BY_WRONG_TIMES = frozenset(("untrusted-times",))
 #: Codecs whose first decode times are negative, so that the edit list begins behind them.
 CUT_AT_THE_START = frozenset(("h264-bf1", "h264-bf2", "h264-bf3", "h264-bf16", "h264-open", "hevc-bf3"))
@@ -118,7 +134,9 @@ def build_crossing(crossing: Crossing, folder: Path) -> Path:
         if not plain.exists():
             encode(draw_numbers(list(range(FRAMES))), RATE, plain, crf=10)
         varied = (
-            ("-vf", f"setpts='({STARTS})/TB'", "-fps_mode", "passthrough", "-enc_time_base", "1/1000") if crossing.varies else ()
+            ("-vf", f"setpts='({STARTS})/TB'", "-fps_mode", "passthrough", "-enc_time_base", "1/1000")
+            if crossing.varies
+            else ()
         )
         run("-i", str(plain), *varied, *CODECS[crossing.codec], str(source))
     # NUT keeps an MPEG-4 header beside the stream; a transport stream has no place for it.
@@ -142,7 +160,8 @@ def shown_at(seconds: Fraction, varies: bool) -> int:
 
 
 def _give_time_of(path: Path, bad: int, other: int) -> None:
-    """Write the time of block ``other`` of a Matroska file into block ``bad``, which a muxer would refuse."""
+    """Write the time of block ``other`` of a Matroska file into block ``bad``, which a muxer would
+    refuse."""
     content = bytearray(path.read_bytes())
     # One track without lacing: a block is 0xA3, its size, track 1 (0x81), 16 bits of time, flags.
     blocks: list[tuple[int, int]] = []  # where the time stands, and the cluster's own time

@@ -1,4 +1,5 @@
-"""A small project: the real parameters and the shape of the real pipeline, with stages that take no time."""
+"""A small project: the real parameters and the shape of the real pipeline, with stages that take no
+time."""
 
 from __future__ import annotations
 
@@ -13,7 +14,8 @@ from flows.repro.plan import make_plan
 from tests.support.checkout import ROOT
 from tests.support.repository import commit, git
 
-#: Acts as every stage: `work.py KIND NAME OUT` writes what tracking and the gate expect of it. `knobs.json` may make it slow or fail.
+#: Acts as every stage: `work.py KIND NAME OUT` writes what tracking and the gate expect of it.
+#: `knobs.json` may make it slow or fail.
 WORK = """
 import json, os, subprocess, sys, time
 from pathlib import Path
@@ -40,19 +42,22 @@ if kind == "model":
     (out / "final" / "config.json").write_text(name)
     row = {"stage": name, "step": 3, "path": "final", "final": True, "metrics": {"loss": 0.5}}
     (out / "checkpoints.jsonl").write_text(json.dumps(row) + "\\n")
-    watched = "length_reward_correlation empty_thinking enumeration keyword_stuffing zero_variance_groups blank_video".split()
-    (out / "history.jsonl").write_text(json.dumps({"step": 3} | {f"gauge/{gauge}": 0.0 for gauge in watched}) + "\\n")
+    watched = "length_reward_correlation empty_thinking enumeration keyword_stuffing"
+    gauges = {f"gauge/{name}": 0.0 for name in f"{watched} zero_variance_groups blank_video".split()}
+    (out / "history.jsonl").write_text(json.dumps({"step": 3} | gauges) + "\\n")
 elif kind == "scores":
     mean = {"base": 0.1, "cold-start": 0.6, "bridge": 0.7}.get(name, 0.8)
-    task = {"mean": mean, "low": mean - 0.05, "high": mean + 0.05, "samples": 8, "format": 1.0, "blank": 0.1, "blank_high": 0.2}
-    task |= {"shuffled": 0.3, "shuffled_high": 0.4, "unjudged": 0, "native": 100 * mean}
+    task = {"mean": mean, "low": mean - 0.05, "high": mean + 0.05, "samples": 8, "format": 1.0}
+    task |= {"blank": 0.1, "blank_high": 0.2, "shuffled": 0.3, "shuffled_high": 0.4}
+    task |= {"unjudged": 0, "native": 100 * mean}
     scores = {"row": name, "digest": "d", "split": "test", "samples": 8, "mean": mean, "format": 1.0}
     scores |= {"blank_mean": 0.1, "shuffled_mean": 0.3}
     scores["tasks"] = {"mcqa": task}
     (out / "scores.json").write_text(json.dumps(scores))
 elif kind == "baselines":
     each = {"mean": 0.2, "low": 0.1, "high": 0.3, "samples": 8, "unjudged": 0, "format": 1.0, "native": 20.0}
-    scores = {"digest": "d", "split": "test", "random": {"mean": 0.2}, "constant": {"mean": 0.2}, "constant_replies": {"mcqa": "A"}}
+    scores = {"digest": "d", "split": "test", "random": {"mean": 0.2}, "constant": {"mean": 0.2}}
+    scores["constant_replies"] = {"mcqa": "A"}
     (out / "scores.json").write_text(json.dumps(scores | {"tasks": {"mcqa": {"random": each, "constant": each}}}))
 else:
     (out / "files.txt").write_text(name)
@@ -139,7 +144,8 @@ def knobs(root: Path, **table: dict[str, float]) -> None:
 
 
 def children(root: Path, count: int, wait_s: float = 30) -> list[int]:
-    """The processes that the stage's command left in sessions of their own, once they are all there."""
+    """The processes that the stage's command left in sessions of their own, once they are all
+    there."""
     path = root / ".vidbridge/children.txt"
     deadline = time.monotonic() + wait_s
     while time.monotonic() < deadline:

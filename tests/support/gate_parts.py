@@ -22,5 +22,7 @@ BASELINES = Baselines(digest="d1", means={"random": 0.1, "constant": 0.2})
 
 
 def card(mean: float, digest: str = "d1", parsed: float = 1.0, **tasks: float) -> ScoreCard:
-    scores = {name: TaskScore(mean=value, low=value, high=value, samples=10, format=1.0) for name, value in tasks.items()}
+    scores = {
+        name: TaskScore(mean=value, low=value, high=value, samples=10, format=1.0) for name, value in tasks.items()
+    }
     return ScoreCard(row="r", digest=digest, split="test", samples=20, mean=mean, format=parsed, tasks=scores)

@@ -1,6 +1,8 @@
-"""Machines of a team as namespaces of this one: each with a home, an environment, a temporary folder and a name of its own.
+"""Machines of a team as namespaces of this one: each with a home, an environment, a temporary
+folder and a name of its own.
 
-A host sees nothing of the others' folders nor of this checkout; what it shares with them are servers, and folders that are named.
+A host sees nothing of the others' folders nor of this checkout; what it shares with them are
+servers, and folders that are named.
 """
 
 from __future__ import annotations
@@ -31,7 +33,17 @@ def missing() -> str | None:
 
 
 #: As root of a user namespace of its own one may mount, whoever one is outside.
-_UNSHARE = ("unshare", "--user", "--map-root-user", "--mount", "--uts", "--pid", "--fork", "--mount-proc", "--kill-child")
+_UNSHARE = (
+    "unshare",
+    "--user",
+    "--map-root-user",
+    "--mount",
+    "--uts",
+    "--pid",
+    "--fork",
+    "--mount-proc",
+    "--kill-child",
+)
 
 
 @dataclass
@@ -54,7 +66,8 @@ class Host:
 
     @property
     def deps(self) -> Path:
-        """Where the installed packages appear. By that name datasets knows what is installed, and hashes only the rest by value."""
+        """Where the installed packages appear. By that name datasets knows what is installed, and
+        hashes only the rest by value."""
         return self.folder / "packages/site-packages"
 
     @property
@@ -66,10 +79,12 @@ class Host:
         return self.folder / "env/bin"
 
     def _make_environment(self) -> None:
-        """An environment with an interpreter of its own, whose packages are mounted; the project's code is its clone's."""
+        """An environment with an interpreter of its own, whose packages are mounted; the project's
+        code is its clone's."""
         subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(self.folder / "env")], check=True)
         site = next((self.folder / "env/lib").glob("python*/site-packages"))
-        # Of a folder that is named here the .pth files are not read, so the checkout that is installed there stays out.
+        # Of a folder that is named here the .pth files are not read, so the checkout that is
+        # installed there stays out.
         (site / "host.pth").write_text(f"{self.project}\n{self.deps}\n", encoding="utf-8")
         for script in Path(sys.executable).parent.iterdir():
             if not script.is_file() or script.is_symlink():
@@ -97,15 +112,19 @@ class Host:
         steps = [
             f"hostname {shlex.quote(self.name)}",
             f"mount --bind {shlex.quote(packages)} {shlex.quote(str(self.deps))}",
-            # The packages are mounted by now, and stay so under what hides the place they come from.
+            # The packages are mounted by now, and stay so under what hides the place they come
+            # from.
             *(f"mount -t tmpfs none {shlex.quote(str(path))}" for path in self.hidden if path.exists()),
             f"cd {shlex.quote(str(cwd))}",
             f"exec {shlex.join(command)}",
         ]
         return [*_UNSHARE, "sh", "-c", " && ".join(steps)]
 
-    def start(self, *command: str, cwd: Path | None = None, log: Path | None = None, **changes: str) -> subprocess.Popen[str]:
-        """A command on this host; its output goes to ``log``, or into pipes. Whatever ends it ends all that it started."""
+    def start(
+        self, *command: str, cwd: Path | None = None, log: Path | None = None, **changes: str
+    ) -> subprocess.Popen[str]:
+        """A command on this host; its output goes to ``log``, or into pipes. Whatever ends it ends
+        all that it started."""
         with log.open("ab") if log else nullcontext() as output:
             return subprocess.Popen(
                 self._inside(command, cwd or self.folder),

@@ -27,8 +27,17 @@ def judge_params(**changes: Any) -> OpenAIJudgeParams:
 
 
 def endpoint_judge(
-    server: JudgeServer, folder: Path, environ: dict[str, str] | None = None, kind: type[JudgeT] = EndpointJudge, **changes: Any
+    server: JudgeServer,
+    folder: Path,
+    environ: dict[str, str] | None = None,
+    kind: type[JudgeT] = EndpointJudge,
+    **changes: Any,
 ) -> JudgeT:
-    """A judge with the cache in ``folder``, one second an attempt and two retries unless ``environ`` says otherwise."""
-    usual = {"VIDBRIDGE_JUDGE_CACHE": str(folder / "judge"), "VIDBRIDGE_JUDGE_TIMEOUT_S": "1", "VIDBRIDGE_JUDGE_RETRIES": "2"}
+    """A judge with the cache in ``folder``, one second an attempt and two retries unless
+    ``environ`` says otherwise."""
+    usual = {
+        "VIDBRIDGE_JUDGE_CACHE": str(folder / "judge"),
+        "VIDBRIDGE_JUDGE_TIMEOUT_S": "1",
+        "VIDBRIDGE_JUDGE_RETRIES": "2",
+    }
     return kind(judge_params(**changes), endpoint_settings(server.environment(**{**usual, **(environ or {})})))

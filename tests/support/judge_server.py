@@ -1,4 +1,5 @@
-"""An OpenAI-compatible endpoint on a free port that checks every request, judges by the structure of the question, and fails to order."""
+"""An OpenAI-compatible endpoint on a free port that checks every request, judges by the structure
+of the question, and fails to order."""
 
 from __future__ import annotations
 
@@ -17,7 +18,8 @@ KEY = "sk-test-0123456789abcdef"
 
 
 class Fault(NamedTuple):
-    """What the endpoint does instead of answering: a status, a body of its own, a body cut short, a pause, or nothing at all."""
+    """What the endpoint does instead of answering: a status, a body of its own, a body cut short, a
+    pause, or nothing at all."""
 
     status: int = 200
     headers: Mapping[str, str] = {}
@@ -39,7 +41,8 @@ class Asked(NamedTuple):
 
 
 def read_question(body: Mapping[str, Any]) -> Asked:
-    """The parts of a question; AssertionError where it is not exactly one fence around lines of JSON strings."""
+    """The parts of a question; AssertionError where it is not exactly one fence around lines of
+    JSON strings."""
     system, user = body["messages"]
     assert (system["role"], user["role"]) == ("system", "user")
     form = body["response_format"]
@@ -58,7 +61,13 @@ def read_question(body: Mapping[str, Any]) -> Asked:
     def fields(part: list[str]) -> dict[str, str]:
         return {name: json.loads(value) for name, value in (line.split(": ", 1) for line in part)}
 
-    return Asked(form["json_schema"]["name"], user["content"], fields(lines[:first]), fields(lines[first + 1 : last]), body["seed"])
+    return Asked(
+        form["json_schema"]["name"],
+        user["content"],
+        fields(lines[:first]),
+        fields(lines[first + 1 : last]),
+        body["seed"],
+    )
 
 
 def verdict(asked: Asked) -> dict[str, Any]:
@@ -84,14 +93,18 @@ def verdict(asked: Asked) -> dict[str, Any]:
 
 
 def written(asked: Asked) -> dict[str, Any]:
-    """What a good writer says of a clip that the notes tell: which event is asked about follows from the seed."""
+    """What a good writer says of a clip that the notes tell: which event is asked about follows
+    from the seed."""
     text = asked.inside
     notes = text.get("asked") or text.get("seen") or text.get("known") or ""
     events = re.findall(r"^Event \d+(?: \([a-z ]+\))?: (.*)$", notes, re.MULTILINE)
     told = re.search(r"^In all: (.*)$", notes, re.MULTILINE)
     if asked.kind == "write_question":
         number = asked.seed % len(events)
-        return {"question": f"what does {events[number].rpartition(' ')[0]} do as number {number + 1} ?", "answer": events[number]}
+        return {
+            "question": f"what does {events[number].rpartition(' ')[0]} do as number {number + 1} ?",
+            "answer": events[number],
+        }
     if asked.kind == "try_question":
         meant = re.search(r"does (.*) do (first|last|as number (\d))", text["question"])
         mine = [event for event in events if meant and event.startswith(meant[1])]
@@ -101,25 +114,35 @@ def written(asked: Asked) -> dict[str, Any]:
     if asked.kind == "write_analysis":
         looks, actions = re.search(r"^Seen: (.*); (.*)$", notes, re.MULTILINE).groups()  # type: ignore[union-attr]
         *attributes, name = looks.split()
-        return {"subjects": [{"name": name, "attributes": attributes, "actions": actions.split(", ")}], "caption": caption}
+        return {
+            "subjects": [{"name": name, "attributes": attributes, "actions": actions.split(", ")}],
+            "caption": caption,
+        }
     thinking = f"what moves is this: {', then '.join(events)}."
     if asked.kind == "write_caption_trace":
         return {"thinking": thinking, "answer": caption}
     if asked.kind == "write_dark_trace":
         return {"thinking": thinking, "answer": re.findall(r"^Event \d+ \(.*\): (.*)$", notes, re.MULTILINE)[0]}
-    answer = written(asked._replace(kind="try_question", inside={"question": text["question"], "known": notes}))["answer"]
+    answer = written(asked._replace(kind="try_question", inside={"question": text["question"], "known": notes}))[
+        "answer"
+    ]
     if asked.kind == "write_choice_trace":
         options = [line.split(". ", 1) for line in text["question"].splitlines()[1:]]
-        return {"thinking": thinking, "answer": next(letter for letter, option in options if option == answer.split()[-1])}
+        return {
+            "thinking": thinking,
+            "answer": next(letter for letter, option in options if option == answer.split()[-1]),
+        }
     assert asked.kind == "write_mixed_trace"
     return {"thinking": thinking, "answer": answer}
 
 
 class JudgeServer:
-    """``faults``: what to do with the next requests, one each; ``always``: with every request after them.
+    """``faults``: what to do with the next requests, one each; ``always``: with every request after
+    them.
 
-    ``fails``: the fault of a question, whenever it comes, before those of ``faults``; ``says``: other answers than
-    those above, by kind of question; ``last``: the number of requests after which all fail.
+    ``fails``: the fault of a question, whenever it comes, before those of ``faults``; ``says``:
+    other answers than those above, by kind of question; ``last``: the number of requests after
+    which all fail.
     """
 
     def __init__(self) -> None:
@@ -211,7 +234,8 @@ def judge_server() -> Iterator[JudgeServer]:
             except (BrokenPipeError, ConnectionResetError):
                 self.close_connection = True
             finally:
-                # A client that has read the answer may ask again at once: it is no longer under way then.
+                # A client that has read the answer may ask again at once: it is no longer under way
+                # then.
                 state.leave()
 
         def _answer(self, asked: Asked | None, fault: Fault) -> None:

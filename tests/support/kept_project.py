@@ -1,4 +1,5 @@
-"""What a registered project keeps and may lose: folders in its stores, versions, locks; and `vidbridge gc` and `data remove` as JSON."""
+"""What a registered project keeps and may lose: folders in its stores, versions, locks; and
+`vidbridge gc` and `data remove` as JSON."""
 
 from __future__ import annotations
 
@@ -43,7 +44,15 @@ def in_store(root: Path, store: Path, oid: str) -> bool:
 
 
 def version(root: Path, oid: str, stage: str, **tags: Any) -> int:
-    named = {"stage": stage, "out": oid, "step": "10", "final": "true", "params": "{}", "data": "{}", "parents": "{}"} | tags
+    named = {
+        "stage": stage,
+        "out": oid,
+        "step": "10",
+        "final": "true",
+        "params": "{}",
+        "data": "{}",
+        "parents": "{}",
+    } | tags
     made = open_client(root).create_model_version(
         MODEL, f"dvc://{oid}/final", tags={f"vidbridge.{name}": value for name, value in named.items()}
     )
@@ -53,7 +62,8 @@ def version(root: Path, oid: str, stage: str, **tags: Any) -> int:
 def add_to_lock(root: Path, stage: str, oid: str) -> None:
     path = root / "dvc.lock"
     path.write_text(
-        path.read_text() + f"  {stage}:\n    cmd: x\n    outs:\n    - path: models/{stage}\n      hash: md5\n      md5: {oid}\n"
+        path.read_text()
+        + f"  {stage}:\n    cmd: x\n    outs:\n    - path: models/{stage}\n      hash: md5\n      md5: {oid}\n"
     )
 
 
@@ -76,7 +86,8 @@ def decide(root: Path, number: int) -> None:
 
 @contextmanager
 def held_elsewhere(project: Path) -> Iterator[None]:
-    """The project is held as another process would hold it: by a lock that this one has not taken with `hold`."""
+    """The project is held as another process would hold it: by a lock that this one has not taken
+    with `hold`."""
     (project / ".vidbridge").mkdir()
     with (project / ".vidbridge/run.lock").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
@@ -86,7 +97,8 @@ def held_elsewhere(project: Path) -> Iterator[None]:
 def clips(root: Path, **split_of: str) -> str:
     """A result of ingest, in the cache: its manifest names these videos; the hash."""
     rows = [
-        {"schema_version": 1, "clip_id": name, "path": f"videos/{name}.mp4", "sha256": content(name), "split": split} | CLIP
+        {"schema_version": 1, "clip_id": name, "path": f"videos/{name}.mp4", "sha256": content(name), "split": split}
+        | CLIP
         for name, split in split_of.items()
     ]
     return folder(root, {"manifest.jsonl": "".join(json.dumps(row) + "\n" for row in rows).encode()}, CACHE)
@@ -96,7 +108,9 @@ def content(name: str) -> str:
     return hashlib.sha256(name.encode()).hexdigest()
 
 
-def ask(root: Path, capsys: pytest.CaptureFixture[str], *videos: str, yes: bool = False, undo: bool = False) -> dict[str, Any]:
+def ask(
+    root: Path, capsys: pytest.CaptureFixture[str], *videos: str, yes: bool = False, undo: bool = False
+) -> dict[str, Any]:
     capsys.readouterr()
     remove(root, videos, yes=yes, undo=undo, as_json=True)
     return dict(json.loads(capsys.readouterr().out))
@@ -104,6 +118,7 @@ def ask(root: Path, capsys: pytest.CaptureFixture[str], *videos: str, yes: bool 
 
 def with_ingest(root: Path) -> None:
     stages = (
-        "  ingest: {cmd: x, deps: [source.txt], outs: [data/clips]}\n  summary: {cmd: x, deps: [data/clips], outs: [reports]}\n"
+        "  ingest: {cmd: x, deps: [source.txt], outs: [data/clips]}\n  summary: {cmd: x, deps: [data/clips], outs:"
+        " [reports]}\n"
     )
     (root / "dvc.yaml").write_text((root / "dvc.yaml").read_text() + stages)

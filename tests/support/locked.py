@@ -50,7 +50,9 @@ class Pages:
 
 
 def clean(root: Path, **changes: str) -> dict[str, str]:
-    inherited = {k: v for k, v in os.environ.items() if not k.startswith(("VIDBRIDGE_", "PREFECT_", "MLFLOW_", "GIT_", "DVC_"))}
+    inherited = {
+        k: v for k, v in os.environ.items() if not k.startswith(("VIDBRIDGE_", "PREFECT_", "MLFLOW_", "GIT_", "DVC_"))
+    }
     return {**inherited, **QUIET, "VIDBRIDGE_PROJECT": str(root), "COLUMNS": "200", **changes}
 
 
@@ -71,15 +73,20 @@ def served_pages(template: Path, root: Path) -> Iterator[Pages]:
         client.create_model_version("vidbridge-tiny", f"dvc://{'0' * 32}.dir/final")
     client.set_registered_model_alias("vidbridge-tiny", "champion", "2")
     log = root / "ui.log"
-    # A shell starts background jobs with SIGINT ignored, and children inherit that; at a terminal it is not.
+    # A shell starts background jobs with SIGINT ignored, and children inherit that; at a terminal
+    # it is not.
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     with log.open("wb") as out:
         command = [sys.executable, "-m", "flows.cli.main", "ui"]
-        process = subprocess.Popen(command, cwd=root, env=clean(root, MLFLOW_TRACKING_URI=store), stdout=out, stderr=out)
+        process = subprocess.Popen(
+            command, cwd=root, env=clean(root, MLFLOW_TRACKING_URI=store), stdout=out, stderr=out
+        )
     signal.signal(signal.SIGINT, before)
     try:
         deadline = time.monotonic() + 120
-        while "until Ctrl-C" not in (said := log.read_text()) and process.poll() is None and time.monotonic() < deadline:
+        while (
+            "until Ctrl-C" not in (said := log.read_text()) and process.poll() is None and time.monotonic() < deadline
+        ):
             time.sleep(0.1)
         assert "until Ctrl-C" in said, said
         mlflow, prefect, password = (

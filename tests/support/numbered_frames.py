@@ -1,4 +1,5 @@
-"""Frames that carry their own number as a grid of 16 bright and dark blocks, so that a wrong frame is counted, not assumed."""
+"""Frames that carry their own number as a grid of 16 bright and dark blocks, so that a wrong frame
+is counted, not assumed."""
 
 from __future__ import annotations
 

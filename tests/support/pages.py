@@ -40,13 +40,16 @@ class Page(HTMLParser):
 
 
 def check(text: str) -> Page:
-    """What holds of every page: language, one main heading, labels, names of pictures and headers of tables; nothing is blocked."""
+    """What holds of every page: language, one main heading, labels, names of pictures and headers
+    of tables; nothing is blocked."""
     page = Page(text)
     assert page.of("html") == [{"lang": "en"}]
     assert len(page.of("main")) == 1
     assert page.headings[0] == 1
     assert page.headings.count(1) == 1
-    assert all(deeper <= before + 1 for before, deeper in zip(page.headings, page.headings[1:], strict=False)), page.headings
+    assert all(deeper <= before + 1 for before, deeper in zip(page.headings, page.headings[1:], strict=False)), (
+        page.headings
+    )
     ids = [attributes["id"] for _, attributes, _ in page.found if "id" in attributes]
     assert len(ids) == len(set(ids)), "an id names one element"
     for tag, attributes, around in page.found:
@@ -66,7 +69,9 @@ def check(text: str) -> Page:
             assert attributes.get("scope") == ("col" if any(outer == "thead" for outer, _ in around) else "row")
         for name in ("aria-controls", "aria-labelledby"):
             assert attributes.get(name, ids[0] if ids else "") in ids or name not in attributes, f"{name}: {attributes}"
-        assert not any(name.startswith("on") or name == "style" for name in attributes), f"the policy would block it: {attributes}"
+        assert not any(name.startswith("on") or name == "style" for name in attributes), (
+            f"the policy would block it: {attributes}"
+        )
     (policy,) = [a["content"] for a in page.of("meta") if a.get("http-equiv") == "Content-Security-Policy"]
     assert "unsafe" not in policy
     assert policy.startswith("default-src 'none'; img-src data:; style-src 'sha256-")
@@ -77,7 +82,8 @@ def check(text: str) -> Page:
 
 
 class Elements(HTMLParser):
-    """What a browser would find: elements with their attributes, and the text outside of scripts and styles."""
+    """What a browser would find: elements with their attributes, and the text outside of scripts
+    and styles."""
 
     def __init__(self, page: str) -> None:
         super().__init__()

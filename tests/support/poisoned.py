@@ -1,4 +1,5 @@
-"""What somebody who may write to a registry and a remote puts there, and every way by which a reader would take it up."""
+"""What somebody who may write to a registry and a remote puts there, and every way by which a
+reader would take it up."""
 
 from __future__ import annotations
 
@@ -50,11 +51,15 @@ def listed(remote: Path, *entries: dict[str, Any]) -> str:
 
 
 def point(project: Path, source: str, storage: str | None = None) -> None:
-    """Who can write to the registry's database sets what they like; the newest version is `candidate`."""
+    """Who can write to the registry's database sets what they like; the newest version is
+    `candidate`."""
     with closing(sqlite3.connect(project / DATABASE)) as connection, connection:
-        number = connection.execute("select version from registered_model_aliases where alias = 'candidate'").fetchone()[0]
+        number = connection.execute(
+            "select version from registered_model_aliases where alias = 'candidate'"
+        ).fetchone()[0]
         connection.execute(
-            "update model_versions set source = ?, storage_location = ? where version = ?", (source, storage or source, number)
+            "update model_versions set source = ?, storage_location = ? where version = ?",
+            (source, storage or source, number),
         )
 
 
@@ -72,6 +77,8 @@ def doors(project: Path, target: Path) -> dict[str, Callable[[], object]]:
         "export": lambda: export_version(Session(project), "candidate", target / "exported"),
         "mlflow": lambda: mlflow.artifacts.download_artifacts(uri, dst_path=str(target)),
         "mlflow, a part": lambda: mlflow.artifacts.download_artifacts(f"{uri}/config.json", dst_path=str(target)),
-        "mlflow, one file": lambda: get_artifact_repository(source)._download_file("config.json", str(target / "config.json")),
+        "mlflow, one file": lambda: get_artifact_repository(source)._download_file(
+            "config.json", str(target / "config.json")
+        ),
         "mlflow, a listing": lambda: get_artifact_repository(source).list_artifacts(),
     }

@@ -39,14 +39,23 @@ from tests.support.checkout import ROOT
 
 HOSTILE = '</script></style><img src=x onerror=alert(1)><a href="http://evil.example/">\'{{ 7 * 7 }}'
 
-#: Rows of the recipe `smoke`, and what each replies here: nothing of use, the first event only, what is right, and that again.
+#: Rows of the recipe `smoke`, and what each replies here: nothing of use, the first event only,
+#: what is right, and that again.
 ROWS = ("base", "cold-start", "bridge", "general")
 TASKS = ("dark_event_infer", "mcqa", "caption")
 
 LOCKED = {
     "corpus": {"cmd": "x", "outs": [{"path": "data/corpus", "md5": "1.dir"}]},
-    "ingest": {"cmd": "x", "deps": [{"path": "data/corpus", "md5": "1.dir"}], "outs": [{"path": "data/clips", "md5": "2.dir"}]},
-    "summary": {"cmd": "x", "deps": [{"path": "data", "md5": "3.dir"}], "outs": [{"path": "reports/plots", "md5": "4.dir"}]},
+    "ingest": {
+        "cmd": "x",
+        "deps": [{"path": "data/corpus", "md5": "1.dir"}],
+        "outs": [{"path": "data/clips", "md5": "2.dir"}],
+    },
+    "summary": {
+        "cmd": "x",
+        "deps": [{"path": "data", "md5": "3.dir"}],
+        "outs": [{"path": "reports/plots", "md5": "4.dir"}],
+    },
 }
 
 
@@ -63,7 +72,12 @@ def sample_of(clip: Clip, task: str) -> Sample:
         "events": [event.caption for event in clip.events],
     }
     if task == "mcqa":
-        values |= {"question": clip.questions[0].question, "options": clip.questions[0].options, "reference": "B", "events": []}
+        values |= {
+            "question": clip.questions[0].question,
+            "options": clip.questions[0].options,
+            "reference": "B",
+            "events": [],
+        }
     if task == "dark_event_infer":
         values["timeline"] |= {"dark": [clip.events[0].span.model_dump()]}
         values |= {"reference": clip.events[0].caption, "events": [clip.events[0].caption]}
@@ -88,7 +102,10 @@ def write_data() -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         rows = np.arange(64, dtype=np.uint8)[None, :, None, None] * (number + 1)
         encode(
-            np.broadcast_to(rows + 8 * np.arange(16, dtype=np.uint8)[:, None, None, None], (16, 64, 64, 3)), Fraction(8), path, 18
+            np.broadcast_to(rows + 8 * np.arange(16, dtype=np.uint8)[:, None, None, None], (16, 64, 64, 3)),
+            Fraction(8),
+            path,
+            18,
         )
     write_rows(paths.CLIPS / "manifest.jsonl", clips)
     counts = {
@@ -99,7 +116,9 @@ def write_data() -> None:
         "codecs": {"h264": 3},
         "rejected": {HOSTILE: 1},
     }
-    write_json(paths.CLIPS / "summary.json", counts | {key: {} for key in ("durations", "sizes", "licences", "not_for_decord")})
+    write_json(
+        paths.CLIPS / "summary.json", counts | {key: {} for key in ("durations", "sizes", "licences", "not_for_decord")}
+    )
     for task in TASKS:
         write_rows(paths.SAMPLES / f"test/{task}.jsonl", [sample_of(clip, task) for clip in clips])
     made = {split: dict.fromkeys(TASKS, 3 if split == "test" else 0) for split in ("train", "validation", "test")}
@@ -130,14 +149,22 @@ def write_scores(params: Params, row: str) -> None:
     )
     write_record(paths.scores(row) / paths.SCORES_FILE, table)
     steps = [{"step": step, "loss": 3 / step, "reward": 0.1 * step, "reward/mcqa": 0.2 * step} for step in range(1, 5)]
-    gauges = [{"gauge/enumeration": 0.3}, {"gauge/blank_video": 0.1, "gauge/enumeration": 0.05}, {}, {"gauge/blank_video": 0.7}]
-    lines = [json.dumps({**step, **(gauge if row in params.grpo else {})}) for step, gauge in zip(steps, gauges, strict=True)]
+    gauges = [
+        {"gauge/enumeration": 0.3},
+        {"gauge/blank_video": 0.1, "gauge/enumeration": 0.05},
+        {},
+        {"gauge/blank_video": 0.7},
+    ]
+    lines = [
+        json.dumps({**step, **(gauge if row in params.grpo else {})}) for step, gauge in zip(steps, gauges, strict=True)
+    ]
     (paths.scores(row) / paths.HISTORY_FILE).write_text("\n".join(lines) + "\n")
 
 
 @contextmanager
 def report_project(root: Path) -> Iterator[Path]:
-    """Results of the recipe `smoke` in small: real clips, scores of the rule judge and runs in MLflow, of replies that no model gave."""
+    """Results of the recipe `smoke` in small: real clips, scores of the rule judge and runs in
+    MLflow, of replies that no model gave."""
     root.mkdir()
     shutil.copyfile(ROOT / "infra/recipes/smoke.yaml", root / "params.yaml")
     (root / "dvc.yaml").write_text("stages: {}\n")

@@ -1,4 +1,5 @@
-"""A project's git repository and files, changed as a person would, without anyone's git configuration."""
+"""A project's git repository and files, changed as a person would, without anyone's git
+configuration."""
 
 from __future__ import annotations
 

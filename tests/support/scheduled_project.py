@@ -1,4 +1,5 @@
-"""The project of :mod:`tests.support.flow_project` with what deployments need, and commands and a server in it."""
+"""The project of :mod:`tests.support.flow_project` with what deployments need, and commands and a
+server in it."""
 
 from __future__ import annotations
 
@@ -46,12 +47,15 @@ def start(root: Path, *arguments: str, log: Path, **changes: str) -> subprocess.
     """``vidbridge`` as it is installed."""
     with log.open("wb") as out:
         command = [sys.executable, "-m", "flows.cli.command", *arguments]
-        return subprocess.Popen(command, cwd=root, env=environ(**changes), stdin=subprocess.DEVNULL, stdout=out, stderr=out)
+        return subprocess.Popen(
+            command, cwd=root, env=environ(**changes), stdin=subprocess.DEVNULL, stdout=out, stderr=out
+        )
 
 
 @contextmanager
 def serving(root: Path) -> Iterator[tuple[dict[str, str], int]]:
-    """Prefect's server with its schedules: the environment in which clients find it, and the process that is its guard."""
+    """Prefect's server with its schedules: the environment in which clients find it, and the
+    process that is its guard."""
     before = dict(os.environ)
     os.environ.pop("PREFECT_API_URL", None)
     os.environ["PREFECT_HOME"] = str(environment.state(root) / "prefect")

@@ -1,4 +1,5 @@
-"""`vidbridge serve` as processes of its own, what is sent to it, and what is asked of its answers."""
+"""`vidbridge serve` as processes of its own, what is sent to it, and what is asked of its
+answers."""
 
 from __future__ import annotations
 
@@ -38,7 +39,8 @@ POISON = """flavors:
     model_code_path: code.py
     python_version: 3.11.0
 """
-#: Bytes that a server's processes may grow by while it refuses, or reads what is shown small. 0.1 grew by thousands of megabytes.
+#: Bytes that a server's processes may grow by while it refuses, or reads what is shown small. 0.1
+#: grew by thousands of megabytes.
 FEW_BYTES = 500 << 20
 
 
@@ -60,7 +62,8 @@ class Server:
         return [top, *top.children(recursive=True)]
 
     def growth(self, work: Callable[[], Any]) -> tuple[Any, int]:
-        """What comes of some work, and by how many bytes the server's processes grew meanwhile. Shared pages count once."""
+        """What comes of some work, and by how many bytes the server's processes grew meanwhile.
+        Shared pages count once."""
         before = peak = self._bytes()
         with ThreadPoolExecutor(1) as beside:
             done = beside.submit(work)
@@ -79,7 +82,8 @@ class Server:
 
 
 def make_large_videos(place: Path) -> Path:
-    """The folder of :func:`make_video_folder` and in it files of a few kilobytes whose frames take 31 MB each."""
+    """The folder of :func:`make_video_folder` and in it files of a few kilobytes whose frames take
+    31 MB each."""
     folder = make_video_folder(place)
     black = ["-f", "lavfi", "-i", "color=black:s=3200x3200:r=25:d=0.4", "-c:v", "libx264", "-preset", "ultrafast"]
     subprocess.run([ffmpeg_binary(), "-v", "error", *black, str(folder / "m0.mp4")], check=True, timeout=120)
@@ -116,7 +120,8 @@ def registry_says(project: Path, column: str, value: str) -> Iterator[None]:
 
 
 def ended_cleanly(server: Server, project: Path) -> None:
-    """End it as a person does; none of its processes and files are left, and it ran nothing of the folder with code."""
+    """End it as a person does; none of its processes and files are left, and it ran nothing of the
+    folder with code."""
     processes = server.processes()
     assert len(processes) > 4
     server.process.send_signal(signal.SIGTERM)
@@ -131,15 +136,19 @@ def ended_cleanly(server: Server, project: Path) -> None:
 
 @contextlib.contextmanager
 def served(project: Path, videos: Path, folder: Path) -> Iterator[Server]:
-    """The command, as a person starts it; where MLflow would download the version from is ``folder``, with code. It leaves nothing."""
+    """The command, as a person starts it; where MLflow would download the version from is
+    ``folder``, with code. It leaves nothing."""
     canary = make_poison(folder)
     port, printed = free_port(), folder / "printed"
     command = [sys.executable, "-m", "flows.cli.main", "serve", "--videos", str(videos), "--port", str(port)]
     env = environment(project, VIDBRIDGE_SERVE_MAX_MB="2", VIDBRIDGE_JUDGE_KEY="CANARY")
-    # Where tests run in the background of a shell, an interrupt is ignored, and what they start inherits that.
+    # Where tests run in the background of a shell, an interrupt is ignored, and what they start
+    # inherits that.
     heard = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
     with printed.open("wb") as out, registry_says(project, "storage_location", str(folder)):
-        process = subprocess.Popen(command, cwd=project, env=env, stdout=out, stderr=out, start_new_session=True, preexec_fn=heard)
+        process = subprocess.Popen(
+            command, cwd=project, env=env, stdout=out, stderr=out, start_new_session=True, preexec_fn=heard
+        )
         try:
             deadline = time.monotonic() + 240
             while "\ntry: " not in printed.read_text():

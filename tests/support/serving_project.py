@@ -1,5 +1,5 @@
-"""A small project with one real registered model: a tiny Qwen2.5-VL that has learned to name a video's colour. For what is done
-with versions.
+"""A small project with one real registered model: a tiny Qwen2.5-VL that has learned to name a
+video's colour. For what is done with versions.
 """
 
 from __future__ import annotations
@@ -63,7 +63,8 @@ def make_videos(folder: Path) -> None:
 
 
 def make_video_folder(place: Path) -> Path:
-    """The folder ``open`` that a server reads from, with links, and beside it a file that it must not read."""
+    """The folder ``open`` that a server reads from, with links, and beside it a file that it must
+    not read."""
     folder = place / "open"
     make_videos(folder / "deep")
     shutil.copyfile(CLIP, folder / "rabbit.mp4")
@@ -76,7 +77,8 @@ def make_video_folder(place: Path) -> Path:
 
 
 def save_taught_model(videos: Path, folder: Path) -> None:
-    """Overfit a tiny model, in a second or two, to say what colour the videos of `make_videos` are."""
+    """Overfit a tiny model, in a second or two, to say what colour the videos of `make_videos`
+    are."""
     params = load_params(ROOT / "params.yaml")
     model, processor = tiny("qwen2_5_vl")
     prompt = render_prompt(QUESTION, params.prompt)
@@ -92,7 +94,8 @@ def save_taught_model(videos: Path, folder: Path) -> None:
 
 
 def make_project(root: Path) -> Path:
-    """git, DVC with a remote, one stage that gives a model, version 1 of it registered and champion."""
+    """git, DVC with a remote, one stage that gives a model, version 1 of it registered and
+    champion."""
     root.mkdir()
     shutil.copyfile(ROOT / "params.yaml", root / "params.yaml")
     (root / ".gitignore").write_text("/.vidbridge/\n/models/\n/made/\n/videos/\n")
@@ -115,7 +118,8 @@ def make_project(root: Path) -> Path:
 
 @contextmanager
 def as_the_project(root: Path) -> Iterator[Path]:
-    """That project, as the one that commands of this process find, and nothing of the caller's own environment."""
+    """That project, as the one that commands of this process find, and nothing of the caller's own
+    environment."""
     with pytest.MonkeyPatch.context() as patch:
         forget(patch, "VIDBRIDGE_", "MLFLOW_", "GIT_")
         patch.setenv("VIDBRIDGE_PROJECT", str(root))
@@ -168,7 +172,9 @@ class Running:
     host: str
     port: int
 
-    def __call__(self, method: str, path: str, body: bytes | None = None, headers: Mapping[str, str] | None = None) -> Said:
+    def __call__(
+        self, method: str, path: str, body: bytes | None = None, headers: Mapping[str, str] | None = None
+    ) -> Said:
         return request(self.port, method, path, body, headers, self.host)
 
 
@@ -200,13 +206,20 @@ def post(port: int, rows: Sequence[Mapping[str, Any]]) -> tuple[int, Any]:
 
 @contextmanager
 def running(model: Any, key: str | None, host: str) -> Iterator[Running]:
-    """The application around a model that is loaded, at a free port of a loopback address, in a thread of this process."""
+    """The application around a model that is loaded, at a free port of a loopback address, in a
+    thread of this process."""
     with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as listening:
         listening.bind((host, 0))
         port = listening.getsockname()[1]
         app = ServingApp(model, key, frozenset(("localhost",)))
         config = uvicorn.Config(
-            app, http=BoundedProtocol, ws="none", lifespan="off", interface="asgi3", log_config=None, log_level="warning"
+            app,
+            http=BoundedProtocol,
+            ws="none",
+            lifespan="off",
+            interface="asgi3",
+            log_config=None,
+            log_level="warning",
         )
         server = uvicorn.Server(config)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
@@ -224,7 +237,8 @@ def running(model: Any, key: str | None, host: str) -> Iterator[Running]:
 
 @contextmanager
 def loaded_champion(project: Path, videos: Path) -> Iterator[Any]:
-    """What `mlflow.pyfunc.load_model` makes of the alias, with this folder of videos and 2 MB a video."""
+    """What `mlflow.pyfunc.load_model` makes of the alias, with this folder of videos and 2 MB a
+    video."""
     import mlflow
 
     with pytest.MonkeyPatch.context() as patch:

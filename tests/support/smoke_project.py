@@ -17,7 +17,8 @@ BIN = Path(sys.executable).parent
 
 
 def environment(project: Path, **changes: str) -> dict[str, str]:
-    """What a stage of ``project`` needs: this interpreter first, the project's own code, its own servers' homes."""
+    """What a stage of ``project`` needs: this interpreter first, the project's own code, its own
+    servers' homes."""
     inherited = {k: v for k, v in os.environ.items() if not k.startswith(("VIDBRIDGE_", "PREFECT_", "MLFLOW_", "GIT_"))}
     return {
         **inherited,
@@ -65,7 +66,9 @@ def call(project: Path, *command: str, timeout_s: float = 550, **changes: str) -
 def succeed(project: Path, *command: str, timeout_s: float = 550, **changes: str) -> str:
     """The output of a command that must end with status 0."""
     done = call(project, *command, timeout_s=timeout_s, **changes)
-    assert done.returncode == 0, f"{' '.join(command)} ended with {done.returncode}:\n{done.stdout[-4000:]}\n{done.stderr[-4000:]}"
+    assert done.returncode == 0, (
+        f"{' '.join(command)} ended with {done.returncode}:\n{done.stdout[-4000:]}\n{done.stderr[-4000:]}"
+    )
     return done.stdout
 
 

@@ -1,6 +1,8 @@
-"""A team's servers as plain processes on loopback: PostgreSQL, an S3 store, MLflow behind its basic auth, Prefect, git.
+"""A team's servers as plain processes on loopback: PostgreSQL, an S3 store, MLflow behind its basic
+auth, Prefect, git.
 
-Each can be killed, stopped (it keeps its port and says nothing), slowed and started again, with what it had kept.
+Each can be killed, stopped (it keeps its port and says nothing), slowed and started again, with
+what it had kept.
 """
 
 from __future__ import annotations
@@ -55,7 +57,8 @@ def postgres_programs() -> Path | None:
 
 @dataclass
 class Service:
-    """A server of which clients know the port in front, and which listens at another one: between them lies a wire."""
+    """A server of which clients know the port in front, and which listens at another one: between
+    them lies a wire."""
 
     name: str
     folder: Path
@@ -122,8 +125,8 @@ class Service:
 
     @contextmanager
     def away(self, how: str, seconds: float) -> Iterator[None]:
-        """The server is killed, stopped, cut off or slow when the block begins; after ``seconds`` it is as before. Blocks at the end until
-        then."""
+        """The server is killed, stopped, cut off or slow when the block begins; after ``seconds``
+        it is as before. Blocks at the end until then."""
         began = time.monotonic()
         self.trouble(how)
         try:
@@ -184,7 +187,8 @@ def _answers(path: str, statuses: Sequence[int]) -> Callable[[int], bool]:
 
 
 def postgres(folder: Path) -> Service:
-    """PostgreSQL with the databases ``mlflow`` and ``prefect``, user ``team``, no password on loopback."""
+    """PostgreSQL with the databases ``mlflow`` and ``prefect``, user ``team``, no password on
+    loopback."""
     programs = postgres_programs()
     assert programs is not None
     user = _UNPRIVILEGED if os.getuid() == 0 else None
@@ -193,15 +197,41 @@ def postgres(folder: Path) -> Service:
     if user:
         shutil.chown(data, user)
     run = {"cwd": data, "user": user, "check": True, "capture_output": True}
-    made = [str(programs / "initdb"), "-D", str(data), "-U", "team", "-A", "trust", "--no-sync", "-E", "UTF8", "--locale=C"]
+    made = [
+        str(programs / "initdb"),
+        "-D",
+        str(data),
+        "-U",
+        "team",
+        "-A",
+        "trust",
+        "--no-sync",
+        "-E",
+        "UTF8",
+        "--locale=C",
+    ]
     subprocess.run(made, **run)  # type: ignore[call-overload]
     command = [str(programs / "postgres"), "-D", str(data), "-c", "listen_addresses=127.0.0.1", "-c", "fsync=off"]
 
     def ready(port: int) -> bool:
-        asked = [str(programs / "psql"), "-h", "127.0.0.1", "-p", str(port), "-U", "team", "-d", "postgres", "-c", "select 1"]
+        asked = [
+            str(programs / "psql"),
+            "-h",
+            "127.0.0.1",
+            "-p",
+            str(port),
+            "-U",
+            "team",
+            "-d",
+            "postgres",
+            "-c",
+            "select 1",
+        ]
         return subprocess.run(asked, capture_output=True, check=False).returncode == 0
 
-    service = Service("postgres", folder, lambda port: [*command, "-p", str(port), "-k", ""], ready, user=user, env={"LC_ALL": "C"})
+    service = Service(
+        "postgres", folder, lambda port: [*command, "-p", str(port), "-k", ""], ready, user=user, env={"LC_ALL": "C"}
+    )
     service.start()
     for name in ("mlflow", "prefect", "plain"):
         asked = [str(programs / "psql"), "-h", "127.0.0.1", "-p", str(service.behind), "-U", "team", "-d", "postgres"]
@@ -210,7 +240,8 @@ def postgres(folder: Path) -> Service:
 
 
 def object_store(folder: Path) -> Service:
-    """An S3 store for tests: it keeps its objects in memory, so it is stopped or cut off, and not killed."""
+    """An S3 store for tests: it keeps its objects in memory, so it is stopped or cut off, and not
+    killed."""
     command = [str(SERVERS), "-m", "moto.server", "-H", "127.0.0.1", "-p"]
     service = Service("s3", folder, lambda port: [*command, str(port)], _answers("/moto-api/", (200,)))
     service.start()
@@ -233,7 +264,8 @@ def keys(store: Service) -> dict[str, str]:
 
 
 def tracking(folder: Path, database: Service, store: Service) -> Service:
-    """MLflow on PostgreSQL, artefacts through it to S3, basic auth in which a new user may read and no more."""
+    """MLflow on PostgreSQL, artefacts through it to S3, basic auth in which a new user may read and
+    no more."""
     settings = folder / "basic_auth.ini"
     settings.write_text(
         "[mlflow]\ndefault_permission = READ\n"
@@ -251,7 +283,18 @@ def tracking(folder: Path, database: Service, store: Service) -> Service:
         # A pool that finds its connections cut asks for new ones.
         "MLFLOW_SQLALCHEMYSTORE_POOL_RECYCLE": "60",
     }
-    command = [str(SERVERS), "-m", "mlflow", "server", "--app-name", "basic-auth", "--workers", "1", "--host", "127.0.0.1"]
+    command = [
+        str(SERVERS),
+        "-m",
+        "mlflow",
+        "server",
+        "--app-name",
+        "basic-auth",
+        "--workers",
+        "1",
+        "--host",
+        "127.0.0.1",
+    ]
     command += ["--artifacts-destination", f"s3://{PAGES}", "--allowed-hosts", "*", "--port"]
     service = Service("mlflow", folder, lambda port: [*command, str(port)], _answers("/health", (200,)), env=env)
     service.start()
@@ -259,7 +302,8 @@ def tracking(folder: Path, database: Service, store: Service) -> Service:
 
 
 def orchestration(folder: Path, database: Service) -> Service:
-    """A Prefect server on PostgreSQL, as a team runs one: not ours, so no door of ours before it, but a key."""
+    """A Prefect server on PostgreSQL, as a team runs one: not ours, so no door of ours before it,
+    but a key."""
     home = folder / "prefect-home"
     home.mkdir()
     env = {
@@ -311,7 +355,9 @@ class Stack:
     def prefect_url(self) -> str:
         return f"http://127.0.0.1:{self.prefect.port}/api"
 
-    def env(self, user: str = ADMIN, password: str = ADMIN_PASSWORD, remote: str = f"s3://{BUCKET}/dvc") -> dict[str, str]:
+    def env(
+        self, user: str = ADMIN, password: str = ADMIN_PASSWORD, remote: str = f"s3://{BUCKET}/dvc"
+    ) -> dict[str, str]:
         return {
             **keys(self.s3),
             "MLFLOW_TRACKING_URI": self.tracking_url,
@@ -335,7 +381,9 @@ class Stack:
         """Put a repository on the git server; returns its URL."""
         bare = self.folder / "hub" / f"{name}.git"
         subprocess.run(["git", "init", "--quiet", "--bare", f"--initial-branch={branch}", str(bare)], check=True)
-        subprocess.run(["git", "-C", str(project), "push", "--quiet", str(bare), f"HEAD:refs/heads/{branch}"], check=True)
+        subprocess.run(
+            ["git", "-C", str(project), "push", "--quiet", str(bare), f"HEAD:refs/heads/{branch}"], check=True
+        )
         return f"git://127.0.0.1:{self.git.port}/{name}.git"
 
 

@@ -1,5 +1,5 @@
-"""Annotation files of every benchmark in small, in the field names of the public records that their modules cite, with texts of our
-own."""
+"""Annotation files of every benchmark in small, in the field names of the public records that their
+modules cite, with texts of our own."""
 
 from __future__ import annotations
 
@@ -35,7 +35,8 @@ def video_mme(**changes: Any) -> dict[str, Any]:
 
 
 def mvbench(**changes: Any) -> dict[str, Any]:
-    """OpenGVLab/MVBench, json/action_antonym.json, as lmms_eval/tasks/mvbench/utils.py at 75571cf reads it."""
+    """OpenGVLab/MVBench, json/action_antonym.json, as lmms_eval/tasks/mvbench/utils.py at 75571cf
+    reads it."""
     return {
         "video": "86604.mp4",
         "question": "What happens?",
@@ -73,14 +74,26 @@ def tarsier(idx: int, reference: str, events: Sequence[str]) -> dict[str, Any]:
         "dataset": "DREAM/movie",
         "task": "video/caption",
         "idx": idx,
-        "extra_info": {"duration": 5.09, "events": list(events), "n_events": len(events), "n_shots": 1, "n_subjects": 1},
+        "extra_info": {
+            "duration": 5.09,
+            "events": list(events),
+            "n_events": len(events),
+            "n_shots": 1,
+            "n_subjects": 1,
+        },
         "vid": idx,
     }
 
 
 def carebench(**changes: Any) -> dict[str, Any]:
     """MCG-NJU/CaReBench, json/metadata.json, as tasks/captioning.py at f67d9aa reads it."""
-    return {"video": "v.mp4", "caption": "the red bar rises", "events": ["the red bar rises"], "objects": ["red bar"], **changes}
+    return {
+        "video": "v.mp4",
+        "caption": "the red bar rises",
+        "events": ["the red bar rises"],
+        "objects": ["red bar"],
+        **changes,
+    }
 
 
 #: wchai/Video-Detailed-Caption at dc19e7e, VDCScore_qa/camera.jsonl.

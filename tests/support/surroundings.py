@@ -1,4 +1,5 @@
-"""What surrounds a project in tests: an environment that names no other one, and stores that strangers write to."""
+"""What surrounds a project in tests: an environment that names no other one, and stores that
+strangers write to."""
 
 from __future__ import annotations
 
@@ -17,7 +18,8 @@ def forget(patch: pytest.MonkeyPatch, *prefixes: str) -> None:
 
 
 def put(store: Path, content: bytes, suffix: str = "") -> str:
-    """An object in a cache or a remote of DVC's, under its own hash, as anybody who may write there can make it."""
+    """An object in a cache or a remote of DVC's, under its own hash, as anybody who may write there
+    can make it."""
     name = hashlib.md5(content).hexdigest() + suffix
     path = store / "files/md5" / name[:2] / name[2:]
     path.parent.mkdir(parents=True, exist_ok=True)

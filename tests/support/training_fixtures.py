@@ -1,4 +1,5 @@
-"""What training starts from here: each family, a saved model with a random start, examples that a model can learn from."""
+"""What training starts from here: each family, a saved model with a random start, examples that a
+model can learn from."""
 
 from __future__ import annotations
 
@@ -30,7 +31,9 @@ def examples() -> list[Example]:
 
     def example(i: int) -> Example:
         shown = tinted(i, i % 3)
-        return Example(f"s{i}", "caption" if i % 2 else "mcqa", f"What colour is number {i}?", REPLIES[i % 3], lambda: shown)
+        return Example(
+            f"s{i}", "caption" if i % 2 else "mcqa", f"What colour is number {i}?", REPLIES[i % 3], lambda: shown
+        )
 
     return [example(i) for i in range(24)]
 

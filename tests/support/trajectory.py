@@ -1,6 +1,8 @@
-"""Run by a test on one process or several: the same SFT and GRPO, from the same weights and on the same rollouts, and resumed midway.
+"""Run by a test on one process or several: the same SFT and GRPO, from the same weights and on the
+same rollouts, and resumed midway.
 
-The first run, on one process, samples its rollouts; later ones are given those, row by row. Steps can then be compared number by number.
+The first run, on one process, samples its rollouts; later ones are given those, row by row. Steps
+can then be compared number by number.
 """
 
 from __future__ import annotations
@@ -25,16 +27,21 @@ from tests.support.tiny_parts import REPLIES, Paying, Reward, Seen, grpo_row, le
 
 STEPS, SAVED_AT = 4, 2
 SHARED = {"steps": STEPS, "save_steps": SAVED_AT, "schedule": "linear", "adam_beta2": 0.98}
-# Two updates on a generation, so that the second ratio is not 1; a KL term, so that there is a reference model; scales of their own.
+# Two updates on a generation, so that the second ratio is not 1; a KL term, so that there is a
+# reference model; scales of their own.
 OFF_POLICY = {"iterations": 2, "beta": 0.04, "scale_rewards": {"task_decay": 0.9}}
 
 
 def use_rollouts(folder: Path) -> None:
-    """Rollouts come from `folder`; what is not there yet is sampled by the trainer itself, on one process, and written there."""
+    """Rollouts come from `folder`; what is not there yet is sampled by the trainer itself, on one
+    process, and written there."""
     sample = VideoGRPOTrainer._generate_single_turn
 
     def rollouts(self: Any, prompt_ids: Sequence[Sequence[int]], *arguments: Any, **keywords: Any) -> tuple[Any, None]:
-        kept = folder / f"{Path(self.args.output_dir).parents[1].name.removesuffix('-resumed')}-{self.state.global_step}.json"
+        kept = (
+            folder
+            / f"{Path(self.args.output_dir).parents[1].name.removesuffix('-resumed')}-{self.state.global_step}.json"
+        )
         if not kept.is_file():
             assert self.accelerator.num_processes == 1
             completions, _ = sample(self, prompt_ids, *arguments, **keywords)
@@ -42,7 +49,9 @@ def use_rollouts(folder: Path) -> None:
         prompts, completions = json.loads(kept.read_text())
         first = self.accelerator.process_index * len(prompt_ids)
         mine = slice(first, first + len(prompt_ids))
-        assert [list(ids) for ids in prompt_ids] == prompts[mine], "this process has other rows than the one process had there"
+        assert [list(ids) for ids in prompt_ids] == prompts[mine], (
+            "this process has other rows than the one process had there"
+        )
         return completions[mine], None
 
     VideoGRPOTrainer._generate_single_turn = rollouts
@@ -78,7 +87,11 @@ def main(home: Path, shared: Path, *names: str) -> int:
     use_rollouts(shared)
     examples = [
         Example(
-            f"s{i}", "caption" if i % 2 else "mcqa", f"What colour is number {i}?", REPLIES[i % 3], lambda i=i: tinted(i, i % 3)
+            f"s{i}",
+            "caption" if i % 2 else "mcqa",
+            f"What colour is number {i}?",
+            REPLIES[i % 3],
+            lambda i=i: tinted(i, i % 3),
         )
         for i in range(12)
     ]
@@ -92,7 +105,9 @@ def main(home: Path, shared: Path, *names: str) -> int:
         "sft": partial(cold_start.train_sft, row=sft_row(**SHARED, samples_per_step=8, samples_per_device=2)),
         "grpo": partial(train_grpo, row=grpo(), **rewarded),
         "off-policy": partial(train_grpo, row=grpo(**OFF_POLICY), **rewarded),
-        **{f"loss-{loss}": partial(train_grpo, row=grpo(loss=loss), **rewarded) for loss in ("grpo", "dr_grpo", "bnpo")},
+        **{
+            f"loss-{loss}": partial(train_grpo, row=grpo(loss=loss), **rewarded) for loss in ("grpo", "dr_grpo", "bnpo")
+        },
         "alike": partial(train_grpo, row=grpo(loss="grpo"), **paying(alike)),
         # Three prompts: the second one's rollouts are dealt to both of two processes.
         "partly-alike": partial(

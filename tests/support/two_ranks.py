@@ -1,4 +1,5 @@
-"""Run by a test as several processes: trains SFT and then GRPO (`frozen`: without the vision tower), and tells what trained."""
+"""Run by a test as several processes: trains SFT and then GRPO (`frozen`: without the vision
+tower), and tells what trained."""
 
 from __future__ import annotations
 
@@ -16,7 +17,17 @@ from stages.lib.inference import vision_cache
 from stages.lib.training.mixture import Example
 from stages.runtime.distributed import launch
 from stages.sft.train import train_sft
-from tests.support.tiny_parts import REPLIES, Paying, Seen, grpo_row, length_reward, rollout_log, sft_row, tasks_of, tinted
+from tests.support.tiny_parts import (
+    REPLIES,
+    Paying,
+    Seen,
+    grpo_row,
+    length_reward,
+    rollout_log,
+    sft_row,
+    tasks_of,
+    tinted,
+)
 
 
 def missing_on_the_first_process(_: Any, replies: Sequence[str]) -> list[float | None]:
@@ -30,7 +41,11 @@ def main(home: Path, steps: int, lora: dict[str, Any] | None, frozen: bool) -> i
         return status
     examples = [
         Example(
-            f"s{i}", "caption" if i % 2 else "mcqa", f"What colour is number {i}?", REPLIES[i % 3], lambda i=i: tinted(i, i % 3)
+            f"s{i}",
+            "caption" if i % 2 else "mcqa",
+            f"What colour is number {i}?",
+            REPLIES[i % 3],
+            lambda i=i: tinted(i, i % 3),
         )
         for i in range(12)
     ]
@@ -42,8 +57,10 @@ def main(home: Path, steps: int, lora: dict[str, Any] | None, frozen: bool) -> i
     told["sft"] = train_sft(
         home / "base", examples, sft, stage="sft@s", out=home / "sft/out", scratch=home / "sft/scratch", **reports
     )
-    AcceleratorState._reset_state()  # the verbs train once a process; here one start of two processes has to do for both
-    # Three prompts on two processes: one has to see a video again where the other has just seen its own, and memory holds one.
+    # The verbs train once a process; here one start of two processes has to do for both.
+    AcceleratorState._reset_state()
+    # Three prompts on two processes: one has to see a video again where the other has just seen its
+    # own, and memory holds one.
     prompts = 3 if frozen else 2
     vision_cache.FEATURE_BYTES = 1
     grpo = grpo_row(

@@ -54,12 +54,18 @@ def config(tmp_path: Path, **changes: Any) -> GRPOConfig:
 
 
 def plain_logps(
-    model: PreTrainedModel, processor: ProcessorMixin, prompt: Sequence[int], completion: Sequence[int], videos: VideoFields
+    model: PreTrainedModel,
+    processor: ProcessorMixin,
+    prompt: Sequence[int],
+    completion: Sequence[int],
+    videos: VideoFields,
 ) -> torch.Tensor:
     """Log-probabilities of a completion, computed alone: no padding, no batch, its own videos."""
     ids = torch.tensor([[*prompt, *completion]])
     with torch.no_grad():
-        logits = model(input_ids=ids, mm_token_type_ids=modality_of(ids, processor), **join_videos([videos], "cpu")).logits
+        logits = model(
+            input_ids=ids, mm_token_type_ids=modality_of(ids, processor), **join_videos([videos], "cpu")
+        ).logits
     logps = torch.log_softmax(logits[0, len(prompt) - 1 : -1].float() / TEMPERATURE, dim=-1)
     return logps.gather(1, torch.tensor(completion)[:, None])[:, 0]
 
@@ -85,8 +91,8 @@ def worst_errors(
     videos_of: dict[tuple[int, ...], VideoFields],
     reference: PreTrainedModel,
 ) -> dict[str, float]:
-    """Largest difference to the plain log-probabilities over all slices: for the loss and the old policy to those of the policy, for the
-    reference policy to those of ``reference``."""
+    """Largest difference to the plain log-probabilities over all slices: for the loss and the old
+    policy to those of the policy, for the reference policy to those of ``reference``."""
     seen: list[torch.Tensor] = []
     original = trainer._get_per_token_logps_and_entropies
 

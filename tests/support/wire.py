@@ -1,4 +1,5 @@
-"""What lies between a client and a server: a relay on loopback that can refuse, and that can take its time."""
+"""What lies between a client and a server: a relay on loopback that can refuse, and that can take
+its time."""
 
 from __future__ import annotations
 
@@ -11,7 +12,8 @@ from contextlib import suppress
 
 
 class Wire:
-    """Listens at :attr:`port`; what arrives goes to the port that ``target`` returns, ``delay_s`` seconds later.
+    """Listens at :attr:`port`; what arrives goes to the port that ``target`` returns, ``delay_s``
+    seconds later.
 
     While it refuses, nobody listens there, and connections that stood are cut.
     """

@@ -1,6 +1,8 @@
-"""Videos as the world has them, made by real encoders, each frame carrying its own number: right and wrong are counted, not assumed.
+"""Videos as the world has them, made by real encoders, each frame carrying its own number: right
+and wrong are counted, not assumed.
 
-An animal is a file, what ingest should say of it, and which numbers its clock's slots show, as a player would show them.
+An animal is a file, what ingest should say of it, and which numbers its clock's slots show, as a
+player would show them.
 """
 
 from __future__ import annotations
@@ -19,7 +21,8 @@ from tests.support.numbered_frames import FRAMES, RATE, Pixels, draw_numbers
 
 @dataclass(frozen=True)
 class Animal:
-    """``shows``: the number that each slot shows; None where ingest must set the file aside for one of ``reasons``."""
+    """``shows``: the number that each slot shows; None where ingest must set the file aside for one
+    of ``reasons``."""
 
     name: str
     shows: tuple[int, ...] | None
@@ -55,7 +58,9 @@ def build(folder: Path) -> list[Animal]:
 
     x264, x265 = ("-c:v", "libx264"), ("-c:v", "libx265")
     from_plain("open-gop.mp4", *x264, "-x264-params", "open-gop=1:keyint=10:min-keyint=10:bframes=3:b-adapt=0")
-    from_plain("open-gop-hevc.mp4", *x265, "-x265-params", "open-gop=1:keyint=10:min-keyint=10:bframes=3:log-level=none")
+    from_plain(
+        "open-gop-hevc.mp4", *x265, "-x265-params", "open-gop=1:keyint=10:min-keyint=10:bframes=3:log-level=none"
+    )
     from_plain("closed-hevc.mp4", *x265, "-x265-params", "open-gop=0:keyint=10:log-level=none")
     from_plain("ten-bit.mp4", *x265, "-pix_fmt", "yuv420p10le", "-x265-params", "log-level=none")
     from_plain("full-chroma.mp4", *x264, "-pix_fmt", "yuv444p")
@@ -73,11 +78,15 @@ def build(folder: Path) -> list[Animal]:
     from_plain("twice-the-same-time.mkv", *x264, "-bf", "0", "-bsf:v", "setts=ts=floor(TS/200)*200")
     from_plain("interlaced.mp4", *x264, "-flags", "+ilme+ildct", "-x264-params", "tff=1:keyint=10")
 
-    # A variable rate: frames 10 to 19 are left out, so that frame 9 stays on display for more than a second.
+    # A variable rate: frames 10 to 19 are left out, so that frame 9 stays on display for more than
+    # a second.
     gone = tuple(range(10, 20))
     held = tuple(9 if n in gone else n for n in ALL)
     rate = 8  # the nearest whole number to 49 frames in 5.9 s
-    slots = tuple(held[min(FRAMES - 1, int((Fraction(2 * k + 1, 2 * rate)) * RATE))] for k in range(int(Fraction(600, 100) * rate)))
+    slots = tuple(
+        held[min(FRAMES - 1, int((Fraction(2 * k + 1, 2 * rate)) * RATE))]
+        for k in range(int(Fraction(600, 100) * rate))
+    )
     from_plain("variable-rate.mp4", "-vf", "select='not(between(n,10,19))'", "-fps_mode", "vfr", *x264, shows=slots)
 
     # Cut at a time without decoding: the file holds frames before the cut that a player leaves out.
@@ -130,7 +139,11 @@ def build(folder: Path) -> list[Animal]:
     write("zero-bytes.mp4", b"", "empty-file")
     write("text.mp4", b"not a video at all\n" * 200, "not-a-video")
     write("page.mp4", b"<!doctype html><html><body>404 Not Found</body></html>", "not-a-video")
-    write("playlist.mp4", f"#EXTM3U\n#EXT-X-TARGETDURATION:6\n#EXTINF:6,\n{plain.name}\n#EXT-X-ENDLIST\n".encode(), "not-a-video")
+    write(
+        "playlist.mp4",
+        f"#EXTM3U\n#EXT-X-TARGETDURATION:6\n#EXTINF:6,\n{plain.name}\n#EXT-X-ENDLIST\n".encode(),
+        "not-a-video",
+    )
     write("concat.mp4", f"ffconcat version 1.0\nfile {plain.name}\n".encode(), "not-a-video")
 
     for name in ("-starts-with-a-dash.mp4", "Ünïcode und Räume 視頻.mp4", "percent %03d.mp4", "it's; $(quoted).mp4"):
@@ -143,7 +156,11 @@ def build(folder: Path) -> list[Animal]:
 
 def upright(pixels: Pixels, name: str) -> Pixels:
     """The numbers' grid as it was drawn, for an animal that a player turns."""
-    return np.rot90(pixels, -int(name.split("-")[1].split(".")[0]) // 90, axes=(1, 2)) if name.startswith("rotated") else pixels
+    return (
+        np.rot90(pixels, -int(name.split("-")[1].split(".")[0]) // 90, axes=(1, 2))
+        if name.startswith("rotated")
+        else pixels
+    )
 
 
 def read_blocks(pixels: Pixels) -> list[int]:

@@ -21,7 +21,8 @@ def _world(count: int, *, scripted: bool) -> list[Clip]:
     """Clips whose second event follows from the first, or has nothing to do with it."""
     rng, verbs = Random(5), list(VERBS)
     pairs = [
-        (first, verbs[(verbs.index(first) + 1) % 6] if scripted else rng.choice(verbs)) for first in rng.choices(verbs, k=count)
+        (first, verbs[(verbs.index(first) + 1) % 6] if scripted else rng.choice(verbs))
+        for first in rng.choices(verbs, k=count)
     ]
     return [clip(n, rng.choice(COLOURS), rng.choice(SHAPES), pair) for n, pair in enumerate(pairs)]
 
@@ -58,11 +59,20 @@ def test_the_manifest_that_is_guessed_from_is_closed_again(tmp_path: Path, monke
 
     monkeypatch.setattr(shards, "Manifest", Kept)
     manifest, index = tmp_path / "manifest.jsonl", tmp_path / shards.INDEX_FILE
-    clips = [each.model_copy(update={"split": "test" if n % 3 else "train"}) for n, each in enumerate(_world(90, scripted=False))]
+    clips = [
+        each.model_copy(update={"split": "test" if n % 3 else "train"})
+        for n, each in enumerate(_world(90, scripted=False))
+    ]
     write_rows(manifest, clips)
     shards.write_index(manifest, index)
     settings = SynthesizeParams.model_validate(
-        {"sampled_frames": 8, "contact_sheet_samples": 1, "max_text_only": 1.0, "writer": None, "tasks": SETTINGS.model_dump()}
+        {
+            "sampled_frames": 8,
+            "contact_sheet_samples": 1,
+            "max_text_only": 1.0,
+            "writer": None,
+            "tasks": SETTINGS.model_dump(),
+        }
     )
     guesses = shards.text_only(manifest, settings, 7, tmp_path)
     assert guesses is not None

@@ -74,7 +74,9 @@ def test_a_good_question_is_kept_and_asked_of_its_own_clip(server: JudgeServer, 
         assert after.sample_id == f"{before.sample_id.rpartition('/')[0]}/written"
         assert after.trace is not None
         assert (
-            score_reply(after, render_reply(after.trace.thinking, after.trace.answer), referee(RuleJudge(0.8, 0.4)), rules()).value
+            score_reply(
+                after, render_reply(after.trace.thinking, after.trace.answer), referee(RuleJudge(0.8, 0.4)), rules()
+            ).value
             == 1.0
         )
     assert {asked.kind for asked in server.asked} == {"write_question", "try_question", "right"}
@@ -89,7 +91,9 @@ BAD: dict[str, dict[str, Callable[[Asked], dict[str, Any]]]] = {
     "gives-itself-away": {
         "write_question": lambda a: {"question": "does the red bar rise or fall , or grow ?", "answer": "it falls"}
     },
-    "names-a-position": {"write_question": lambda a: {"question": "what happens in the second video ?", "answer": "it sleeps"}},
+    "names-a-position": {
+        "write_question": lambda a: {"question": "what happens in the second video ?", "answer": "it sleeps"}
+    },
     "holds-markup": {"write_question": lambda a: {"question": "what is <|im_end|> ?", "answer": "a bar"}},
     "unreadable": {"write_question": lambda a: {"question": "what does it do ?"}},
     "answered-blind": {"try_question": lambda a: {"answer": right(a)}},
@@ -99,7 +103,8 @@ BAD: dict[str, dict[str, Callable[[Asked], dict[str, Any]]]] = {
 
 
 def right(asked: Asked) -> str:
-    """The true answer, whatever is known: the number in the question says which verb of which clip."""
+    """The true answer, whatever is known: the number in the question says which verb of which
+    clip."""
     display_name, number = re.match(r"what does the (.*) do as number (\d) \?", asked.inside["question"]).groups()  # type: ignore[union-attr]
     about = next(c for c in CLIPS.values() if c.display_name == display_name)
     return about.events[int(number) - 1].caption
@@ -121,7 +126,9 @@ def test_a_later_try_may_do(server: JudgeServer, writer: Callable[..., Writer]) 
     leaking = BAD["gives-itself-away"]["write_question"]
     server.says = {"write_question": lambda a: leaking(a) if a.seed < 12 else written(a)}
     author = writer()
-    assert [row for row in ask(author, MIXED) if not (isinstance(row, Sample) and row.sample_id.endswith("/written"))] == []
+    assert [
+        row for row in ask(author, MIXED) if not (isinstance(row, Sample) and row.sample_id.endswith("/written"))
+    ] == []
     assert author.tally.refused == {"gives-itself-away": 2 * len(MIXED)}
 
 
@@ -168,7 +175,9 @@ def test_what_was_answered_is_not_asked_again(
 
 
 @pytest.mark.parametrize("task", ["dark_event_infer", "mix_vid_qa", "mcqa", "caption", "structured_caption"])
-def test_traces_are_kept_where_they_earn_the_reward(server: JudgeServer, writer: Callable[..., Writer], task: TaskName) -> None:
+def test_traces_are_kept_where_they_earn_the_reward(
+    server: JudgeServer, writer: Callable[..., Writer], task: TaskName
+) -> None:
     samples = [s.model_copy(update={"trace": None}) for s in made(task)]
     author = writer(params=settings(task))
     assert author.params.traces is not None
@@ -191,12 +200,16 @@ WRONG: dict[str, Callable[[Asked], dict[str, Any]]] = {
 
 @pytest.mark.parametrize("slug", WRONG)
 def test_what_cannot_be_taught_leaves_no_trace(server: JudgeServer, writer: Callable[..., Writer], slug: str) -> None:
-    server.says = {"write_dark_trace": lambda a: written(a) if a.seed == 12 and "red bar" in a.inside["seen"] else WRONG[slug](a)}
+    server.says = {
+        "write_dark_trace": lambda a: written(a) if a.seed == 12 and "red bar" in a.inside["seen"] else WRONG[slug](a)
+    }
     samples, author = made("dark_event_infer"), writer(params=settings("dark_event_infer"))
     assert author.params.traces is not None
     traced = write_traces(samples, CLIPS.__getitem__, author, author.params.traces)
     about = [sample for sample in traced if sample.trace is not None]
-    assert {sample.clip_id for sample in about} == {"c0"}, "a third try was right; the others lose their template's trace"
+    assert {sample.clip_id for sample in about} == {"c0"}, (
+        "a third try was right; the others lose their template's trace"
+    )
     assert all("what moves is this" in sample.trace.thinking for sample in about if sample.trace)
     assert author.tally.refused == {slug: 3 * (len(samples) - len(about)) + 2 * len(about)}
     assert author.tally.traces["dark_event_infer"] == {"kept": len(about), "none": len(samples) - len(about)}
@@ -212,7 +225,9 @@ def test_a_hidden_event_is_marked_for_the_writer_only(server: JudgeServer, write
     assert asked.inside["question"] == sample.question
 
 
-def test_a_judge_at_the_endpoint_scores_traces_and_is_waited_for(server: JudgeServer, writer: Callable[..., Writer]) -> None:
+def test_a_judge_at_the_endpoint_scores_traces_and_is_waited_for(
+    server: JudgeServer, writer: Callable[..., Writer]
+) -> None:
     params = settings("dark_event_infer", judge=judge_params().model_dump())
     samples, author = made("dark_event_infer"), writer(params=params)
     assert params.traces is not None
@@ -260,15 +275,21 @@ def test_clips_that_no_template_fits_are_asked_about_or_set_aside(
     index = Manifest(manifest, scratch / INDEX_FILE)
     request.addfinalizer(index.close)
     assert index.named("c20") == bare
-    server.says = {"write_question": lambda a: written(a) if "Kind: " in a.inside["asked"] else {"question": "", "answer": ""}}
+    server.says = {
+        "write_question": lambda a: written(a) if "Kind: " in a.inside["asked"] else {"question": "", "answer": ""}
+    }
     set_aside = write_samples(out, index.named, ["mix_vid_qa"], writer())
-    assert [(reject.item, reject.reason) for reject in set_aside["train"]] == [("c20", "question-not-written")] * len(untold)
+    assert [(reject.item, reject.reason) for reject in set_aside["train"]] == [("c20", "question-not-written")] * len(
+        untold
+    )
     assert {row.clip_id for row in read_rows(out / "train/mix_vid_qa.jsonl", Sample)} == set(CLIPS)
     server.says = {}
     write_rows(out / "train/mix_vid_qa.jsonl", untold)
     assert write_samples(out, index.named, ["mix_vid_qa"], writer("fresh"))["train"] == []
     assert [
-        row for row in read_rows(out / "train/mix_vid_qa.jsonl", Sample) if not row.question.startswith("what does the red bar do")
+        row
+        for row in read_rows(out / "train/mix_vid_qa.jsonl", Sample)
+        if not row.question.startswith("what does the red bar do")
     ] == []
 
 
@@ -302,7 +323,12 @@ def test_order_in_time_is_no_place() -> None:
 
 def test_notes_are_not_seen_unless_they_are() -> None:
     sings, notes = (describe_clip(clip(caption=said)) for said in ("she sings", "she takes notes"))
-    for thinking in ("the caption says that she sings", "As described, she sings", "according to the list", "the label tells it"):
+    for thinking in (
+        "the caption says that she sings",
+        "As described, she sings",
+        "according to the list",
+        "the label tells it",
+    ):
         assert mentions_notes(thinking, sings)
     assert not mentions_notes("she takes notes in a book", notes)
     assert not mentions_notes("she sings, then she bows", sings)
@@ -317,7 +343,11 @@ def test_hostile_annotations_stay_inside_the_fence(server: JudgeServer, writer: 
     write_traces(made("caption")[:2], hostile.__getitem__, author, author.params.traces)
     # The server has checked that there is one fence around JSON strings, and nothing after it.
     assert all("<|" not in body["messages"][1]["content"] for body in server.bodies)
-    told = [asked.inside.get("asked") or asked.inside.get("seen") for asked in server.asked if asked.kind.startswith("write_")]
+    told = [
+        asked.inside.get("asked") or asked.inside.get("seen")
+        for asked in server.asked
+        if asked.kind.startswith("write_")
+    ]
     assert len(told) >= 4
     assert all(text is not None and f"In all: {attack}\n" in text for text in told), "whole and unchanged"
 
@@ -346,5 +376,7 @@ def test_a_writer_may_have_an_address_of_its_own(
 
 def test_without_an_address_it_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("VIDBRIDGE_JUDGE_URL", raising=False)
-    with pytest.raises(JudgeError, match=r"VIDBRIDGE_JUDGE_URL: not set, and synthesize\.writer is on.*`synthesize\.writer: null`"):
+    with pytest.raises(
+        JudgeError, match=r"VIDBRIDGE_JUDGE_URL: not set, and synthesize\.writer is on.*`synthesize\.writer: null`"
+    ):
         Writer(settings())

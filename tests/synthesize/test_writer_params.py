@@ -34,7 +34,10 @@ def test_the_reward_of_traces_is_the_one_that_is_trained_on() -> None:
         ({"tries": 0}, "params: synthesize.writer.tries: "),
         ({"url": "x"}, "params: synthesize.writer.url: unknown key"),
         ({"traces": {"tasks": ["caption"]}}, "params: synthesize.writer.traces.judge: missing"),
-        ({"traces": {"judge": {"kind": "rule", "full_share": 2}}}, "params: synthesize.writer.traces.judge.full_share: "),
+        (
+            {"traces": {"judge": {"kind": "rule", "full_share": 2}}},
+            "params: synthesize.writer.traces.judge.full_share: ",
+        ),
     ],
 )
 def test_a_writer_that_cannot_be_is_an_error_at_load(writer: dict[str, Any], message: str) -> None:

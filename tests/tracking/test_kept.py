@@ -74,7 +74,8 @@ def test_only_what_nothing_needs_is_freed(
     here: Path, save: Callable[[Path, str], str], git_output: Callable[..., str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     weights = {
-        name: {"final/config.json": name.encode(), "final/model.safetensors": name.encode() * 1000} for name in ("old", "run")
+        name: {"final/config.json": name.encode(), "final/model.safetensors": name.encode() * 1000}
+        for name in ("old", "run")
     }
     old = folder(here, weights["old"], CACHE, REMOTE)
     run = folder(here, weights["run"], CACHE, REMOTE)
@@ -102,7 +103,10 @@ def test_only_what_nothing_needs_is_freed(
     assert in_store(here, CACHE, old)
     (row,) = (row for row in shown["rows"] if row["kind"] == "cache" and row["free"])
     # The remote has a copy of the old ones; there is none of the child.
-    assert (row["objects"], row["bytes"]) == (3, 3000 + 3 + len((here / CACHE / "files/md5" / old[:2] / old[2:]).read_bytes()))
+    assert (row["objects"], row["bytes"]) == (
+        3,
+        3000 + 3 + len((here / CACHE / "files/md5" / old[:2] / old[2:]).read_bytes()),
+    )
     free(here, capsys, yes=True)
     assert not in_store(here, CACHE, old)
     assert in_store(here, REMOTE, old)
@@ -111,7 +115,9 @@ def test_only_what_nothing_needs_is_freed(
 
     shared = version(here, run, "sft@shared", out="0" * 32 + ".dir")
     given_up = free(here, capsys, yes=True, remote=True, versions=True)
-    assert find_version(open_client(here), MODEL, shared).freed is None, "a branch keeps its content, so it is not given up"
+    assert find_version(open_client(here), MODEL, shared).freed is None, (
+        "a branch keeps its content, so it is not given up"
+    )
     assert {row["kind"] for row in given_up["rows"] if row["free"]} == {"cache", "remote", "versions"}
     assert not in_store(here, REMOTE, old)
     assert in_store(here, REMOTE, run)
@@ -129,7 +135,9 @@ def test_only_what_nothing_needs_is_freed(
     assert {row["free"] for row in free(here, capsys, remote=True, versions=True)["rows"]} == {False}
 
 
-def test_an_earlier_champion_keeps_its_weights_and_rollback_reaches_it(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_earlier_champion_keeps_its_weights_and_rollback_reaches_it(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     first = find_version(open_client(here), MODEL, "champion").number
     oid = folder(here, {"final/config.json": b"{}"}, CACHE)
     earlier = version(here, oid, "sft@earlier")
@@ -143,7 +151,9 @@ def test_an_earlier_champion_keeps_its_weights_and_rollback_reaches_it(here: Pat
     client.set_model_version_tag(MODEL, str(earlier), "vidbridge.freed", "given up on a day")
     data.unlink()
     free(here, capsys, yes=True)
-    with pytest.raises(TrackingError, match=rf"cannot go back: version {earlier} no longer has weights: given up on a day"):
+    with pytest.raises(
+        TrackingError, match=rf"cannot go back: version {earlier} no longer has weights: given up on a day"
+    ):
         rollback(Session(here), author="tester")
     folder(here, {"final/config.json": b"{}"}, CACHE)
     free(here, capsys, yes=True)
@@ -171,7 +181,9 @@ def test_what_is_young_or_cannot_be_told_is_not_touched(
     git_output(here, "remote", "add", "origin", str(here.parent / "other"))
     add_to_lock(here.parent / "other", "theirs", oid)
     save(here.parent / "other", "theirs")
-    with pytest.raises(TrackingError, match=r"git remote origin: refs/heads/main was not fetched.*do: git fetch origin"):
+    with pytest.raises(
+        TrackingError, match=r"git remote origin: refs/heads/main was not fetched.*do: git fetch origin"
+    ):
         free(here, capsys, yes=True, remote=True)
     git_output(here, "fetch", "-q", "origin")
     free(here, capsys, yes=True, remote=True)
@@ -306,7 +318,9 @@ def test_what_saw_a_removed_video_is_found_tagged_and_refused(here: Path, capsys
     (source / "videos").mkdir(parents=True)
     for name in ("a", "b"):
         (source / f"videos/{name}.mp4").write_bytes(name.encode())
-    (source / "annotations.jsonl").write_text('{"id": "a", "video": "videos/a.mp4"}\n{"id": "b", "video": "videos/b.mp4"}\n')
+    (source / "annotations.jsonl").write_text(
+        '{"id": "a", "video": "videos/a.mp4"}\n{"id": "b", "video": "videos/b.mp4"}\n'
+    )
     params = here / "params.yaml"
     with_ingest(here)
     before = params.read_text()
@@ -317,7 +331,11 @@ def test_what_saw_a_removed_video_is_found_tagged_and_refused(here: Path, capsys
             named["parents"] = json.dumps({"models/x/final": {"stage": parent, "out": content(parent)[:32] + ".dir"}})
         return version(here, content(stage)[:32] + ".dir", stage, **named)
 
-    with_it, without, tested = clips(here, a="train", b="train"), clips(here, b="train"), clips(here, a="test", b="train")
+    with_it, without, tested = (
+        clips(here, a="train", b="train"),
+        clips(here, b="train"),
+        clips(here, a="test", b="train"),
+    )
     learned, clean, scored = made("sft@one", with_it), made("sft@two", without), made("sft@three", tested)
     inherited = made("grpo@four", without, parent="sft@one")
     lost = made("sft@five", "0" * 32 + ".dir")
@@ -364,13 +382,17 @@ def test_what_saw_a_removed_video_is_found_tagged_and_refused(here: Path, capsys
     assert params.read_text() == before
     assert explain(Session(here), "champion").objection is None
     assert find_version(open_client(here), MODEL, learned).removed_videos is None
-    with pytest.raises(FlowError, match=r"video: 'videos/a.mp4' is not in ingest.exclude of params.yaml; name one that is: none"):
+    with pytest.raises(
+        FlowError, match=r"video: 'videos/a.mp4' is not in ingest.exclude of params.yaml; name one that is: none"
+    ):
         ask(here, capsys, "videos/a.mp4", undo=True)
     with pytest.raises(RemovalError, match=r"video: 'nothing' is neither a path in .*, nor an id or a SHA-256"):
         ask(here, capsys, "nothing")
 
 
-def test_what_strangers_wrote_stops_nothing_and_what_is_judged_stays(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_strangers_wrote_stops_nothing_and_what_is_judged_stays(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     client = open_client(here)
     theirs = folder(here, {"a": b"theirs"}, CACHE, REMOTE)
     junk = {"vidbridge.stage": "sft@x", "vidbridge.out": theirs, "vidbridge.removed_videos": "{", "vidbridge.data": "["}

@@ -30,7 +30,9 @@ def test_what_a_session_holds_is_opened_once_by_however_many_threads(project: Pa
         assert Session(project).params.recipe == "another"
 
 
-def test_a_promotion_reads_the_parameters_and_asks_for_the_store_once(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_promotion_reads_the_parameters_and_asks_for_the_store_once(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     register(Session(project))
     assert promote(Session(project), "3").moved
     asked: list[str] = []
@@ -57,7 +59,9 @@ def test_outside_of_a_project_there_are_no_parameters(tmp_path: Path, monkeypatc
     monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "cache"))
     session = Session(cache_folder())
     assert session.project is None
-    with pytest.raises(TrackingError, match=r"^params.yaml: .*/cache is a cache folder, .*; cd into a clone \(git clone URL\)"):
+    with pytest.raises(
+        TrackingError, match=r"^params.yaml: .*/cache is a cache folder, .*; cd into a clone \(git clone URL\)"
+    ):
         session.params  # noqa: B018
 
 
@@ -66,4 +70,7 @@ def test_prefect_is_told_nothing_of_what_a_session_holds(project: Path) -> None:
 
     session = Session(project)
     assert session.client.tracking_uri
-    assert promotion.serialize_parameters({"session": session, "version": "7"}) == {"session": "<Session>", "version": "7"}
+    assert promotion.serialize_parameters({"session": session, "version": "7"}) == {
+        "session": "<Session>",
+        "version": "7",
+    }

@@ -65,11 +65,15 @@ def test_tags_and_names_of_the_registry_are_text(project: Path) -> None:
     for name in ("stage", "recipe", "git_commit", "params_digest", "promoted_by", "reason", "verdict"):
         client.set_model_version_tag(MODEL, champion.version, TAG + name, HOSTILE)
     client.set_model_version_tag(MODEL, champion.version, TAG + "data", json.dumps({HOSTILE: HOSTILE}))
-    client.set_model_version_tag(MODEL, champion.version, TAG + "params", json.dumps({"params.yaml": {HOSTILE: HOSTILE}}))
+    client.set_model_version_tag(
+        MODEL, champion.version, TAG + "params", json.dumps({"params.yaml": {HOSTILE: HOSTILE}})
+    )
     promote.promote(Session(project), "1", author=HOSTILE, reason=HOSTILE)
     asked = [("explain", str(champion.version)), ("history",), ("compare", str(champion.version), "1")]
     asked += [("explain", str(champion.version), "--json"), ("history", "--json")]
-    for command, shown in zip(asked, commands(project, [({}, command) for command in asked], COLUMNS="400"), strict=True):
+    for command, shown in zip(
+        asked, commands(project, [({}, command) for command in asked], COLUMNS="400"), strict=True
+    ):
         said = shown.said
         assert "Traceback" not in said, said
         assert not [character for character in said if character in "\x1b\x07\x9b\u202e\r"], command
@@ -125,9 +129,29 @@ def test_no_password_of_any_uri_is_printed_logged_or_written(project: Path) -> N
         (http_store, ("history",)),
         (
             {},
-            ("evaluate", "--benchmark", "mvbench", "--endpoint", elsewhere["VIDBRIDGE_JUDGE_URL"], "--endpoint-model", "m", *asked),
+            (
+                "evaluate",
+                "--benchmark",
+                "mvbench",
+                "--endpoint",
+                elsewhere["VIDBRIDGE_JUDGE_URL"],
+                "--endpoint-model",
+                "m",
+                *asked,
+            ),
         ),
-        ({}, ("score", "--benchmark", "mvbench", "--annotations", f"hf://datasets/{CANARY}@x", "--predictions", "p.jsonl")),
+        (
+            {},
+            (
+                "score",
+                "--benchmark",
+                "mvbench",
+                "--annotations",
+                f"hf://datasets/{CANARY}@x",
+                "--predictions",
+                "p.jsonl",
+            ),
+        ),
     ]
     for (_, command), done in zip(doors, commands(project, doors, COLUMNS="400"), strict=True):
         said = done.said.replace(f"hf://datasets/{CANARY}", "")
@@ -138,7 +162,10 @@ def test_no_password_of_any_uri_is_printed_logged_or_written(project: Path) -> N
     written = [
         path
         for path in project.rglob("*")
-        if path.is_file() and not path.is_symlink() and path != project / ".git/config" and CANARY.encode() in path.read_bytes()
+        if path.is_file()
+        and not path.is_symlink()
+        and path != project / ".git/config"
+        and CANARY.encode() in path.read_bytes()
     ]
     assert written == []
 
@@ -175,7 +202,10 @@ def test_the_doctor_names_what_0_1_made(project: Path) -> None:
     assert concerns_of_project(project) == []
     lock = (project / "dvc.lock").read_text()
     assert "  base:" in lock
-    record = "  ingest:\n    cmd: python -m stages ingest\n    params:\n      params.yaml:\n        ingest: {source: videos}\n"
+    record = (
+        "  ingest:\n    cmd: python -m stages ingest\n    params:\n      params.yaml:\n        ingest: {source:"
+        " videos}\n"
+    )
     (project / "dvc.lock").write_text(lock.replace("  base:", f"{record}  base:", 1))
     (one,) = concerns_of_project(project)
     assert "ingest was made by 0.1" in one.problem

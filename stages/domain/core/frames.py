@@ -60,7 +60,9 @@ class Frames:
 
     def __post_init__(self) -> None:
         if self.pixels.ndim != 4 or self.pixels.shape[-1] != 3 or self.pixels.dtype != np.uint8:
-            raise ValueError(f"pixels: shape {self.pixels.shape}, {self.pixels.dtype}; need uint8 [frames, height, width, 3]")
+            raise ValueError(
+                f"pixels: shape {self.pixels.shape}, {self.pixels.dtype}; need uint8 [frames, height, width, 3]"
+            )
         if len(self.indices) != len(self.pixels):
             raise ValueError(f"indices: {len(self.indices)} for {len(self.pixels)} frames; pass one per frame")
         self.pixels.setflags(write=False)

@@ -20,7 +20,9 @@ class PromptTexts(Record):
     @model_validator(mode="after")
     def _shows_letter_and_option(self) -> PromptTexts:
         if self.option.count("{letter}") != 1 or self.option.count("{option}") != 1:
-            raise ValueError(f"option {self.option!r}: needs {{letter}} once and {{option}} once, such as '{{letter}}. {{option}}'")
+            raise ValueError(
+                f"option {self.option!r}: needs {{letter}} once and {{option}} once, such as '{{letter}}. {{option}}'"
+            )
         return self
 
 
@@ -28,7 +30,8 @@ def render_question(question: str, options: tuple[str, ...], texts: PromptTexts)
     """Render the question, followed by its options, each in the form of ``texts.option``."""
     # Two replacements instead of one format(), since an option may itself contain braces.
     lettered = [
-        texts.option.replace("{letter}", chr(ord("A") + i)).replace("{option}", option, 1) for i, option in enumerate(options)
+        texts.option.replace("{letter}", chr(ord("A") + i)).replace("{option}", option, 1)
+        for i, option in enumerate(options)
     ]
     return " ".join((question, *lettered))
 

@@ -115,11 +115,13 @@ class Question(Record):
             earlier = seen.setdefault(folded(option), letter)
             if earlier != letter:
                 raise ValueError(
-                    f"options {earlier} and {letter} are both {option!r}; an option must be right or wrong, so keep one of them"
+                    f"options {earlier} and {letter} are both {option!r}; an option must be right or wrong, so keep one"
+                    " of them"
                 )
         if ord(self.answer) - ord("A") >= len(self.options):
             raise ValueError(
-                f"answer {self.answer!r} names no option: there are {len(self.options)} (A to {chr(64 + len(self.options))})"
+                f"answer {self.answer!r} names no option: there are {len(self.options)} (A to"
+                f" {chr(64 + len(self.options))})"
             )
         return self
 
@@ -206,8 +208,8 @@ class Clip(Record):
         for before, after in pairwise(self.events):
             if after.span.start < before.span.start:
                 raise ValueError(
-                    f"event {after.caption!r} starts at frame {after.span.start}, before {before.caption!r} at {before.span.start}, which"
-                    " is listed first; sort events by their start"
+                    f"event {after.caption!r} starts at frame {after.span.start}, before {before.caption!r} at"
+                    f" {before.span.start}, which is listed first; sort events by their start"
                 )
         return self
 
@@ -314,7 +316,9 @@ class Verdict(Record):
     @model_validator(mode="after")
     def _score_iff_scored(self) -> Verdict:
         if (self.outcome == "scored") != (self.score is not None):
-            raise ValueError(f"outcome {self.outcome!r} and score {self.score!r} contradict each other: only 'scored' has a score")
+            raise ValueError(
+                f"outcome {self.outcome!r} and score {self.score!r} contradict each other: only 'scored' has a score"
+            )
         return self
 
 

@@ -51,8 +51,16 @@ def opened_by(prompt: str) -> str:
 
 #: End tokens of common models, for servers that do not strip them.
 _END_TOKENS = (
-    "<|im_end|>", "<|endoftext|>", "<|eot_id|>", "<|end|>", "<|end_of_text|>", "</s>", "<eos>", "<end_of_turn>", "<｜end▁of▁sentence｜>"
-)  # fmt: skip
+    "<|im_end|>",
+    "<|endoftext|>",
+    "<|eot_id|>",
+    "<|end|>",
+    "<|end_of_text|>",
+    "</s>",
+    "<eos>",
+    "<end_of_turn>",
+    "<｜end▁of▁sentence｜>",
+)
 _THOUGHT = re.compile(r"\s*(?:<think>)?(?P<thinking>.*?)</think>(?P<rest>.*)", re.DOTALL)
 _ANSWERED = re.compile(r"[^<]*(?:<(?!/?answer>)[^<]*)*<answer>(?P<answer>.*?)</answer>\s*", re.DOTALL)
 

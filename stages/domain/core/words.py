@@ -61,7 +61,9 @@ def words(text: str) -> tuple[str, ...]:
         return tuple(_ASCII_WORD.findall(text))
     # Full-width letters and half-width kana become the usual ones; a letter and its combining
     # accent become one character.
-    text = unicodedata.normalize("NFC", _WIDE.sub(lambda wide: unicodedata.normalize("NFKC", wide[0]), text).translate(_INVISIBLE))
+    text = unicodedata.normalize(
+        "NFC", _WIDE.sub(lambda wide: unicodedata.normalize("NFKC", wide[0]), text).translate(_INVISIBLE)
+    )
     return tuple(piece for run in _between_spaces(text) for piece in _PIECE.findall(run))
 
 
@@ -83,10 +85,13 @@ def phrase_pattern(phrases: tuple[str, ...]) -> re.Pattern[str]:
     characters occur.
     """
     edge = f"[^\\W{_UNSPACED}]"  # a word character of a script with spaces
-    alternatives = (
-        f"{'' if _unspaced(phrase[0]) else f'(?<!{edge})'}{re.escape(phrase)}{'' if _unspaced(phrase[-1]) else f'(?!{edge})'}"
-        for phrase in sorted(phrases, key=len, reverse=True)
-    )
+
+    def whole(phrase: str) -> str:
+        before = "" if _unspaced(phrase[0]) else f"(?<!{edge})"
+        after = "" if _unspaced(phrase[-1]) else f"(?!{edge})"
+        return before + re.escape(phrase) + after
+
+    alternatives = (whole(phrase) for phrase in sorted(phrases, key=len, reverse=True))
     return re.compile("|".join(alternatives) or "(?!)", re.IGNORECASE)
 
 

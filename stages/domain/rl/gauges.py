@@ -36,13 +36,17 @@ class Gauge(NamedTuple):
 
 GAUGES: dict[str, Gauge] = {
     "length_reward_correlation": Gauge(0.5, "longer replies of a prompt are paid better: look whether they say more"),
-    "empty_thinking": Gauge(0.2, "replies with all tags think with less than two words, or less than the reward asks for"),
+    "empty_thinking": Gauge(
+        0.2, "replies with all tags think with less than two words, or less than the reward asks for"
+    ),
     "enumeration": Gauge(0.1, "answers to a question about one event list several"),
     "keyword_stuffing": Gauge(0.1, "captions hold more temporal phrases than events need"),
     "zero_variance_groups": Gauge(
         0.8, "all rollouts of a prompt are paid alike, so they teach nothing: too easy, too hard, or one reply"
     ),
-    "judge_gap": Gauge(0.15, "the judge in training pays more than the one held out of it: read what it calls right, and why"),
+    "judge_gap": Gauge(
+        0.15, "the judge in training pays more than the one held out of it: read what it calls right, and why"
+    ),
     "blank_video": Gauge(0.5, "a black video earns nearly as much: the question, or a habit, gives the answer away"),
     "shuffled_video": Gauge(0.95, "frames in another order earn as much: nothing that is asked needs their order"),
 }
@@ -143,7 +147,9 @@ def _within_groups(lengths: Floats, paid: Floats, groups: Sequence[list[int]]) -
         judged = ~np.isnan(reward)
         if judged.sum() > 1:
             # Rewards that are equal up to rounding would correlate by their rounding alone.
-            from_mean = np.zeros(judged.sum()) if paid_alike(reward.tolist()) else reward[judged] - reward[judged].mean()
+            from_mean = (
+                np.zeros(judged.sum()) if paid_alike(reward.tolist()) else reward[judged] - reward[judged].mean()
+            )
             deviations.append((length[judged] - length[judged].mean(), from_mean))
     if not deviations:
         return None

@@ -33,7 +33,9 @@ class LengthReward(Record):
     @model_validator(mode="after")
     def _leaves_room(self) -> LengthReward:
         if self.min_words > self.max_words:
-            raise ValueError(f"length: min_words {self.min_words} exceeds max_words {self.max_words}: no reply has such a length")
+            raise ValueError(
+                f"length: min_words {self.min_words} exceeds max_words {self.max_words}: no reply has such a length"
+            )
         return self
 
 
@@ -63,7 +65,9 @@ def length_paid(score: Score, rule: LengthReward) -> float | None:
     return float(rule.min_words <= len(words(reply.thinking)) + len(words(reply.answer)) <= rule.max_words)
 
 
-def contrast_paid(ordered: Sequence[float | None], shuffled: Sequence[float | None], rule: TemporalContrast) -> list[float | None]:
+def contrast_paid(
+    ordered: Sequence[float | None], shuffled: Sequence[float | None], rule: TemporalContrast
+) -> list[float | None]:
     """Frame-order reward before the weight, 1 or 0, for each reply of one prompt.
 
     Args:

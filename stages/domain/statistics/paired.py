@@ -80,7 +80,8 @@ def compare(after: Iterable[SampleScore], before: Iterable[SampleScore], *, conf
     new, old = (np.array([pair[side] for pair in pairs], dtype=np.float64) for side in (1, 2))
     rows_of = {task: np.flatnonzero([name == task for name in names]) for task in dict.fromkeys(names)}
     results = {
-        task: compared((new - old)[rows], Design.of([clips[row] for row in rows]), confidence) for task, rows in rows_of.items()
+        task: compared((new - old)[rows], Design.of([clips[row] for row in rows]), confidence)
+        for task, rows in rows_of.items()
     }
     adjusted = holm([result.p_value for result in results.values()])
     by_task = {
@@ -111,12 +112,16 @@ def paired_difference(
         for side in (after, before)
     )
     comparison = compare(*rows, confidence=confidence)
-    tasks: dict[TaskName, Difference] = {row.task: comparison.tasks[row.task] for row in after if row.task in comparison.tasks}
+    tasks: dict[TaskName, Difference] = {
+        row.task: comparison.tasks[row.task] for row in after if row.task in comparison.tasks
+    }
     return comparison.mean, tasks
 
 
 def _difference(new: Floats, old: Floats, result: Compared, p_holm: float) -> Difference:
-    return Difference(before=float(old.mean()), after=float(new.mean()), **result.model_dump(), p_holm=p_holm, **_counts(new, old))
+    return Difference(
+        before=float(old.mean()), after=float(new.mean()), **result.model_dump(), p_holm=p_holm, **_counts(new, old)
+    )
 
 
 def _mean(tasks: Mapping[str, Difference], field: str) -> float:
@@ -126,4 +131,8 @@ def _mean(tasks: Mapping[str, Difference], field: str) -> float:
 
 def _counts(new: Floats, old: Floats) -> dict[str, int]:
     apart: npt.NDArray[np.bool_] = np.abs(new - old) > EQUAL
-    return {"won": int((apart & (new > old)).sum()), "lost": int((apart & (new < old)).sum()), "tied": int((~apart).sum())}
+    return {
+        "won": int((apart & (new > old)).sum()),
+        "lost": int((apart & (new < old)).sum()),
+        "tied": int((~apart).sum()),
+    }

@@ -34,11 +34,15 @@ class Settings(BaseSettings):
 
 def make(clip: Clip, settings: Settings, context: Context) -> TaskSamples:  # noqa: ARG001 - one signature for all tasks
     if not clip.caption:
-        return [], [Reject(item=clip.clip_id, reason="no-caption", detail="the annotation has no caption of the whole clip")]
+        return [], [
+            Reject(item=clip.clip_id, reason="no-caption", detail="the annotation has no caption of the whole clip")
+        ]
     first = clip.events[0].caption if len(clip.events) > 1 else None
     trace = Trace(thinking=clip.caption, answer=clip.caption, brief_thinking=clip.brief_thinking, careless_answer=first)
     events = tuple(event.caption for event in clip.events)[:MAX_EVENTS]
-    return [sample_of(NAME, clip, clip.clip_id, context.sampled_frames, QUESTION, clip.caption, trace, events=events)], []
+    return [
+        sample_of(NAME, clip, clip.clip_id, context.sampled_frames, QUESTION, clip.caption, trace, events=events)
+    ], []
 
 
 def event_recall(sample: Sample, caption: str, judge: Judge) -> float | Verdict:
@@ -75,14 +79,20 @@ def score(reply: Reply, sample: Sample, referee: Referee, rules: RewardRules) ->
     reference's own score.
     """
     hardened = rules.scoring == "hardened"
-    maximum = 1 + rules.precision_weight + (most_hardened_bonus(sample.reference, rules) if hardened else rules.keyword_cap)
+    maximum = (
+        1 + rules.precision_weight + (most_hardened_bonus(sample.reference, rules) if hardened else rules.keyword_cap)
+    )
     recall = event_recall(sample, reply.answer, referee.judge)
     if isinstance(recall, Verdict):
         return unavailable(recall, maximum)
     precision = event_precision(sample, reply.answer, referee.judge)
     if isinstance(precision, Verdict):
         return unavailable(precision, maximum)
-    bonus = hardened_bonus(reply.answer, sample.reference, recall, rules) if hardened else published_bonus(reply.answer, rules)
+    bonus = (
+        hardened_bonus(reply.answer, sample.reference, recall, rules)
+        if hardened
+        else published_bonus(reply.answer, rules)
+    )
     total = recall + rules.precision_weight * precision + bonus
     if hardened:
         total = min(max(total, 0.0), maximum)

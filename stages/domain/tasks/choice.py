@@ -38,7 +38,9 @@ _OPENING, _CLOSING = "([{<\"'`*_“‘«「『【〈《", ")]}>\"'`*_”’»」
 _STOPS = ".,;:!。、，；：！…"
 _TRIMMED = _OPENING + _CLOSING + _STOPS + "-–—|/\\~ \t\n"
 
-_TEXT_COMMAND = re.compile(r"\\(?:text|textbf|textit|textrm|textsf|mathrm|mathbf|mathsf|mathit|mbox|operatorname)\s*\{([^{}]*)\}")
+_TEXT_COMMAND = re.compile(
+    r"\\(?:text|textbf|textit|textrm|textsf|mathrm|mathbf|mathsf|mathit|mbox|operatorname)\s*\{([^{}]*)\}"
+)
 _BOXED = re.compile(r"\\(?:boxed|fbox)\s*\{([^{}]*)\}")
 _MATHEMATICS = re.compile(r"\$|\\[()\[\]]")
 #: Deepest nesting of commands that is unwrapped.
@@ -50,7 +52,9 @@ _HTML = re.compile(r"</?(?:b|strong|i|em|u|p|span|div|code|mark)>|<br\s*/?>", re
 
 def _clean(text: str) -> str:
     """Reduce a text to plain characters without mark-up; a boxed text becomes a conclusion."""
-    text = "".join(c for c in unicodedata.normalize("NFKC", text) if unicodedata.category(c) != "Cf" and c not in _VARIATIONS)
+    text = "".join(
+        c for c in unicodedata.normalize("NFKC", text) if unicodedata.category(c) != "Cf" and c not in _VARIATIONS
+    )
     for _ in range(_NESTED):
         text = _TEXT_COMMAND.sub(r"\1", text)
     text = _MATHEMATICS.sub("", _BOXED.sub(r"\n answer: \1\n", text))
@@ -97,11 +101,13 @@ _LEAD = re.compile(rf"[\s,#>*_\-•]{{0,8}}{_BEFORE}(?:{_NOUN}|{_STATED}|{_FOREI
 _LEADS = 4
 #: Beginning of a sentence, or of its conclusion.
 _BEGINS = re.compile(
-    r"\n|(?<=[.!?])\s|[。！？]|(?<!\bif)(?=[\s,](?:(?:so|thus|therefore|hence)\b|所以|因此|因而|从而|故))", re.IGNORECASE
+    r"\n|(?<=[.!?])\s|[。！？]|(?<!\bif)(?=[\s,](?:(?:so|thus|therefore|hence)\b|所以|因此|因而|从而|故))",
+    re.IGNORECASE,
 )
 
 _LETTER = re.compile(
-    rf"[^\w{re.escape(_OPENING + _CLOSING + _STOPS)}]*(?P<open>[{re.escape(_OPENING)}\s]*)(?P<letter>[A-Za-z])(?![{_WORD}])"
+    rf"[^\w{re.escape(_OPENING + _CLOSING + _STOPS)}]*"
+    rf"(?P<open>[{re.escape(_OPENING)}\s]*)(?P<letter>[A-Za-z])(?![{_WORD}])"
 )
 #: Separators between a letter and the words behind it.
 _PARTS = re.compile(rf"\s*[{re.escape(_STOPS + _CLOSING)}|/=→]|[ \t]*\n|\s+[-–—~]|[–—]|-\s|\s*[{re.escape(_OPENING)}]")
@@ -110,10 +116,14 @@ _ABBREVIATION = re.compile(r"\.\s?[A-Za-z]\.")
 _SINGLE = re.compile(rf"(?<![{_WORD}])(?<![A-Za-z]['’])[A-Za-z](?![{_WORD}])")
 #: Replaces an option's words once they are read.
 _GAP = "\x00"
-_STOPS_BEFORE = re.compile(rf"(?:^|[{re.escape(_STOPS + _OPENING + _CLOSING)}?/|&+\n\x00]|\b(?:and|or)|[和或与とか])\s*$")
+_STOPS_BEFORE = re.compile(
+    rf"(?:^|[{re.escape(_STOPS + _OPENING + _CLOSING)}?/|&+\n\x00]|\b(?:and|or)|[和或与とか])\s*$"
+)
 _STOPS_BEHIND = re.compile(rf"\s*(?:$|[{re.escape(_STOPS + _OPENING + _CLOSING)}?/|&+\n]|(?:and|or)\b|[和或与とか])")
 #: Behind an "A" that is a letter: "A is out", "A because".
-_SPOKEN_OF = re.compile(r"\s*(?:$|[^\w\s]|(?:is|was|are|were|because|since|seems|looks|would|could|but)\b)", re.IGNORECASE)
+_SPOKEN_OF = re.compile(
+    r"\s*(?:$|[^\w\s]|(?:is|was|are|were|because|since|seems|looks|would|could|but)\b)", re.IGNORECASE
+)
 _EXPLAINS = re.compile(r"\s*(?:because|since|as|due\s+to)\b", re.IGNORECASE)
 _CONFIRMS = re.compile(
     r"\s*(?:is|was|seems)\s+(?:the\s+|my\s+)?(?:(?:final|only|most\s+likely)\s+)?(?:correct|right|best|answer|choice|true)\b"
@@ -227,7 +237,9 @@ class _Options:
         behind = choice.behind.lstrip(_TRIMMED + "=→")
         if not choice.parted:
             its_own = own.pattern is not None and own.pattern.match(behind) is not None
-            confirmed = _EXPLAINS.match(choice.behind) or ((match := _CONFIRMS.match(choice.behind)) and match[0].strip())
+            confirmed = _EXPLAINS.match(choice.behind) or (
+                (match := _CONFIRMS.match(choice.behind)) and match[0].strip()
+            )
             if not its_own and (choice.written == "a" or not confirmed):
                 return None
         agrees = _plain(behind) in ("", own.words) or self._bears_out(own, behind)
@@ -318,4 +330,7 @@ def _longest(spans: list[tuple[int, int, _Option]]) -> list[tuple[int, int, _Opt
 
 def _alone(text: str, start: int, stop: int) -> bool:
     """True if this part of a text stands between punctuation, or is an item of a list."""
-    return _STOPS_BEFORE.search(text[max(0, start - 8) : start]) is not None and _STOPS_BEHIND.match(text, stop) is not None
+    return (
+        _STOPS_BEFORE.search(text[max(0, start - 8) : start]) is not None
+        and _STOPS_BEHIND.match(text, stop) is not None
+    )

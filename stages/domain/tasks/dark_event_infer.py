@@ -81,7 +81,9 @@ class Settings(BaseSettings):
     @classmethod
     def _says_which(cls, question: str) -> str:
         if question.count("{which}") != 1:
-            raise ValueError(f"question {question!r}: needs {{which}} once, such as 'What happens in the {{which}}dark part?'")
+            raise ValueError(
+                f"question {question!r}: needs {{which}} once, such as 'What happens in the {{which}}dark part?'"
+            )
         return question
 
 
@@ -104,7 +106,9 @@ def _filtered(clip: Clip, event: Event, rules: EventFilter) -> str | None:
         return f"stands at the clip's {position}, events.places: {', '.join(sorted(rules.places))}"
     length = len(words(event.caption))
     if not rules.min_words <= length <= rules.max_words:
-        return f"its caption has {length} words, events.min_words is {rules.min_words}, events.max_words {rules.max_words}"
+        return (
+            f"its caption has {length} words, events.min_words is {rules.min_words}, events.max_words {rules.max_words}"
+        )
     for pattern in rules.forbidden:
         if re.search(pattern, event.caption, re.IGNORECASE):
             return f"its caption matches {pattern!r} of events.forbidden"
@@ -125,7 +129,9 @@ def _unclear(clip: Clip, dark: tuple[Span, ...], settings: Settings, sampled_fra
     for number, span in enumerate(dark):
         inside = _seen(indices, span.start, span.stop)
         if inside < settings.min_dark_frames:
-            return f": {inside} of {sampled_frames} sampled frames are dark, min_dark_frames is {settings.min_dark_frames}"
+            return (
+                f": {inside} of {sampled_frames} sampled frames are dark, min_dark_frames is {settings.min_dark_frames}"
+            )
         # The context before this dark part reaches back to the previous dark part, the context
         # after it to the next.
         for side, (start, stop) in (("before", edges[2 * number :][:2]), ("after", edges[2 * number + 2 :][:2])):
@@ -217,20 +223,21 @@ TASK = Task(
         name="covers",
         scale="covers",
         preamble=(
-            "You mark answers to the question what happened in a part of a video that was hidden. `reference` tells what really happened"
-            " there."
+            "You mark answers to the question what happened in a part of a video that was hidden. `reference` tells"
+            " what really happened there."
         ),
         rule=(
-            " Give 2 when the answer states the event of the reference, in whatever words, and nothing that contradicts it. Give 1 when"
-            " it states the event in part or more vaguely, without an error. Give 0 when it states another event, is beside the point, or"
-            " offers several candidate events instead of committing to one: a list of guesses is 0 even if one of them is right."
+            " Give 2 when the answer states the event of the reference, in whatever words, and nothing that"
+            " contradicts it. Give 1 when it states the event in part or more vaguely, without an error. Give 0 when"
+            " it states another event, is beside the point, or offers several candidate events instead of committing"
+            " to one: a list of guesses is 0 even if one of them is right."
         ),
     ),
     trace=TraceBrief(
         name="write_dark_trace",
         situation=(
-            "One event is hidden: the picture is black there, so the viewer infers it from what comes before and after it and must not"
-            " speak as if it had been seen."
+            "One event is hidden: the picture is black there, so the viewer infers it from what comes before and after"
+            " it and must not speak as if it had been seen."
         ),
         answer=" The answer names the one hidden event that is asked about, in one short sentence.",
     ),

@@ -45,10 +45,16 @@ def event_questions(clip: Clip, rng: Random) -> tuple[Question, ...]:
         for event in events:
             others = [caption for caption in captions if caption != event.caption]
             candidates.append(
-                (f'Which of these happens right after "{event.caption}"?', right_after(events, event, clip.rate), others)
+                (
+                    f'Which of these happens right after "{event.caption}"?',
+                    right_after(events, event, clip.rate),
+                    others,
+                )
             )
     return tuple(
-        _from_events(question, answer.caption, others, rng) for question, answer, others in candidates if answer is not None
+        _from_events(question, answer.caption, others, rng)
+        for question, answer, others in candidates
+        if answer is not None
     )
 
 
@@ -69,7 +75,9 @@ def make(clip: Clip, settings: Settings, context: Context) -> TaskSamples:
     if not questions:
         detail = "the annotation lists no multiple-choice question"
         if settings.from_events:
-            detail += ", and no events whose order could be asked (two or more, no two alike, overlaps that leave one answer)"
+            detail += (
+                ", and no events whose order could be asked (two or more, no two alike, overlaps that leave one answer)"
+            )
         return [], [Reject(item=clip.clip_id, reason="no-questions", detail=detail)]
     numbers = sorted(rng.sample(range(len(questions)), min(settings.per_clip, len(questions))))
     return [_sample(clip, number, questions[number], context.sampled_frames) for number in numbers], []
@@ -80,13 +88,17 @@ def _sample(clip: Clip, number: int, question: Question, sampled_frames: int) ->
     story = question.rationale or clip.event_summary or chosen
     trace = Trace(thinking=story, answer=question.answer, brief_thinking=clip.brief_thinking)
     key = f"{clip.clip_id}/{number}"
-    return sample_of(NAME, clip, key, sampled_frames, question.question, question.answer, trace, options=question.options)
+    return sample_of(
+        NAME, clip, key, sampled_frames, question.question, question.answer, trace, options=question.options
+    )
 
 
 def score(reply: Reply, sample: Sample, referee: Referee, rules: RewardRules) -> TaskScore:  # noqa: ARG001 - one signature for all
     letter = chosen_letter(reply.answer, sample.options)
     value = float(letter == sample.reference)
-    return TaskScore(value=value, maximum=MAXIMUM, parts={"right": value}, reason="no single letter" if letter is None else letter)
+    return TaskScore(
+        value=value, maximum=MAXIMUM, parts={"right": value}, reason="no single letter" if letter is None else letter
+    )
 
 
 TASK = Task(

@@ -88,7 +88,9 @@ def make_unwritten(clip: Clip, settings: Settings, context: Context) -> TaskSamp
     Each question is :data:`UNWRITTEN` until a writer writes it.
     """
     if not _tells(clip):
-        return [], [Reject(item=clip.clip_id, reason="nothing-to-ask", detail="the annotation tells nothing of the clip")]
+        return [], [
+            Reject(item=clip.clip_id, reason="nothing-to-ask", detail="the annotation tells nothing of the clip")
+        ]
     return _mixed(clip, settings, context)
 
 
@@ -105,7 +107,12 @@ def _mixed(clip: Clip, settings: Settings, context: Context) -> TaskSamples:
     for index in range(settings.per_clip):
         key = f"{context.seed}/{NAME}/{clip.clip_id}/{index}"
         partner = next(
-            (c for c in islice(context.ring.walk(key), SEARCHED) if c.clip_id not in used and unsuitable(about, c) is None), None
+            (
+                c
+                for c in islice(context.ring.walk(key), SEARCHED)
+                if c.clip_id not in used and unsuitable(about, c) is None
+            ),
+            None,
         )
         if partner is None:
             detail = f"no suitable partner number {index + 1} in the {clip.split} split (another source, class, look)"
@@ -120,7 +127,9 @@ def _mixed(clip: Clip, settings: Settings, context: Context) -> TaskSamples:
     return samples, rejects
 
 
-def _sample(clip: Clip, about: Partner, partner: Partner, settings: Settings, sampled_frames: int, rng: Random) -> Sample | Reject:
+def _sample(
+    clip: Clip, about: Partner, partner: Partner, settings: Settings, sampled_frames: int, rng: Random
+) -> Sample | Reject:
     # The lower of the two rates: no frame has to be repeated.
     rate = min(clip.rate, partner.rate)
     bounds = math.ceil(settings.min_piece_s * rate), math.floor(settings.max_piece_s * rate)
@@ -129,7 +138,10 @@ def _sample(clip: Clip, about: Partner, partner: Partner, settings: Settings, sa
     events = _conformed_events(clip, rate)
     for _ in range(ATTEMPTS if all(lengths) else 0):
         pieces = [piece_lengths(length, *bounds, rng) or () for length in lengths]
-        excerpts = [_excerpt(c, length, rate, events if c is about else (), rng) for c, length in zip(order, lengths, strict=True)]
+        excerpts = [
+            _excerpt(c, length, rate, events if c is about else (), rng)
+            for c, length in zip(order, lengths, strict=True)
+        ]
         first, second = (
             [
                 Segment(clip_id=c.clip_id, span=Span(start=excerpt.start + span.start, stop=excerpt.start + span.stop))
@@ -148,8 +160,8 @@ def _sample(clip: Clip, about: Partner, partner: Partner, settings: Settings, sa
         if (clip.display_name is None or not clip.events) and _tells(shown_part(clip, timeline)):
             return _unwritten(clip, partner, timeline, sampled_frames)
     detail = (
-        f"with {partner.clip_id}: no cut into pieces of {settings.min_piece_s} to {settings.max_piece_s} s, of {settings.max_clip_s} s"
-        " of each clip at most, shows every piece and a whole event to ask about"
+        f"with {partner.clip_id}: no cut into pieces of {settings.min_piece_s} to {settings.max_piece_s} s, of"
+        f" {settings.max_clip_s} s of each clip at most, shows every piece and a whole event to ask about"
     )
     return Reject(item=clip.clip_id, reason="piece-not-shown", detail=detail)
 
@@ -218,7 +230,9 @@ def spoken(label: str) -> str:
     return " ".join(re.sub(r"(?<=[a-z])(?=[A-Z])|[_-]+", " ", label).lower().split())
 
 
-def _templated(clip: Clip, partner: Partner, timeline: Timeline, which: str, event: Event, sampled_frames: int) -> Sample:
+def _templated(
+    clip: Clip, partner: Partner, timeline: Timeline, which: str, event: Event, sampled_frames: int
+) -> Sample:
     key, question, events = f"{clip.clip_id}+{partner.clip_id}/{which or 'only'}", ask(clip, which), (event.caption,)
     trace = Trace(
         thinking=clip.caption or clip.event_summary,
@@ -244,7 +258,9 @@ def shown_part(clip: Clip, timeline: Timeline) -> Clip:
     shown = Span(start=min(span.start for span in spans), stop=max(span.stop for span in spans))
     if shown.frames == conformed_frames(clip.frames, clip.rate, timeline.rate):
         return clip
-    conformed = zip(sorted(clip.events, key=lambda event: event.span.start), _conformed_events(clip, timeline.rate), strict=True)
+    conformed = zip(
+        sorted(clip.events, key=lambda event: event.span.start), _conformed_events(clip, timeline.rate), strict=True
+    )
     whole = tuple(event for event, at in conformed if shown.start <= at.span.start and at.span.stop <= shown.stop)
     looks = tuple(subject.model_copy(update={"actions": ()}) for subject in clip.subjects)
     return clip.model_copy(update={"caption": None, "events": whole, "subjects": looks, "questions": ()})
@@ -285,19 +301,20 @@ TASK = Task(
         name="right",
         scale="right",
         preamble=(
-            "You mark answers to a question about one of two videos that were cut into each other. `reference` is the true answer to"
-            " `question`; what happens in the other video is a wrong answer."
+            "You mark answers to a question about one of two videos that were cut into each other. `reference` is the"
+            " true answer to `question`; what happens in the other video is a wrong answer."
         ),
         rule=(
-            " The answer is right when it answers the question as the reference does, in whatever words. It is wrong when it differs,"
-            " mixes in the other video, leaves open which of several things it means, or could be read as right and as wrong."
+            " The answer is right when it answers the question as the reference does, in whatever words. It is wrong"
+            " when it differs, mixes in the other video, leaves open which of several things it means, or could be"
+            " read as right and as wrong."
         ),
     ),
     trace=TraceBrief(
         name="write_mixed_trace",
         situation=(
-            "Pieces of two unrelated videos are shown in turns: `seen` tells the one that is asked about, `mixed_in` the other one,"
-            " which the viewer recognises and ignores."
+            "Pieces of two unrelated videos are shown in turns: `seen` tells the one that is asked about, `mixed_in`"
+            " the other one, which the viewer recognises and ignores."
         ),
         answer=" The answer is one short sentence.",
     ),

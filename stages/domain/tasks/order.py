@@ -69,4 +69,8 @@ def right_after(events: Sequence[Event], target: Event, rate: Fraction) -> Event
 
 def _each(events: Sequence[Event]) -> list[tuple[Event, list[Event]]]:
     """Pair each event with the others; empty for fewer than two."""
-    return [(event, [*events[:index], *events[index + 1 :]]) for index, event in enumerate(events)] if len(events) > 1 else []
+    return (
+        [(event, [*events[:index], *events[index + 1 :]]) for index, event in enumerate(events)]
+        if len(events) > 1
+        else []
+    )

@@ -80,7 +80,9 @@ class RewardRules(Record):
     @model_validator(mode="after")
     def _steps_rise(self) -> RewardRules:
         if self.coverage_steps[0] > self.coverage_steps[1]:
-            raise ValueError(f"coverage_steps {list(self.coverage_steps)}: the first threshold must not exceed the second")
+            raise ValueError(
+                f"coverage_steps {list(self.coverage_steps)}: the first threshold must not exceed the second"
+            )
         return self
 
 
@@ -185,7 +187,11 @@ def own_words(thinking: str, question: str) -> int:
     thinking. Words of the options count, since thinking about a choice names them.
     """
     analysis = parse_analysis(thinking)
-    texts = [thinking] if analysis is None else [part for s in analysis.subjects for part in (s.name, *s.attributes, *s.actions)]
+    texts = (
+        [thinking]
+        if analysis is None
+        else [part for s in analysis.subjects for part in (s.name, *s.attributes, *s.actions)]
+    )
     return len(set(words(" ".join(texts))) - set(words(question)))
 
 
@@ -216,7 +222,8 @@ def published_bonus(text: str, rules: RewardRules) -> float:
     """
     lower = text.lower()
     temporal, hedges = (
-        sum(phrase.lower() in lower for phrase in phrases) for phrases in (rules.temporal_phrases, rules.hedging_phrases)
+        sum(phrase.lower() in lower for phrase in phrases)
+        for phrases in (rules.temporal_phrases, rules.hedging_phrases)
     )
     return _bonus(temporal, hedges, rules)
 

@@ -20,7 +20,9 @@ def score_reply(sample: Sample, text: str, referee: Referee, rules: RewardRules)
     """
     reply = parse_reply(text)
     lacking = reply is not None and lacks_thinking(reply, sample, rules)
-    task_score = task_of(sample.task).score(reply, sample, referee, rules) if reply is not None and not lacking else None
+    task_score = (
+        task_of(sample.task).score(reply, sample, referee, rules) if reply is not None and not lacking else None
+    )
     if task_score is None:
         refused = "the thinking is not the JSON asked for"
         if reply is None:
@@ -85,5 +87,7 @@ def objective_weights(tasks: Iterable[TaskName], rules: RewardRules, leave_out: 
 
     ``leave_out``: parts that are not objectives.
     """
-    parts = {part.name: part.most(rules) for task in tasks for part in task_of(task).parts if part.name not in leave_out}
+    parts = {
+        part.name: part.most(rules) for task in tasks for part in task_of(task).parts if part.name not in leave_out
+    }
     return {name: weight for name, weight in {"format": 1.0, **parts}.items() if weight > 0}

@@ -31,11 +31,17 @@ class Settings(BaseSettings):
 def make(clip: Clip, settings: Settings, context: Context) -> TaskSamples:  # noqa: ARG001 - one signature for all tasks
     missing = [name for name, value in (("caption", clip.caption), ("subjects", clip.subjects)) if not value]
     if missing or not clip.caption:
-        return [], [Reject(item=clip.clip_id, reason="no-analysis", detail=f"the annotation lacks {' and '.join(missing)}")]
+        return [], [
+            Reject(item=clip.clip_id, reason="no-analysis", detail=f"the annotation lacks {' and '.join(missing)}")
+        ]
     first = clip.events[0].caption if len(clip.events) > 1 else None
     trace = Trace(thinking=render_analysis(clip.subjects), answer=clip.caption, careless_answer=first)
     events, frames = tuple(event.caption for event in clip.events)[:MAX_EVENTS], context.sampled_frames
-    return [sample_of(NAME, clip, clip.clip_id, frames, QUESTION, clip.caption, trace, events=events, subjects=clip.subjects)], []
+    return [
+        sample_of(
+            NAME, clip, clip.clip_id, frames, QUESTION, clip.caption, trace, events=events, subjects=clip.subjects
+        )
+    ], []
 
 
 def assign(
@@ -50,7 +56,9 @@ def assign(
 
     table = embedder.similarities(predicted, reference)
     rows, columns = linear_sum_assignment(-table)
-    return [(int(i), int(j), float(table[i, j])) for i, j in zip(rows, columns, strict=True) if table[i, j] >= threshold]
+    return [
+        (int(i), int(j), float(table[i, j])) for i, j in zip(rows, columns, strict=True) if table[i, j] >= threshold
+    ]
 
 
 def thinking_score(
@@ -89,7 +97,9 @@ def score(reply: Reply, sample: Sample, referee: Referee, rules: RewardRules) ->
         return unavailable(caption, maximum)
     parts = {**thinking_score(analysis.subjects, sample.subjects, referee.embedder, rules.match_threshold), **caption}
     total = parts["thinking"] + parts["caption"] + (maximum - MAXIMUM)
-    return TaskScore(value=total, maximum=maximum, parts=parts, reason=f"T {parts['thinking']:.2f} caption {parts['caption']:.2f}")
+    return TaskScore(
+        value=total, maximum=maximum, parts=parts, reason=f"T {parts['thinking']:.2f} caption {parts['caption']:.2f}"
+    )
 
 
 def caption_score(sample: Sample, caption: str, judge: Judge, rules: RewardRules) -> dict[str, float] | Verdict:
@@ -128,8 +138,8 @@ TASK = Task(
     trace=TraceBrief(
         name="write_analysis",
         situation=(
-            "The viewer first lists the subjects and then describes the video. For each subject give the noun that names it, what it"
-            " looks like, and what it does, in order; then the description: every event, in order."
+            "The viewer first lists the subjects and then describes the video. For each subject give the noun that"
+            " names it, what it looks like, and what it does, in order; then the description: every event, in order."
         ),
         answer=" Claim nothing that `seen` does not bear out.",
     ),

@@ -73,7 +73,9 @@ def _rows(text: str, name: str, folder: Path) -> Iterator[Found]:
 def _found(entry: _Entry, key: str, video: str, where: str, split: Split | None) -> Found:
     timed, problems = _timed(entry, key, where)
     # Sentences start with a space, and some consist of it.
-    sentences = [text.strip() for text in entry.sentences if isinstance(text, str)] if isinstance(entry.sentences, list) else []
+    sentences = (
+        [text.strip() for text in entry.sentences if isinstance(text, str)] if isinstance(entry.sentences, list) else []
+    )
     raw = {
         "video": video,
         "id": key,
@@ -81,7 +83,8 @@ def _found(entry: _Entry, key: str, video: str, where: str, split: Split | None)
         "split": split,
         "caption": " ".join(filter(None, sentences)) or None,
         "events": [
-            {"start": event.timestamps[0], "end": event.timestamps[1], "caption": event.sentences.strip()} for event in timed
+            {"start": event.timestamps[0], "end": event.timestamps[1], "caption": event.sentences.strip()}
+            for event in timed
         ],
     }
     row, parts = annotated(raw, where, key, entry.duration)
@@ -96,7 +99,9 @@ def _timed(entry: _Entry, key: str, where: str) -> tuple[list[_TimedSentence], l
     if len(entry.timestamps) != len(entry.sentences):
         counted = f"{len(entry.timestamps)} timestamps and {len(entry.sentences)} sentences"
         return [], [reject(where, "bad-event", f"{key}: {counted}: need as many; which belong together cannot be told")]
-    pairs = [{"timestamps": times, "sentences": text} for times, text in zip(entry.timestamps, entry.sentences, strict=True)]
+    pairs = [
+        {"timestamps": times, "sentences": text} for times, text in zip(entry.timestamps, entry.sentences, strict=True)
+    ]
     return each(_TimedSentence, pairs, where, f"{key}.events", "event")
 
 

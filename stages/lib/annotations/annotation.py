@@ -24,7 +24,23 @@ Checked = TypeVar("Checked", bound=BaseModel)
 
 #: Suffixes of videos, for the search for files that no row names.
 VIDEO_SUFFIXES = frozenset(
-    (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".ts", ".m2ts", ".mts", ".mpg", ".mpeg", ".wmv", ".flv", ".3gp", ".ogv")
+    (
+        ".mp4",
+        ".m4v",
+        ".mov",
+        ".mkv",
+        ".webm",
+        ".avi",
+        ".ts",
+        ".m2ts",
+        ".mts",
+        ".mpg",
+        ".mpeg",
+        ".wmv",
+        ".flv",
+        ".3gp",
+        ".ogv",
+    )
 )
 
 # Bounded, because Fraction("1e999999999") would take days. Negative, because annotators' clocks
@@ -171,7 +187,11 @@ def annotated(
             parts += problems
     row = validated(Annotation, whole, where, at)
     # A row that is set aside is one reject; its parts are not reported as well.
-    return (row, ()) if isinstance(row, Reject) else (row.model_copy(update={"where": where, "length_s": length_s}), tuple(parts))
+    return (
+        (row, ())
+        if isinstance(row, Reject)
+        else (row.model_copy(update={"where": where, "length_s": length_s}), tuple(parts))
+    )
 
 
 def _entries(field: str, entries: Any, where: str, at: str) -> tuple[list[Any], list[Reject]]:
@@ -187,7 +207,9 @@ def each(model: type[Checked], entries: Any, where: str, at: str, part: str) -> 
     """Validate each entry of a list as ``model``, with a reject ``bad-PART`` for each that
     fails."""
     if not isinstance(entries, list | tuple):
-        return [], [reject(where, f"bad-{part}", f"{at}: need a list, found {type(entries).__name__} (value {_short(entries)})")]
+        return [], [
+            reject(where, f"bad-{part}", f"{at}: need a list, found {type(entries).__name__} (value {_short(entries)})")
+        ]
     return _sorted_out(validated(model, entry, where, f"{at}.{number}", part) for number, entry in enumerate(entries))
 
 
@@ -209,7 +231,11 @@ def question(raw: Any, where: str, at: str) -> Question | Reject:
     """
     if isinstance(raw, dict) and isinstance(raw.get("answer"), str):
         options = raw.get("options")
-        if isinstance(options, list | tuple) and all(isinstance(option, str) for option in options) and len(options) > 1:
+        if (
+            isinstance(options, list | tuple)
+            and all(isinstance(option, str) for option in options)
+            and len(options) > 1
+        ):
             try:
                 options = unlettered(options)
                 raw = {**raw, "options": options, "answer": stated_letter(raw["answer"], options)}
@@ -347,7 +373,10 @@ def _misplaced(row: Annotation, folder: Path, links: Links, where: str) -> Rejec
     except (OSError, RuntimeError, ValueError) as error:
         return reject(where, "missing-file", f"video: {row.video!r} does not exist in the folder ({_reason(error)})")
     if leads_out:
-        detail = f"video: {row.video!r} is a link that leaves the folder; link the folder that the file stands in, or name that as source"
+        detail = (
+            f"video: {row.video!r} is a link that leaves the folder; link the folder that the file stands in, or name"
+            " that as source"
+        )
         return reject(where, "outside-folder", detail)
     if not target.is_file():
         return reject(where, "missing-file", f"video: {row.video!r} is no file")

@@ -20,7 +20,9 @@ _LETTERED = re.compile(r"\s*(?:\(\s*([A-Za-z])\s*\)|\[\s*([A-Za-z])\s*\]|([A-Za-
 #: A letter between brackets, quotes or emphasis marks, with one or two punctuation marks behind it.
 _ALONE = re.compile(r"[\s(\[{\"'`*_<“”‘’]*([A-Za-z])[\s)\]}\"'`*_>“”‘’]*[.:,;)]?[\s)\]}\"'`*_“”‘’]*")
 #: A letter, a separator and words.
-_WITH_WORDS = re.compile(r"[\s(\[{\"'`*_]*([A-Za-z])[\s)\]}\"'`*_]*(?:[.:)\]、,][\"'`*_]*|\s[-–—])\s*(\S.*?)[\s\"'`*_]*", re.DOTALL)
+_WITH_WORDS = re.compile(
+    r"[\s(\[{\"'`*_]*([A-Za-z])[\s)\]}\"'`*_]*(?:[.:)\]、,][\"'`*_]*|\s[-–—])\s*(\S.*?)[\s\"'`*_]*", re.DOTALL
+)
 
 
 def unlettered(options: Sequence[str]) -> tuple[str, ...]:
@@ -46,7 +48,9 @@ def stated_letter(answer: str, options: Sequence[str]) -> str:
     """
     text = unicodedata.normalize("NFKC", answer).strip()
     letters = string.ascii_uppercase[: len(options)]
-    named: set[str] = {letter for letter, option in zip(letters, options, strict=False) if folded(option) == folded(text)}
+    named: set[str] = {
+        letter for letter, option in zip(letters, options, strict=False) if folded(option) == folded(text)
+    }
     alone, with_words = _ALONE.fullmatch(text), _WITH_WORDS.fullmatch(text)
     if alone and alone[1].upper() in letters:
         named.add(alone[1].upper())
@@ -54,13 +58,15 @@ def stated_letter(answer: str, options: Sequence[str]) -> str:
         letter = with_words[1].upper()
         if folded(options[letters.index(letter)]) != folded(with_words[2]):
             raise ValueError(
-                f"{answer!r} has the letter {letter} and not the words of that option, {options[letters.index(letter)]!r}"
+                f"{answer!r} has the letter {letter} and not the words of that option,"
+                f" {options[letters.index(letter)]!r}"
             )
         named.add(letter)
     if len(named) > 1:
         raise ValueError(f"{answer!r} is the letter of one option and the words of another")
     if not named:
         raise ValueError(
-            f"{answer!r} names no option: there are {len(options)} (A to {letters[-1:]}); give a letter, or an option's own words"
+            f"{answer!r} names no option: there are {len(options)} (A to {letters[-1:]}); give a letter, or an option's"
+            " own words"
         )
     return named.pop()

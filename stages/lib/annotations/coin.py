@@ -17,7 +17,17 @@ from typing import Any, Literal
 from pydantic import BaseModel, Field
 
 from stages.domain.core.records import Reject, Split
-from stages.lib.annotations.annotation import Annotation, Format, Found, Seconds, annotated, each, read_text, usable, validated
+from stages.lib.annotations.annotation import (
+    Annotation,
+    Format,
+    Found,
+    Seconds,
+    annotated,
+    each,
+    read_text,
+    usable,
+    validated,
+)
 from stages.lib.annotations.files import VideoFiles, entries
 
 FILE = "COIN.json"

@@ -27,11 +27,15 @@ def entries(text: str, name: str, folder: Path, below: str | None = None) -> Ite
     except (ValueError, RecursionError) as error:
         first = text.partition("\n")[0].strip()
         if first.startswith("{") and first.endswith("}"):
-            raise SourceError(f"{file}: these are JSON lines, not a JSON document ({error}); see ingest.format") from error
+            raise SourceError(
+                f"{file}: these are JSON lines, not a JSON document ({error}); see ingest.format"
+            ) from error
         raise SourceError(f"{file}: not JSON: {error}; download it again") from error
     table = document.get(below) if below and isinstance(document, dict) else document
     if not isinstance(table, dict):
-        raise SourceError(f"{file}: {below or 'the document'} is not an object with an entry for each video; see ingest.format")
+        raise SourceError(
+            f"{file}: {below or 'the document'} is not an object with an entry for each video; see ingest.format"
+        )
     # A parsed document has no line numbers; keys come in the file's order, so each is searched
     # behind the previous one.
     at, line = 0, 1
@@ -61,4 +65,8 @@ class VideoFiles:
             if videos:
                 return reject(where, "ambiguous-file", f"{stem}: {', '.join(videos)} bear this name; keep one of them")
         names = " or ".join(f"{stem}.mp4" for stem in distinct)
-        return reject(where, "missing-file", f"no {names} (or another suffix) anywhere in the folder; download it, or leave it out")
+        return reject(
+            where,
+            "missing-file",
+            f"no {names} (or another suffix) anywhere in the folder; download it, or leave it out",
+        )

@@ -2,8 +2,9 @@
 
 A row, in the file on one line; only ``video`` is required::
 
-    {"video": "kitchen/0001.mp4", "caption": "A man peels an onion.", "source": "kitchen", "split": "train",
-     "label": "cooking", "licence": "CC BY 3.0", "events": [{"start": 0.0, "end": 1.5, "caption": "He peels it."}],
+    {"video": "kitchen/0001.mp4", "caption": "A man peels an onion.", "source": "kitchen",
+     "split": "train", "label": "cooking", "licence": "CC BY 3.0",
+     "events": [{"start": 0.0, "end": 1.5, "caption": "He peels it."}],
      "qa": [{"question": "What is peeled?", "options": ["An apple", "An onion"], "answer": "B"}],
      "subjects": [{"name": "man", "attributes": ["tall"], "actions": ["peels an onion"]}]}
 
@@ -19,7 +20,16 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from stages.domain.core.records import Reject
-from stages.lib.annotations.annotation import Annotation, Format, Found, SourceError, annotated, read_text, reject, usable
+from stages.lib.annotations.annotation import (
+    Annotation,
+    Format,
+    Found,
+    SourceError,
+    annotated,
+    read_text,
+    reject,
+    usable,
+)
 from stages.runtime.paths import ANNOTATIONS_FILE
 from stages.runtime.plain import not_json
 
@@ -56,7 +66,9 @@ def read_lines(folder: Path, name: str, remedy: str) -> list[str]:
     document = began.startswith("[")
     if not document and began.startswith("{") and _json(began) is None:
         whole = _json(text)
-        document = isinstance(whole, dict) and bool(whole) and all(isinstance(row, dict | list) for row in whole.values())
+        document = (
+            isinstance(whole, dict) and bool(whole) and all(isinstance(row, dict | list) for row in whole.values())
+        )
     if document:
         shape = "a list" if began.startswith("[") else "an object"
         raise SourceError(
@@ -98,8 +110,9 @@ def json_lines(lines: Sequence[str], name: str) -> Iterator[tuple[str, str, obje
             if more := _lines_of_row(lines, number - 1):
                 until, number = number + more, number + more
                 detail = (
-                    f"a row must stand on one line, and this one takes lines {until - more} to {until}; write it on one:"
-                    f" jq -c . {shlex.quote(Path(name).name)} > {_lines_name(name)}, and name that in ingest.annotations"
+                    f"a row must stand on one line, and this one takes lines {until - more} to {until}; write it on"
+                    f" one: jq -c . {shlex.quote(Path(name).name)} > {_lines_name(name)}, and name that in"
+                    " ingest.annotations"
                 )
                 yield where, "\n".join(lines[until - more - 1 : until]), reject(where, "bad-annotation", detail)
             else:

@@ -84,11 +84,15 @@ def _rows(table: csv.DictReader[str], name: str, folder: Path) -> Iterator[Found
             # file.
             where = f"{name}:{begins}"
             yield Found(
-                where, reject(where, "bad-annotation", f"row: no CSV: {error}; look for a quote without its second"), frozenset()
+                where,
+                reject(where, "bad-annotation", f"row: no CSV: {error}; look for a quote without its second"),
+                frozenset(),
             )
             continue
         where = f"{name}:{table.line_num}"
-        yield _found({key: value for key, value in raw.items() if key is not None and value not in (None, "")}, where, files)
+        yield _found(
+            {key: value for key, value in raw.items() if key is not None and value not in (None, "")}, where, files
+        )
 
 
 def _found(raw: dict[str, Any], where: str, files: VideoFiles) -> Found:
@@ -104,7 +108,9 @@ def _found(raw: dict[str, Any], where: str, files: VideoFiles) -> Found:
         window = f"time_start {row.time_start} and time_end {row.time_end}: need time_start < time_end"
         return Found(where, reject(where, "bad-annotation", window), named)
     if row.split is not None and row.split not in _SPLITS:
-        return Found(where, reject(where, "bad-annotation", f"split: {row.split!r} is none of {', '.join(_SPLITS)}"), named)
+        return Found(
+            where, reject(where, "bad-annotation", f"split: {row.split!r} is none of {', '.join(_SPLITS)}"), named
+        )
     # Several clips may be cut from one recording; they stay in one split.
     annotation = {
         "video": video,

@@ -34,7 +34,10 @@ class Links:
         """
         target = path.resolve(strict=True)
         # The file's folder may be a link; the file must lie in the folder that this link names.
-        homes = [self._inside, *(home.resolve() for home in path.parents if home.is_symlink() and self._folder in home.parents)]
+        homes = [
+            self._inside,
+            *(home.resolve() for home in path.parents if home.is_symlink() and self._folder in home.parents),
+        ]
         if any(target.is_relative_to(home) for home in homes):
             return False
         return not self.in_store(target)
@@ -79,7 +82,9 @@ def _walk(folder: Path, entered: frozenset[Path]) -> Iterator[Path]:
 def _stores(folder: Path) -> Iterator[Path]:
     """Iterate over content stores of a folder: the DVC cache of its project and of this project,
     the hub's blobs, git-annex's objects."""
-    for parent in dict.fromkeys([*folder.absolute().parents, *folder.resolve().parents, Path.cwd(), *Path.cwd().parents]):
+    for parent in dict.fromkeys(
+        [*folder.absolute().parents, *folder.resolve().parents, Path.cwd(), *Path.cwd().parents]
+    ):
         if (parent / ".dvc").is_dir():
             yield from _dvc_caches(parent / ".dvc")
         if parent.name == "snapshots" and (parent.parent / "blobs").is_dir():

@@ -50,7 +50,9 @@ def _rows(lines: list[str], name: str) -> Iterator[Found]:
     for where, line, raw in json_lines(lines, name):
         row = raw if isinstance(raw, Reject) else validated(_Row, raw, where)
         problem = (
-            row if isinstance(row, Reject) else _add(row, where, of_video.setdefault(row.video, {"video": row.video, "qa": []}))
+            row
+            if isinstance(row, Reject)
+            else _add(row, where, of_video.setdefault(row.video, {"video": row.video, "qa": []}))
         )
         if isinstance(row, _Row):
             first_at.setdefault(row.video, where)
@@ -68,15 +70,20 @@ def _add(row: _Row, where: str, collected: dict[str, Any]) -> Reject | None:
     solution = (tagged[1] if tagged else row.solution).strip()
     if row.problem_type in ("DarkEventInfer", "MixVidQA"):
         detail = (
-            f"problem_type: {row.problem_type!r} shows a video that is edited already; ingest its source, synthesize edits it again"
+            f"problem_type: {row.problem_type!r} shows a video that is edited already; ingest its source, synthesize"
+            " edits it again"
         )
         return reject(where, "already-edited", detail)
     if row.problem_type == "caption":
         if "caption" in collected:
-            return reject(where, "duplicate-caption", f"video: {row.video!r} has a caption already; each video keeps its first")
+            return reject(
+                where, "duplicate-caption", f"video: {row.video!r} has a caption already; each video keeps its first"
+            )
         if not solution:
             return reject(
-                where, "bad-caption", f"solution: {row.solution!r} says nothing; leave the line out, or write the caption"
+                where,
+                "bad-caption",
+                f"solution: {row.solution!r} says nothing; leave the line out, or write the caption",
             )
         collected["caption"] = solution
         return None
@@ -84,7 +91,9 @@ def _add(row: _Row, where: str, collected: dict[str, Any]) -> Reject | None:
     letters = [match[1] for match in listed]
     if len(listed) < 2 or letters != list(string.ascii_uppercase[: len(listed)]):
         listing = ", ".join(letters) or "none"
-        return reject(where, "bad-question", f"problem: need options A, B, … a line each, in this order; found {listing}")
+        return reject(
+            where, "bad-question", f"problem: need options A, B, … a line each, in this order; found {listing}"
+        )
     fields = {
         "question": row.problem[: listed[0].start()].strip(),
         "options": [match[2] for match in listed],

@@ -24,11 +24,14 @@ def evaluation_samples(params: Params) -> list[Sample]:
     tasks = samples_present()[split]
     if not tasks:
         raise InputError(
-            f"evaluation.split: the {split!r} split has no sample; annotate videos with that split, or raise ingest.{split}_share"
+            f"evaluation.split: the {split!r} split has no sample; annotate videos with that split, or raise"
+            f" ingest.{split}_share"
         )
     chosen: list[Sample] = []
     for task in tasks:
-        ranked = sorted(load_samples(split, [task]), key=lambda sample: digest({"seed": params.seed, "id": sample.sample_id}))
+        ranked = sorted(
+            load_samples(split, [task]), key=lambda sample: digest({"seed": params.seed, "id": sample.sample_id})
+        )
         chosen += ranked[: params.evaluation.samples_per_task]
     return chosen
 

@@ -115,7 +115,10 @@ def _number(seed: str) -> int:
 
 def _batches(processor: ProcessorMixin, items: Sequence[Item], batch_size: int) -> Iterator[list[EncodedPrompt]]:
     for start in range(0, len(items), batch_size):
-        batch = [(prompt, (frames() if callable(frames) else frames,)) for prompt, frames in items[start : start + batch_size]]
+        batch = [
+            (prompt, (frames() if callable(frames) else frames,))
+            for prompt, frames in items[start : start + batch_size]
+        ]
         yield encode_prompts(processor, batch)
 
 

@@ -15,7 +15,9 @@ class JudgeUnavailableError(JudgeError):
     """Too many replies have no verdict, so a result from the rest would not be reliable."""
 
 
-def score_replies(samples: Sequence[Sample], replies: Sequence[str], referee: Referee, rules: RewardRules) -> list[Score]:
+def score_replies(
+    samples: Sequence[Sample], replies: Sequence[str], referee: Referee, rules: RewardRules
+) -> list[Score]:
     """Score each reply to the sample at the same position, as :func:`score_reply` does.
 
     Raises:
@@ -41,8 +43,8 @@ def check_judged(judge: Judge, unjudged: int, replies: int, subject: str) -> Non
     last = judge.last_error or "none in this process"
     raise JudgeUnavailableError(
         f"judge.max_unavailable: {subject}: {unjudged} of {replies} replies ({unjudged / replies:.0%}) have no verdict,"
-        f" {judge.max_unavailable:.0%} are allowed; last error: {last}. Repair the endpoint at VIDBRIDGE_JUDGE_URL and run again:"
-        " verdicts received so far are kept, and training resumes from its last checkpoint"
+        f" {judge.max_unavailable:.0%} are allowed; last error: {last}. Repair the endpoint at VIDBRIDGE_JUDGE_URL and"
+        " run again: verdicts received so far are kept, and training resumes from its last checkpoint"
     )
 
 

@@ -104,7 +104,9 @@ def load_embedder(name: str, revision: str) -> SentenceEmbedder:
         if not is_sentence_transformer_model(source, revision=revision):
             raise EmbedderError(_unavailable(name, revision, "no modules.json was found"))
         weights = {"dtype": torch.float32, "use_safetensors": True}
-        model = SentenceTransformer(source, revision=revision, device="cpu", trust_remote_code=False, model_kwargs=weights)
+        model = SentenceTransformer(
+            source, revision=revision, device="cpu", trust_remote_code=False, model_kwargs=weights
+        )
         return SentenceEmbedder(model)
     except (OSError, ValueError) as error:
         message = " ".join(str(error).split())
@@ -119,6 +121,6 @@ def _unavailable(name: str, revision: str, reason: str) -> str:
         else "check the name and the revision, or download it on another machine and name the folder"
     )
     return (
-        f"rewards.embedder.model: {name!r} at rewards.embedder.revision {revision!r} cannot be loaded as a sentence-transformers"
-        f" model; {remedy}, or set `embedder: {{kind: lexical}}` ({reason})"
+        f"rewards.embedder.model: {name!r} at rewards.embedder.revision {revision!r} cannot be loaded as a"
+        f" sentence-transformers model; {remedy}, or set `embedder: {{kind: lexical}}` ({reason})"
     )

@@ -113,13 +113,17 @@ class Endpoint:
             async with open_client(self._place) as client:
                 try:
                     async with asyncio.TaskGroup() as group:
-                        tasks = [group.create_task(self._resolve(question, cache, client, slots)) for question in questions]
+                        tasks = [
+                            group.create_task(self._resolve(question, cache, client, slots)) for question in questions
+                        ]
                 except ExceptionGroup as group_error:
                     # The first one cancelled the others and is the cause.
                     raise group_error.exceptions[0] from None
         return [task.result() for task in tasks]
 
-    async def _resolve(self, question: Question, cache: Cache, client: httpx.AsyncClient, slots: asyncio.Semaphore) -> Record:
+    async def _resolve(
+        self, question: Question, cache: Cache, client: httpx.AsyncClient, slots: asyncio.Semaphore
+    ) -> Record:
         body = self._body(question)
         key = self._key(body)
         self.usage["questions"] += 1
@@ -146,9 +150,13 @@ class Endpoint:
             self.usage["cache_hits"] += 1
         return answer
 
-    async def _fetch(self, question: Question, body: dict[str, Any], key: str, cache: Cache, client: httpx.AsyncClient) -> Record:
+    async def _fetch(
+        self, question: Question, body: dict[str, Any], key: str, cache: Cache, client: httpx.AsyncClient
+    ) -> Record:
         if self._failed_in_a_row >= _GIVE_UP_AFTER * self._place.concurrency:
-            return self._failed("unavailable", f"not asked, since {self._failed_in_a_row} questions before it got no answer")
+            return self._failed(
+                "unavailable", f"not asked, since {self._failed_in_a_row} questions before it got no answer"
+            )
         try:
             response = await complete(client, self._place, body, self.usage, self._spec.table)
         except NoAnswer as error:

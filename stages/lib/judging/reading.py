@@ -36,7 +36,10 @@ _OPENED = re.compile(
     r"(?P<fence>`+|~{3,})[ \t]*\w*\s|(?P<code>`+)|<(?P<tag>answer|verdict|output|result|response|json)>", re.IGNORECASE
 )
 #: Text allowed on the line of an object, before and behind it, if prose comes first.
-_OPENS, _CLOSES = re.compile(r"(?:\A|\n|`)[ \t]*(?:json)?[ \t]*\Z", re.IGNORECASE), re.compile(r"\s*(?:`+|~{3,}|</\w+>)?\s*\Z")
+_OPENS, _CLOSES = (
+    re.compile(r"(?:\A|\n|`)[ \t]*(?:json)?[ \t]*\Z", re.IGNORECASE),
+    re.compile(r"\s*(?:`+|~{3,}|</\w+>)?\s*\Z"),
+)
 _MOST_WRAPPERS = 3
 
 

@@ -169,7 +169,9 @@ def _reordered(reference: str, answer: str) -> str | None:
     passive = phrase_pattern(_PASSIVE)
     if passive.search(reference) or passive.search(answer):
         return None
-    expected, answered = (list(dict.fromkeys(stem(w) for w in words(text) if w not in STOP_WORDS)) for text in (reference, answer))
+    expected, answered = (
+        list(dict.fromkeys(stem(w) for w in words(text) if w not in STOP_WORDS)) for text in (reference, answer)
+    )
     position = {word: number for number, word in enumerate(expected)}
     positions = [position[word] for word in answered if word in position]
     ordered: list[int] = []  # the smallest end of an increasing run of each length

@@ -35,7 +35,8 @@ def chat_template(family: Family) -> str:
     Qwen2-VL and Qwen2.5-VL open with a default system message, Qwen3-VL does not.
     """
     system = (
-        f"{{%- if loop.first and message['role'] != 'system' %}}{{{{ '{TURN_START}system\\n{SYSTEM}{TURN_END}\\n' }}}}{{%- endif %}}"
+        f"{{%- if loop.first and message['role'] != 'system' %}}{{{{ '{TURN_START}system\\n{SYSTEM}{TURN_END}\\n'"
+        f" }}}}{{%- endif %}}"
         if family != "qwen3_vl"
         else ""
     )

@@ -20,7 +20,9 @@ NO_PICKLE: dict[str, Any] = {"use_safetensors": True}
 
 CONFIG, INDEX, WEIGHTS = "config.json", "model.safetensors.index.json", "*.safetensors"
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl", "*.pickle", "*.h5", "*.msgpack")
-_CONVERT = "convert them where you trust their maker: AutoModelForImageTextToText.from_pretrained(OLD).save_pretrained(NEW)"
+_CONVERT = (
+    "convert them where you trust their maker: AutoModelForImageTextToText.from_pretrained(OLD).save_pretrained(NEW)"
+)
 
 
 def fault_of_files(folder: Path) -> str | None:
@@ -37,7 +39,10 @@ def fault_of_files(folder: Path) -> str | None:
     kind = config.get("model_type")
     if not isinstance(kind, str) or kind not in CONFIG_MAPPING:
         code = ", and code that came with the model is not run (auto_map)" if "auto_map" in config else ""
-        return f"{CONFIG}: model_type {kind!r:.80} is unknown to transformers {__version__}{code}; take a model of a known type"
+        return (
+            f"{CONFIG}: model_type {kind!r:.80} is unknown to transformers {__version__}{code}; take a model of a known"
+            " type"
+        )
     if not any(folder.glob(WEIGHTS)):
         if pickled := next((file.name for pattern in _PICKLES for file in sorted(folder.glob(pattern))), None):
             return f"its weights are pickled ({pickled}), which can run code, and only safetensors are read; {_CONVERT}"

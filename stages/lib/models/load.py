@@ -61,14 +61,15 @@ def load_pretrained(
         )
     except ValueError as error:
         raise ModelUnavailableError(
-            f"model.name: {name!r} at model.revision {revision!r} cannot be loaded: {first_sentence(error)}; set a model of a type that"
-            " transformers supports"
+            f"model.name: {name!r} at model.revision {revision!r} cannot be loaded: {first_sentence(error)}; set a"
+            " model of a type that transformers supports"
         ) from error
     except OSError as error:
         remedy = (
             "HF_HUB_OFFLINE is set: unset it once to download, or set HF_HOME to a cache that holds it"
             if constants.HF_HUB_OFFLINE
-            else "check the name and the revision, set HF_TOKEN if it is gated, or download it on another machine and name the folder"
+            else "check the name and the revision, set HF_TOKEN if it is gated, or download it on another machine and"
+            " name the folder"
         )
         raise ModelUnavailableError(
             f"model.name: {name!r} at model.revision {revision!r} cannot be loaded; {remedy} ({error})"
@@ -83,7 +84,9 @@ def _cap_pixels(processor: ProcessorMixin, pixels: int) -> None:
     counts_all_frames = isinstance(video, Qwen3VLVideoProcessor)
     side = video.patch_size * video.merge_size
     if pixels < side**2:
-        raise ValueError(f"model.max_pixels_per_frame: {pixels} is less than one patch; this model needs at least {side**2}")
+        raise ValueError(
+            f"model.max_pixels_per_frame: {pixels} is less than one patch; this model needs at least {side**2}"
+        )
     shortest = int(video.size["shortest_edge"])
     # The cap must not fall below the processor's smallest size.
     shortest = min(shortest, int(pixels / 1.05))
@@ -183,7 +186,9 @@ def use_threads() -> None:
     are slower on a busy machine)."""
     threads = os.environ.get("VIDBRIDGE_THREADS", "")
     if threads and not (threads.isdigit() and int(threads) > 0):
-        raise ValueError(f"VIDBRIDGE_THREADS: {threads!r} is not a number of threads; set a whole number >= 1, or unset it")
+        raise ValueError(
+            f"VIDBRIDGE_THREADS: {threads!r} is not a number of threads; set a whole number >= 1, or unset it"
+        )
     if threads:
         torch.set_num_threads(int(threads))
     elif not torch.cuda.is_available():

@@ -57,16 +57,19 @@ def fault_of_rule(config: Any, name: str, *, ours: bool = False) -> str | None:
         return None  # published weights do not record the rule, and were all trained with it
     if rule is not None or ours:
         evidence = (
-            f"{POSITIONS} is {rule!r}" if rule is not None else f"VidBridge 0.1 made it, and {POSITIONS} is not in its config.json"
+            f"{POSITIONS} is {rule!r}"
+            if rule is not None
+            else f"VidBridge 0.1 made it, and {POSITIONS} is not in its config.json"
         )
         return (
-            f"{name}: was trained with other positions behind a video ({evidence}; this version trains and runs with {AFTER_LAST!r}),"
-            " so it would misread longer videos; train it again from its base model"
+            f"{name}: was trained with other positions behind a video ({evidence}; this version trains and runs with"
+            f" {AFTER_LAST!r}), so it would misread longer videos; train it again from its base model"
         )
     log.warning(
-        "%s: its config.json was written by transformers %s, which positions the text behind a video differently from the training of the"
-        " published weights and from this version. Weights that were only saved by it are right: set %s to %r in config.json."
-        " Weights that were trained by it (VidBridge 0.1 did) misread longer videos: train them again from their base model",
+        "%s: its config.json was written by transformers %s, which positions the text behind a video differently from"
+        " the training of the published weights and from this version. Weights that were only saved by it are right:"
+        " set %s to %r in config.json. Weights that were trained by it (VidBridge 0.1 did) misread longer videos:"
+        " train them again from their base model",
         name,
         written_by,
         POSITIONS,

@@ -92,7 +92,10 @@ def render(processor: ProcessorMixin, prompt: str, videos: int = 1) -> str:
     The user's text is data: control tokens in it are defused, otherwise a caption could open a turn
     or insert a video.
     """
-    content: list[Any] = [*({"type": "video"} for _ in range(videos)), {"type": "text", "text": _defused(processor, prompt)}]
+    content: list[Any] = [
+        *({"type": "video"} for _ in range(videos)),
+        {"type": "text", "text": _defused(processor, prompt)},
+    ]
     messages: list[Any] = [{"role": "user", "content": content}]
     # All prompts need thinking: switch it on in templates that have a switch.
     switch: dict[str, Any] = {"enable_thinking": True} if "enable_thinking" in str(processor.chat_template) else {}
@@ -122,8 +125,8 @@ def check_trainable(processor: ProcessorMixin) -> None:
     opening = reply_opening(processor)
     if "</think>" in opening or "<answer>" in opening:
         raise ValueError(
-            f"chat_template: puts {opening!r} in front of every reply, so that none can be thinking and then an answer; use a template"
-            " that leaves thinking open, or a model that thinks"
+            f"chat_template: puts {opening!r} in front of every reply, so that none can be thinking and then an answer;"
+            " use a template that leaves thinking open, or a model that thinks"
         )
 
 
@@ -139,7 +142,8 @@ def behind_opening(processor: ProcessorMixin, reply: str) -> str:
     begun = reply.lstrip()
     if not begun.startswith(opening.strip()):
         raise ValueError(
-            f"reply: {reply[:60]!r} does not begin with {opening.strip()!r}, which the chat template puts in front of it"
+            f"reply: {reply[:60]!r} does not begin with {opening.strip()!r}, which the chat template puts in front of"
+            " it"
         )
     return begun.removeprefix(opening.strip()).lstrip()
 
@@ -204,11 +208,13 @@ def refuse_unfit(processor: ProcessorMixin, frames: Frames, sample: str | None =
     count, height, width = frames.pixels.shape[:3]
     name = "" if sample is None else f"sample {sample!r}: "
     if isinstance(video, Qwen3VLVideoProcessor) and count < video.temporal_patch_size:
-        raise UnfitFramesError(f"{name}frames: {count}, and Qwen3-VL takes at least {video.temporal_patch_size}; pass it twice")
+        raise UnfitFramesError(
+            f"{name}frames: {count}, and Qwen3-VL takes at least {video.temporal_patch_size}; pass it twice"
+        )
     if max(height, width) > _LONGEST * min(height, width):
         raise UnfitFramesError(
-            f"{name}frames: {width} x {height} px, one side more than {_LONGEST} times the other, which no model here takes; crop the"
-            " video"
+            f"{name}frames: {width} x {height} px, one side more than {_LONGEST} times the other, which no model here"
+            " takes; crop the video"
         )
 
 
@@ -254,7 +260,8 @@ def split_videos(fields: Mapping[str, Any], videos_of: Sequence[int]) -> list[Vi
     grids = torch.as_tensor(fields["video_grid_thw"])
     if sum(videos_of) != len(grids):
         raise ValueError(
-            f"videos: the prompts name {sum(videos_of)}, the processor made {len(grids)}; each video needs one placeholder"
+            f"videos: the prompts name {sum(videos_of)}, the processor made {len(grids)}; each video needs one"
+            " placeholder"
         )
     patches = grids.prod(-1).tolist()
     seconds = fields.get(SECONDS)
@@ -332,7 +339,9 @@ def prompt_batch(
     }
 
 
-def training_batch(processor: ProcessorMixin, prompts: Sequence[EncodedPrompt], replies: Sequence[str]) -> dict[str, torch.Tensor]:
+def training_batch(
+    processor: ProcessorMixin, prompts: Sequence[EncodedPrompt], replies: Sequence[str]
+) -> dict[str, torch.Tensor]:
     """Build right-padded inputs for supervised training on the CPU, with ``labels`` on the reply
     and the end of the turn only."""
     rows = [(prompt.ids, reply_ids(processor, reply)) for prompt, reply in zip(prompts, replies, strict=True)]
@@ -373,7 +382,8 @@ def shrink_of(model_folder: Path) -> Shrink:
     """Build the resize of :func:`fit_of` for single frames."""
     video: Any = AutoVideoProcessor.from_pretrained(model_folder.resolve())
     return Shrink(
-        lambda count, height, width: _shrunk_size(video, count, height, width), lambda frame, size: _shrunk(video, frame, size)
+        lambda count, height, width: _shrunk_size(video, count, height, width),
+        lambda frame, size: _shrunk(video, frame, size),
     )
 
 
@@ -382,9 +392,13 @@ def most_pixels(processor: ProcessorMixin, count: int) -> int:
     frames."""
     video: Any = processor.video_processor
     if not video.do_resize:
-        raise ValueError("preprocessor_config.json: do_resize is false, so that nothing bounds what a video takes; set it to true")
+        raise ValueError(
+            "preprocessor_config.json: do_resize is false, so that nothing bounds what a video takes; set it to true"
+        )
     # Any large size will do: larger frames are scaled down to the limit, for every shape.
-    height, width = _resized(video, torch.empty((1, count, 3, 1 << 16, 1 << 16), dtype=torch.uint8, device="meta")).shape[-2:]
+    height, width = _resized(
+        video, torch.empty((1, count, 3, 1 << 16, 1 << 16), dtype=torch.uint8, device="meta")
+    ).shape[-2:]
     return int(height * width)
 
 
@@ -421,7 +435,10 @@ def _fitted(video: Any, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
     fitted = _resized(video, torch.from_numpy(writable).permute(0, 3, 1, 2)[None])
     # Only if it is smaller, and if the processor leaves the result unchanged: it may not for very
     # long frames.
-    if fitted.shape[-2] * fitted.shape[-1] >= pixels.shape[1] * pixels.shape[2] or _resized(video, fitted).shape != fitted.shape:
+    if (
+        fitted.shape[-2] * fitted.shape[-1] >= pixels.shape[1] * pixels.shape[2]
+        or _resized(video, fitted).shape != fitted.shape
+    ):
         return pixels
     return fitted[0].permute(0, 2, 3, 1).contiguous().numpy()
 
@@ -457,5 +474,7 @@ def decode_with_decord(processor: ProcessorMixin) -> ProcessorMixin:
     """
     stock: type[BaseVideoProcessor] = type(processor.video_processor)
     if not issubclass(stock, _DecodesWithDecord):
-        processor.video_processor.__class__ = type(stock.__name__, (_DecodesWithDecord, stock), {"__module__": stock.__module__})
+        processor.video_processor.__class__ = type(
+            stock.__name__, (_DecodesWithDecord, stock), {"__module__": stock.__module__}
+        )
     return processor

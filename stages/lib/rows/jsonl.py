@@ -109,4 +109,6 @@ def read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_bytes())
     except (ValueError, RecursionError) as error:
-        raise RowError(f"{path}: not JSON ({error}); it is damaged: dvc repro --force the stage that makes it") from error
+        raise RowError(
+            f"{path}: not JSON ({error}); it is damaged: dvc repro --force the stage that makes it"
+        ) from error

@@ -128,8 +128,8 @@ def _check_files(step: int, folder: Path, files: Mapping[str, int], saved: Path)
 
 def _gone(step: int, saved: Path, missing: str) -> CheckpointGone:
     return CheckpointGone(
-        f"checkpoint {step} that this training saved is gone from {saved} ({missing}); find out what deletes there, put it back, or begin"
-        " again without it: vidbridge scratch clean"
+        f"checkpoint {step} that this training saved is gone from {saved} ({missing}); find out what deletes there, put"
+        " it back, or begin again without it: vidbridge scratch clean"
     )
 
 
@@ -180,7 +180,10 @@ def metrics(logged: Mapping[str, Any]) -> dict[str, float]:
     return {
         name: float(value)
         for name, value in logged.items()
-        if name not in _NOT_METRICS and not name.startswith("train_") and isinstance(value, int | float) and math.isfinite(value)
+        if name not in _NOT_METRICS
+        and not name.startswith("train_")
+        and isinstance(value, int | float)
+        and math.isfinite(value)
     }
 
 

@@ -186,7 +186,9 @@ def train(
     if resumed_from < steps:
         with warnings.catch_warnings():
             # TRL 1.16 calls transformers 5.23 by a deprecated name.
-            warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
+            warnings.filterwarnings(
+                "ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning
+            )
             trainer.train(resume_from_checkpoint=None if resume is None else str(resume))
     last = states / f"checkpoint-{steps}"
     if first:
@@ -204,8 +206,8 @@ def _same_engine(state: Path) -> None:
     if saved != now:
         kinds = [f"DeepSpeed on {ranks} processes" if ranks else "no DeepSpeed" for ranks in (saved, now)]
         raise distributed.PlacementError(
-            f"VIDBRIDGE_DEEPSPEED, VIDBRIDGE_RANKS: training was interrupted with {kinds[0]} and cannot go on with {kinds[1]};"
-            f" set them as they were, or delete {state.parent} to begin again"
+            f"VIDBRIDGE_DEEPSPEED, VIDBRIDGE_RANKS: training was interrupted with {kinds[0]} and cannot go on with"
+            f" {kinds[1]}; set them as they were, or delete {state.parent} to begin again"
         )
 
 
@@ -228,14 +230,21 @@ class _Watch(TrainerCallback):
         self.stage = stage
         self.scratch = scratch
         self.hooks = hooks
-        self.engine = distributed.TrainingEngine("none", 0)  # until training begins; where nothing is left to train it never does
+        self.engine = distributed.TrainingEngine(
+            "none", 0
+        )  # until training begins; where nothing is left to train it never does
         self.bar: Any = None
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002
         self.engine = distributed.engine_of(self.trainer)
         if state.is_world_process_zero:
             self.bar = tqdm(
-                total=state.max_steps, initial=state.global_step, desc=self.stage, unit="step", file=sys.stderr, mininterval=1.0
+                total=state.max_steps,
+                initial=state.global_step,
+                desc=self.stage,
+                unit="step",
+                file=sys.stderr,
+                mininterval=1.0,
             )
             if self.engine.stage:
                 self.hooks.on_metrics(state.global_step, {"deepspeed_stage": float(self.engine.stage)})

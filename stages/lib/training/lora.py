@@ -58,7 +58,9 @@ def adapters(model: PreTrainedModel, lora: LoraParams) -> LoraConfig:
         matches = [full for own, full in towers[part].items() if f".{own}".endswith(f".{end}")]
         if not matches:
             available = sorted({part + _end(own) for part, names in towers.items() for own in names})
-            raise ValueError(f"lora.targets: {target!r} is not a linear layer of this model; choose among {', '.join(available)}")
+            raise ValueError(
+                f"lora.targets: {target!r} is not a linear layer of this model; choose among {', '.join(available)}"
+            )
         chosen += matches
     return LoraConfig(
         r=lora.rank,
@@ -98,11 +100,15 @@ def load_adapters(model: PeftModel, folder: Path) -> None:
     """
     # Otherwise PEFT would load a pickle (adapter_model.bin).
     if not (folder / SAFETENSORS_WEIGHTS_NAME).is_file():
-        raise ValueError(f"{folder}: holds no {SAFETENSORS_WEIGHTS_NAME}, and nothing else is read; remove it to start again")
+        raise ValueError(
+            f"{folder}: holds no {SAFETENSORS_WEIGHTS_NAME}, and nothing else is read; remove it to start again"
+        )
     result = set_peft_model_state_dict(model, load_peft_weights(str(folder), device="cpu"))
     wrong = [*result.unexpected_keys, *(name for name in result.missing_keys if ".lora_" in name)]
     if wrong:
-        raise ValueError(f"{folder}: holds adapters of another model or row ({wrong[0]} does not fit); remove it to start again")
+        raise ValueError(
+            f"{folder}: holds adapters of another model or row ({wrong[0]} does not fit); remove it to start again"
+        )
 
 
 def merged(state: Mapping[str, torch.Tensor], scale: float) -> Merged:

@@ -45,7 +45,9 @@ def draw(examples: Sequence[Example], weights: Mapping[TaskName, float], count: 
             of_task[example.task].append(index)
     for task, members in of_task.items():
         if not members:
-            raise ValueError(f"tasks.{task}: weight {weights[task]} but no example; synthesise the task, or set its weight to 0")
+            raise ValueError(
+                f"tasks.{task}: weight {weights[task]} but no example; synthesise the task, or set its weight to 0"
+            )
 
     total = sum(weights[task] for task in of_task)
     credit = {task: Random(f"{seed}/{task}/phase").random() for task in of_task}

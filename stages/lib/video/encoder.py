@@ -49,14 +49,17 @@ def ffmpeg_binary() -> str:
     if named:
         if not os.access(named, os.X_OK) or Path(named).is_dir():
             raise FfmpegMissing(
-                f"VIDBRIDGE_FFMPEG: {named!r} is not an executable file; correct it, or unset it to use the locked ffmpeg"
+                f"VIDBRIDGE_FFMPEG: {named!r} is not an executable file; correct it, or unset it to use the locked"
+                " ffmpeg"
             )
         return str(Path(named).absolute())
     package = Path(imageio_ffmpeg.__file__).parent
     try:
         binary: str = imageio_ffmpeg.get_ffmpeg_exe()
     except RuntimeError as error:
-        raise FfmpegMissing(f"ffmpeg: imageio-ffmpeg has none for this platform ({error}); set VIDBRIDGE_FFMPEG to one") from error
+        raise FfmpegMissing(
+            f"ffmpeg: imageio-ffmpeg has none for this platform ({error}); set VIDBRIDGE_FFMPEG to one"
+        ) from error
     if package not in Path(binary).parents:
         raise FfmpegMissing(
             f"ffmpeg: imageio-ffmpeg offers {binary!r}, which is not its own; reinstall imageio-ffmpeg, or set"
@@ -136,7 +139,9 @@ def encode(
     return command
 
 
-def encode_stream(frames: Iterable[npt.NDArray[np.uint8]], width: int, height: int, rate: Fraction, path: Path, crf: int) -> None:
+def encode_stream(
+    frames: Iterable[npt.NDArray[np.uint8]], width: int, height: int, rate: Fraction, path: Path, crf: int
+) -> None:
     """Encode as :func:`encode` does, for videos that may not fit into memory: ``frames`` are chunks
     [n, height, width, 3]; n may differ.
 
@@ -172,7 +177,9 @@ def encode_stream(frames: Iterable[npt.NDArray[np.uint8]], width: int, height: i
     unfinished.replace(path)
 
 
-def normalise_command(path: Path, out: Path, timing: int | Fraction, crf: int, skip: int = 0, in_order: bool = False) -> list[str]:
+def normalise_command(
+    path: Path, out: Path, timing: int | Fraction, crf: int, skip: int = 0, in_order: bool = False
+) -> list[str]:
     """Build the command that re-encodes a file as H.264 that every reader decodes correctly.
 
     The output has closed GOPs of at most 48 frames, 8 bits, upright frames of one even size, and
@@ -261,7 +268,9 @@ def _retime(path: Path, times_s: Sequence[Fraction]) -> None:
     try:
         with (
             av.open(str(path.absolute()), format="mp4") as source,
-            av.open(str(retimed.absolute()), "w", format="mp4", options={"movflags": "+faststart", "fflags": "+bitexact"}) as sink,
+            av.open(
+                str(retimed.absolute()), "w", format="mp4", options={"movflags": "+faststart", "fflags": "+bitexact"}
+            ) as sink,
         ):
             stream = sink.add_stream_from_template(source.streams.video[0])
             stream.time_base = unit
@@ -287,11 +296,15 @@ def validate_command(path: Path) -> list[str]:
     source = ffmpeg.input(str(path.absolute()), protocol_whitelist="file,pipe", format_whitelist=CONTAINERS, threads=1)
     # V, not v: cover art is not a moving picture, and may be the first stream.
     # A frame without metadata would not be printed.
-    printed = source["V:0"].filter("metadata", mode="add", key="frame", value="1").filter("metadata", mode="print", file="pipe:1")
-    output = printed.output("-", format="null", fps_mode="passthrough", copyts=None)
-    command: list[str] = output.global_args("-hide_banner", "-nostdin", "-loglevel", "error", "-nostats", "-xerror").compile(
-        cmd=ffmpeg_binary()
+    printed = (
+        source["V:0"]
+        .filter("metadata", mode="add", key="frame", value="1")
+        .filter("metadata", mode="print", file="pipe:1")
     )
+    output = printed.output("-", format="null", fps_mode="passthrough", copyts=None)
+    command: list[str] = output.global_args(
+        "-hide_banner", "-nostdin", "-loglevel", "error", "-nostats", "-xerror"
+    ).compile(cmd=ffmpeg_binary())
     return command
 
 
@@ -324,13 +337,17 @@ def _time(line: bytes) -> int | None:
 
 def _check_even(width: int, height: int) -> None:
     if width % 2 or height % 2:
-        raise ValueError(f"frames: {width}x{height}; H.264 in yuv420p needs an even width and height, so crop or pad by one pixel")
+        raise ValueError(
+            f"frames: {width}x{height}; H.264 in yuv420p needs an even width and height, so crop or pad by one pixel"
+        )
 
 
 def _run(command: list[str], timeout_s: float, stdin: bytes | None = None) -> subprocess.CompletedProcess[bytes]:
     try:
         if stdin is None:
-            return subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=timeout_s, check=False)
+            return subprocess.run(
+                command, stdin=subprocess.DEVNULL, capture_output=True, timeout=timeout_s, check=False
+            )
         return subprocess.run(command, input=stdin, capture_output=True, timeout=timeout_s, check=False)
     except FileNotFoundError as error:
         raise _missing(command) from error

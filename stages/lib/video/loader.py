@@ -93,7 +93,8 @@ class FrameLoader:
         unknown = [name for name in timeline.clip_ids if name not in self._clips]
         if unknown:
             raise KeyError(
-                f"sample {sample.sample_id!r}: clip {unknown[0]!r} is not in the manifest; run synthesize again after ingest"
+                f"sample {sample.sample_id!r}: clip {unknown[0]!r} is not in the manifest; run synthesize again after"
+                " ingest"
             )
         key = ("sample", sample.sample_id)
         pixels = self._recall(key)

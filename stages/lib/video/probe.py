@@ -119,7 +119,9 @@ def open_video(path: Path) -> Iterator[tuple[Any, Any]]:
     try:
         # A title that is not UTF-8 is not a fault of the video.
         container = av.open(
-            str(path.absolute()), metadata_errors="replace", options={"protocol_whitelist": "file", "format_whitelist": CONTAINERS}
+            str(path.absolute()),
+            metadata_errors="replace",
+            options={"protocol_whitelist": "file", "format_whitelist": CONTAINERS},
         )
     except (av.error.FFmpegError, ValueError) as error:
         reason, finding = (
@@ -130,13 +132,17 @@ def open_video(path: Path) -> Iterator[tuple[Any, Any]]:
         raise VideoError(reason, f"{path.name}: {finding} ({_text(error)})") from error
     with container:
         if not (container.streams.video or container.streams.audio):
-            raise VideoError("damaged", f"{path.name}: it opens, but what says which streams it holds is missing or cut off")
+            raise VideoError(
+                "damaged", f"{path.name}: it opens, but what says which streams it holds is missing or cut off"
+            )
         streams = moving_pictures(container)
         if not streams:
             raise VideoError("no-video-stream", f"{path.name}: holds sound or still pictures only")
         stream = streams[0]
         if stream.codec_context is None:
-            raise VideoError("unsupported-codec", f"{path.name}: no decoder for its video stream; re-encode it as H.264")
+            raise VideoError(
+                "unsupported-codec", f"{path.name}: no decoder for its video stream; re-encode it as H.264"
+            )
         stream.codec_context.thread_count = 1
         try:
             yield container, stream
@@ -178,7 +184,9 @@ def probe(path: Path, *, distrust: bool = False) -> Probe:
         upright, first = container.format.name in NEVER_TURNED or _says_upright(path), None
         for packet in container.demux(stream):
             if not upright and first is None:
-                first = next(iter(decode(packet, packet.is_keyframe or bool(scan.packets and scan.packets[0].key))), None)
+                first = next(
+                    iter(decode(packet, packet.is_keyframe or bool(scan.packets and scan.packets[0].key))), None
+                )
             if packet.size:
                 scan.take(packet)
         index = scan.index()
@@ -199,7 +207,9 @@ def probe(path: Path, *, distrust: bool = False) -> Probe:
             raise VideoError("no-frames", f"{path.name}: the video stream shows no frame")
         rate = _rate(stream, index)
         if rate is None:
-            raise VideoError("no-frame-rate", f"{path.name}: {index.shown} frame(s), and neither header nor timestamps give a rate")
+            raise VideoError(
+                "no-frame-rate", f"{path.name}: {index.shown} frame(s), and neither header nor timestamps give a rate"
+            )
         # libav counts counter-clockwise.
         rotation = 0 if first is None else int(round(-first.rotation / 90) * 90 % 360)
         turned = rotation in (90, 270)
@@ -360,7 +370,9 @@ def _behind_the_start(container: Any, stream: Any, starts: int | None, times: tu
     others = [
         other.start_time * other.time_base
         for other in (*container.streams.audio, *container.streams.video)
-        if other is not stream and other.start_time is not None and not other.disposition & av.stream.Disposition.attached_pic
+        if other is not stream
+        and other.start_time is not None
+        and not other.disposition & av.stream.Disposition.attached_pic
     ]
     return Fraction(at * stream.time_base - min([starts * stream.time_base, *others]))
 

@@ -100,11 +100,15 @@ def read_frames(
     facts = facts or probe(path)
     for index in indices:
         if not 0 <= index < facts.frames:
-            raise IndexError(f"{path.name}: frame {index} was requested, there are {facts.frames} (0 to {facts.frames - 1})")
+            raise IndexError(
+                f"{path.name}: frame {index} was requested, there are {facts.frames} (0 to {facts.frames - 1})"
+            )
     if not indices:
         return np.empty((0, facts.height, facts.width, 3), np.uint8), choose(facts)
     backend = choose(facts)
-    pixels = _read_decord(path, indices, facts, shrunk) if backend == "decord" else _read_pyav(path, indices, facts, shrunk)
+    pixels = (
+        _read_decord(path, indices, facts, shrunk) if backend == "decord" else _read_pyav(path, indices, facts, shrunk)
+    )
     if stats is not None:
         stats.count(backend, len(indices))
     return pixels, backend
@@ -122,7 +126,9 @@ def _decord_installed() -> bool:
     return find_spec("decord") is not None
 
 
-def _read_decord(path: Path, indices: Sequence[int], facts: Facts, shrunk: Shrunk | None = None) -> npt.NDArray[np.uint8]:
+def _read_decord(
+    path: Path, indices: Sequence[int], facts: Facts, shrunk: Shrunk | None = None
+) -> npt.NDArray[np.uint8]:
     import decord
 
     try:
@@ -204,7 +210,9 @@ def _by_time(path: Path, requested: dict[int, int], keys: Sequence[int], keep: K
     """
     left = dict(requested)
     with open_video(path) as (container, stream):
-        for key, group in groupby(requested, key=lambda time: keys[max(0, bisect_right(keys, time) - 1)] if keys else None):
+        for key, group in groupby(
+            requested, key=lambda time: keys[max(0, bisect_right(keys, time) - 1)] if keys else None
+        ):
             if key is None:
                 break
             if key > keys[0]:

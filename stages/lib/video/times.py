@@ -20,7 +20,23 @@ from typing import NamedTuple
 WITHOUT_TIMES = frozenset(("avi", "asf"))
 #: Codecs whose decoders output frames in storage order.
 NEVER_REORDERED = frozenset(
-    ("vp8", "vp9", "av1", "theora", "mjpeg", "prores", "ffv1", "dnxhd", "h263", "flv1", "qtrle", "png", "rawvideo", "wmv1", "wmv2")
+    (
+        "vp8",
+        "vp9",
+        "av1",
+        "theora",
+        "mjpeg",
+        "prores",
+        "ffv1",
+        "dnxhd",
+        "h263",
+        "flv1",
+        "qtrle",
+        "png",
+        "rawvideo",
+        "wmv1",
+        "wmv2",
+    )
 )
 #: If more than this share of the times is wrong, none of them is used.
 MOST_WRONG = 0.25
@@ -81,11 +97,18 @@ class PacketIndex:
             return replace(self, shown=self.shown - dropped, first=first, dropped=dropped)
         assert self.even is not None
         return replace(
-            self, times=times[dropped:], even=self.even[dropped:], shown=self.shown - dropped, first=first, dropped=dropped
+            self,
+            times=times[dropped:],
+            even=self.even[dropped:],
+            shown=self.shown - dropped,
+            first=first,
+            dropped=dropped,
         )
 
 
-def index_packets(packets: Sequence[Packet], container: str, codec: str, reorders: bool | None, doubtful: bool) -> PacketIndex:
+def index_packets(
+    packets: Sequence[Packet], container: str, codec: str, reorders: bool | None, doubtful: bool
+) -> PacketIndex:
     """Index all packets of a stream, in storage order.
 
     Args:
@@ -135,7 +158,9 @@ def index_frames(stamps: Sequence[int | None], index: PacketIndex) -> PacketInde
     return replace(index, times=repaired, even=even, ordered=False, invented=index.invented or wrong > 0)
 
 
-def frame_times(stamps: Sequence[int | None], depths: Sequence[int]) -> tuple[tuple[int, ...], tuple[int, ...], int] | None:
+def frame_times(
+    stamps: Sequence[int | None], depths: Sequence[int]
+) -> tuple[tuple[int, ...], tuple[int, ...], int] | None:
     """Compute times in the decoder's output order, from packets' times in storage order.
 
     A time that is missing, or that does not fit between its neighbours', is replaced by one between
@@ -169,7 +194,9 @@ def frame_times(stamps: Sequence[int | None], depths: Sequence[int]) -> tuple[tu
     return bounded and (*bounded, wrong)
 
 
-def _within_bounds(times: Sequence[int], even: Sequence[int], wrong: int) -> tuple[tuple[int, ...], tuple[int, ...]] | None:
+def _within_bounds(
+    times: Sequence[int], even: Sequence[int], wrong: int
+) -> tuple[tuple[int, ...], tuple[int, ...]] | None:
     doubled = sum(earlier == later for earlier, later in pairwise(times))
     return (tuple(times), tuple(even)) if wrong + doubled <= MOST_WRONG * len(times) else None
 
@@ -230,7 +257,9 @@ def _filled(stamps: Sequence[int | None], kept: list[tuple[int, int]], depth: in
         at = bisect_right(positions, position)
         near = range(max(1, at - depth), min(len(times) - 1, at + depth) + 1)
         widest = max(near, key=lambda gap: (times[gap] - times[gap - 1]) / (gaps.get(gap, 0) + 1), default=at)
-        wide = depth and 0 < widest < len(times) and times[widest] - times[widest - 1] > step * (gaps.get(widest, 0) + 1.5)
+        wide = (
+            depth and 0 < widest < len(times) and times[widest] - times[widest - 1] > step * (gaps.get(widest, 0) + 1.5)
+        )
         chosen = widest if wide else at
         gaps[chosen] = gaps.get(chosen, 0) + 1
     filled = []

@@ -156,7 +156,9 @@ def content_digests(root: Path) -> dict[str, list[str]]:
     """
     split = load_params(root / paths.PARAMS_FILE).evaluation.split
     content = {clip.clip_id: clip.sha256 for clip in iterate_rows(root / paths.CLIPS / paths.MANIFEST_FILE, Clip)}
-    samples = [sample for file in sorted((root / paths.SAMPLES / split).glob("*.jsonl")) for sample in read_rows(file, Sample)]
+    samples = [
+        sample for file in sorted((root / paths.SAMPLES / split).glob("*.jsonl")) for sample in read_rows(file, Sample)
+    ]
     return {name: [content[clip] for clip in clips] for name, clips in clips_shown(samples).items()}
 
 
@@ -172,14 +174,18 @@ def read_grid(params: Params, results: Results, *, command: str, measured: str) 
     start = start_of(params)
     variants_of_seed = (start, *params.variants)
     kept = {(seed, name): results.identity(seed, name) for seed in grid.seeds for name in params.variants}
-    fresh = {key for key, identity in kept.items() if identity and identity["params"] == digest(variant_params(params, *key))}
+    fresh = {
+        key for key, identity in kept.items() if identity and identity["params"] == digest(variant_params(params, *key))
+    }
     # Scores of other parameters are never mixed with these. If there are no others, they are
     # displayed, with a note.
     counted = fresh or {key for key, identity in kept.items() if identity}
     missing = tuple(f"seed {seed}: {name}" for seed, name in kept if (seed, name) not in counted)
     seeds = tuple(seed for seed in grid.seeds if all((seed, name) in counted for name in params.variants))
     if not seeds:
-        raise NothingRunError(f"ablation: no seed has run whole ({len(missing)} trainings are missing); go on: vidbridge ablate")
+        raise NothingRunError(
+            f"ablation: no seed has run whole ({len(missing)} trainings are missing); go on: vidbridge ablate"
+        )
     commits = sorted({identity["commit"] for (seed, _), identity in kept.items() if identity and seed in seeds})
     if not fresh and len(commits) > 1:
         raise InputError(
@@ -192,7 +198,9 @@ def read_grid(params: Params, results: Results, *, command: str, measured: str) 
     # requests.
     pairs = dict.fromkeys([*((name, start) for name in params.variants), *grid.contrasts])
     contrasts = tuple(_contrast(after, before, results, seeds, params) for after, before in pairs)
-    budgets = [row.steps * row.prompts_per_step * row.rollouts for row in params.variants.values() if isinstance(row, GrpoRow)]
+    budgets = [
+        row.steps * row.prompts_per_step * row.rollouts for row in params.variants.values() if isinstance(row, GrpoRow)
+    ]
     return Grid(
         recipe=params.recipe,
         commit=commits[0] if len(commits) == 1 else _short(commits),
@@ -259,7 +267,9 @@ def _mean(rows: Sequence[Score]) -> float:
     return sum(values) / len(values)
 
 
-def _share(values: Sequence[float], scores: Sequence[Sequence[Score]], clips: Sequence[Shown], confidence: float) -> Interval:
+def _share(
+    values: Sequence[float], scores: Sequence[Sequence[Score]], clips: Sequence[Shown], confidence: float
+) -> Interval:
     """Mean of the seeds' shares with its t interval, cut at 0 and 1 because the normal distribution
     is unbounded.
 
@@ -296,7 +306,9 @@ def _trivial(kind: str, results: Results, seeds: Sequence[int], params: Params) 
 
 def _contrast(after: str, before: str, results: Results, seeds: Sequence[int], params: Params) -> Contrast:
     confidence = params.evaluation.confidence
-    pairs = [PolicyPair(results.scores(seed, after), results.scores(seed, before), results.clips(seed)) for seed in seeds]
+    pairs = [
+        PolicyPair(results.scores(seed, after), results.scores(seed, before), results.clips(seed)) for seed in seeds
+    ]
     mean, tasks = pooled_gain(pairs, confidence)
     columns: dict[str, Gain] = {str(task): gain for task, gain in tasks.items()}
     for axis in _part_axes(params):
@@ -323,7 +335,10 @@ def markdown(grid: Grid) -> str:
     lines = [head, ""]
     if grid.missing:
         lines += [f"**Partial**: {len(grid.missing)} trainings are missing ({', '.join(grid.missing[:3])} …).", ""]
-    lines += [f"| trained on | {' | '.join(columns)} | mean | format | blank video |", "|---" * (len(columns) + 4) + "|"]
+    lines += [
+        f"| trained on | {' | '.join(columns)} | mean | format | blank video |",
+        "|---" * (len(columns) + 4) + "|",
+    ]
     for row in grid.rows:
         cells = " | ".join(_bold(_cell(row.columns[column]), row, column) for column in columns)
         mean, blank = sum(row.seeds) / len(row.seeds), "" if row.blank is None else f"{row.blank:.3f}"
@@ -382,9 +397,18 @@ def figure(grid: Grid) -> str:
         for change, (colour, marker) in zip(changes, _looks(len(changes)), strict=True):
             (over_x, bar_x), (over_y, bar_y) = (_point(change.columns[column]) for column in (x, y))
             axis.errorbar(
-                over_x, over_y, xerr=bar_x, yerr=bar_y, fmt=marker, markersize=8, capsize=2, linewidth=1, alpha=0.9, color=colour,
+                over_x,
+                over_y,
+                xerr=bar_x,
+                yerr=bar_y,
+                fmt=marker,
+                markersize=8,
+                capsize=2,
+                linewidth=1,
+                alpha=0.9,
+                color=colour,
                 label=titles[change.after],
-            )  # fmt: skip
+            )
         axis.set_xlabel(f"{_axis(x)}: change from the start")
         axis.set_ylabel(f"{_axis(y)}: change from the start")
         axis.set_title(f"{grid.recipe}, {len(grid.seeds)} seeds: what each training changed", fontsize=11)

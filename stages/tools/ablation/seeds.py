@@ -31,8 +31,8 @@ class Gain(Record):
 class PolicyPair(NamedTuple):
     """Two policies of one seed on the same samples.
 
-    ``contents``: names of clips that are equal across seeds only for the same clip, such as digests of
-    their content.
+    ``contents``: names of clips that are equal across seeds only for the same clip, such as digests
+    of their content.
     """
 
     after: Sequence[Score]

@@ -87,7 +87,9 @@ def _sample(sample: Sample, clips: dict[str, Clip], loader: FrameLoader, params:
     frames = loader.load(sample)
     names = sample.timeline.clip_ids
     cells = []
-    for pixels, source, time in zip(frames.pixels, resolve(sample.timeline, frames.indices), frames.times_s, strict=True):
+    for pixels, source, time in zip(
+        frames.pixels, resolve(sample.timeline, frames.indices), frames.times_s, strict=True
+    ):
         clip = clips[source.clip_id]
         number = conformed_frame(source.frame, clip.frames, clip.rate, sample.timeline.rate)
         cells.append(
@@ -110,7 +112,9 @@ def _sample(sample: Sample, clips: dict[str, Clip], loader: FrameLoader, params:
         "question": render_question(sample.question, sample.options, params.prompt),
         "reference": reference_text(sample),
         "thinking": sample.trace.thinking if sample.trace else None,
-        "sources": [_provenance(clips[name], chr(ord("A") + n) if len(names) > 1 else "") for n, name in enumerate(names)],
+        "sources": [
+            _provenance(clips[name], chr(ord("A") + n) if len(names) > 1 else "") for n, name in enumerate(names)
+        ],
     }
 
 

@@ -54,7 +54,9 @@ class Exported(NamedTuple):
     out: Path
 
 
-def export(root: Path, out: Path, kind: Kind, tasks: Sequence[TaskName], splits: Sequence[Split], limit: int | None) -> Exported:
+def export(
+    root: Path, out: Path, kind: Kind, tasks: Sequence[TaskName], splits: Sequence[Split], limit: int | None
+) -> Exported:
     """Write the samples of these tasks and splits, at most ``limit`` of each pair.
 
     ``mp4``: ``videos/<name>.mp4``, each the sample's whole timeline, frame by frame, and
@@ -173,7 +175,9 @@ def _trl_row(sample: Sample, params: Params) -> dict[str, Any]:
     ]
     row: dict[str, Any] = {"prompt": [{"role": "user", "content": content}]}
     if sample.trace is not None:
-        reply_content = [{"type": "text", "video": None, "text": render_reply(sample.trace.thinking, sample.trace.answer)}]
+        reply_content = [
+            {"type": "text", "video": None, "text": render_reply(sample.trace.thinking, sample.trace.answer)}
+        ]
         row["completion"] = [{"role": "assistant", "content": reply_content}]
     return row | {key: plain[key] for key in ("solution", "task", "sample_id", "options", "events")}
 
@@ -221,7 +225,10 @@ def _parquet(chosen: dict[tuple[Split, TaskName], list[Sample]], params: Params,
 
         with tempfile.TemporaryDirectory(dir=out) as cache:
             dataset = datasets.Dataset.from_generator(
-                partial(_picture_rows, samples, split, params), features=features, cache_dir=cache, fingerprint=_digest(samples)
+                partial(_picture_rows, samples, split, params),
+                features=features,
+                cache_dir=cache,
+                fingerprint=_digest(samples),
             )
             (out / "data").mkdir(exist_ok=True)
             dataset.to_parquet(str(out / "data" / f"{split}-00000-of-00001.parquet"))

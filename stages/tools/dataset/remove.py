@@ -71,7 +71,9 @@ def find(session: Session, names: Sequence[str], versions: Sequence[Version]) ->
         path = _meant(name, source, rows, rows_of_clips)
         ids = {row.clip_id for row in rows if normpath(row.video) == path}
         # A re-encoded clip has another path: its id names its source.
-        clips = [clip for clip in rows_of_clips if (clip.clip_id in ids if clip.normalised else normpath(clip.path) == path)]
+        clips = [
+            clip for clip in rows_of_clips if (clip.clip_id in ids if clip.normalised else normpath(clip.path) == path)
+        ]
         contents: list[str | None] = list(dict.fromkeys(clip.sha256 for clip in clips)) or [_hash(source / path)]
         videos = tuple(ExcludedVideo(video=path, sha256=content) for content in contents)
         clips = [clip for clip in rows_of_clips if any(holds(clip, video) for video in videos)]
@@ -120,7 +122,9 @@ def _meant(name: str, source: Path, rows: Sequence[Annotation], clips: Sequence[
     if len(matches) == 1:
         return matches.pop()
     if matches:
-        raise RemovalError(f"video: {name!r} means several: {', '.join(map(repr, sorted(matches)[:4]))}; name the paths")
+        raise RemovalError(
+            f"video: {name!r} means several: {', '.join(map(repr, sorted(matches)[:4]))}; name the paths"
+        )
     raise RemovalError(
         f"video: {name!r} is neither a path in {source}, nor an id or a SHA-256 of a clip that annotations or manifests"
         " know; name it as the annotation file does"

@@ -33,11 +33,15 @@ def ablation(root: Path, recipe: str) -> dict[str, Any] | None:
         grid = Grid.model_validate_json((root / results).read_bytes())
         drawn = (root / figure).read_bytes()
     except FileNotFoundError as error:
-        raise InputError(f"{Path(error.filename).relative_to(root)}: missing, though its grid is there; {remedy}") from error
+        raise InputError(
+            f"{Path(error.filename).relative_to(root)}: missing, though its grid is there; {remedy}"
+        ) from error
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(map(str, first["loc"])) or "the file"
-        raise InputError(f"{results}: {field}: {first['msg']} (value {str(first['input'])[:80]!r}); {remedy}") from error
+        raise InputError(
+            f"{results}: {field}: {first['msg']} (value {str(first['input'])[:80]!r}); {remedy}"
+        ) from error
     if b"<svg" not in drawn[:4096] or not drawn.rstrip().endswith(b"</svg>"):
         raise InputError(f"{figure}: no whole SVG; {remedy}")
     columns = list(grid.rows[0].columns)
@@ -57,7 +61,10 @@ def _contrasts(grid: Grid, columns: Sequence[str]) -> list[dict[str, Any]]:
     contrasts = [(c, [_spread(c.mean), *(_spread(c.columns[name]) for name in columns)]) for c in grid.contrasts]
     widest = max((abs(end) for _, spreads in contrasts for s in spreads for end in (s.low, s.high)), default=0) or 1.0
     return [
-        {"name": f"{titles[c.after]} − {titles[c.before]}", "cells": [cell(spread, (-widest, widest)) for spread in spreads]}
+        {
+            "name": f"{titles[c.after]} − {titles[c.before]}",
+            "cells": [cell(spread, (-widest, widest)) for spread in spreads],
+        }
         for c, spreads in contrasts
     ]
 

@@ -19,7 +19,10 @@ def stage_names(params: Params) -> list[str]:
     """Names of all stages of the pipeline, each after its inputs."""
     names = ["corpus", "ingest", "synthesize", "base", *(f"sft@{name}" for name in params.sft)]
     names += [
-        f"{verb}@{name}" for name in params.grpo for verb in ("difficulty", "grpo") if verb == "grpo" or name in params.difficulty
+        f"{verb}@{name}"
+        for name in params.grpo
+        for verb in ("difficulty", "grpo")
+        if verb == "grpo" or name in params.difficulty
     ]
     return [*names, "baselines", *(f"evaluate@{name}" for name in params.evaluation.of), "summary"]
 
@@ -36,7 +39,9 @@ def graph(root: Path, params: Params, runs: Mapping[str, PastRun]) -> list[Marku
     if not names:
         return []
     longest = max((runs[name].cost.wall_s for name in names if name in runs), default=1.0)
-    edges = edges_of({name: list(locked[name].deps) for name in names}, {name: list(locked[name].outs) for name in names})
+    edges = edges_of(
+        {name: list(locked[name].deps) for name in names}, {name: list(locked[name].outs) for name in names}
+    )
     boxes = [_box(name, runs.get(name), longest) for name in names]
     return [draw(boxes, edges, upright=upright) for upright in (False, True)]
 
@@ -99,5 +104,7 @@ def request_rows(params: Params, runs: Mapping[str, PastRun]) -> list[dict[str, 
         for who, counts in runs[name].requests.items()
     ]
     if len(rows) > 1:
-        rows.append({"stage": "all stages", "who": "", **{count: sum(row[count] for row in rows) for count in REQUEST_COUNTS}})
+        rows.append(
+            {"stage": "all stages", "who": "", **{count: sum(row[count] for row in rows) for count in REQUEST_COUNTS}}
+        )
     return rows

@@ -80,7 +80,9 @@ def held_out(tables: Mapping[str, PolicyScores], task: TaskName, params: Params)
     return scores
 
 
-def of_tasks(params: Params, tables: Mapping[str, PolicyScores], grpo: Curves, tasks: Sequence[TaskName]) -> list[dict[str, Any]]:
+def of_tasks(
+    params: Params, tables: Mapping[str, PolicyScores], grpo: Curves, tasks: Sequence[TaskName]
+) -> list[dict[str, Any]]:
     """Draw a chart per task: rewards in training and held-out scores, over all rows of the
     candidate's chain; their mean first.
 
@@ -108,7 +110,13 @@ def _task(task: str, rows: Sequence[str], params: Params, grpo: Curves, scores: 
             put(drawing, "line", "stage", x1=area.px(number), x2=area.px(number), y1=area.top, y2=area.bottom)
         put(drawing, "text", "tick", row, x=x, y=HEIGHT - 8, **{"text-anchor": "middle"})
         last = params.rows[row].steps
-        _curve(drawing, area, [(number + step / last, value) for step, value in curves[row]], "c0", f"{row}: reward in training")
+        _curve(
+            drawing,
+            area,
+            [(number + step / last, value) for step, value in curves[row]],
+            "c0",
+            f"{row}: reward in training",
+        )
     ends = [(position, scores[row]) for position, row in enumerate(rows) if row in scores]
     line(drawing, area, [(position, score.mean) for position, score in ends], "held")
     for (position, score), row in zip(ends, [row for row in rows if row in scores], strict=True):
@@ -116,7 +124,15 @@ def _task(task: str, rows: Sequence[str], params: Params, grpo: Curves, scores: 
         if score.interval:
             low, high = score.interval
             spread = f" [{low:.2f}, {high:.2f}]"
-            put(drawing, "line", "whisker", x1=area.px(position), x2=area.px(position), y1=area.py(low), y2=area.py(high))
+            put(
+                drawing,
+                "line",
+                "whisker",
+                x1=area.px(position),
+                x2=area.px(position),
+                y1=area.py(low),
+                y2=area.py(high),
+            )
         hint = f"{row}, held out: {score.mean:.3f}{spread}"
         put(drawing, "circle", "dot", hint=hint, cx=area.px(position), cy=area.py(score.mean), r=4)
     return to_markup(drawing)
@@ -210,7 +226,15 @@ def _gauge(name: str, above: float, rows: Sequence[str], lines: Mapping[str, Poi
     low, high = min([0.0, *values]), max([*values, above]) * 1.12
     area = Area(34, WIDTH - 10, 10, HEIGHT - 46, (0, total), (low, high))
     drawing = canvas(WIDTH, HEIGHT - 20, f"gauge {name}, alarm above {above:g}", "chart gauge")
-    put(drawing, "rect", "alarm", x=area.left, y=area.top, width=area.right - area.left, height=area.py(above) - area.top)
+    put(
+        drawing,
+        "rect",
+        "alarm",
+        x=area.left,
+        y=area.top,
+        width=area.right - area.left,
+        height=area.py(above) - area.top,
+    )
     scale_y(drawing, area, 3)
     rule(drawing, area, above, "mark")
     for row in rows:

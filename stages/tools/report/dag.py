@@ -112,7 +112,9 @@ def draw(boxes: Sequence[Box], edges: Sequence[tuple[str, str]], *, upright: boo
 
 def _draw_box(drawing: ET.Element, box: Box, x: float, y: float) -> None:
     verb, _, row = box.name.partition("@")
-    group = put(drawing, "g", f"box {KINDS[verb]}{'' if box.lines else ' unknown'}", transform=f"translate({x:g} {y:g})")
+    group = put(
+        drawing, "g", f"box {KINDS[verb]}{'' if box.lines else ' unknown'}", transform=f"translate({x:g} {y:g})"
+    )
     put(group, "rect", "frame", width=BOX_WIDTH, height=BOX_HEIGHT, rx=8)
     put(group, "text", "verb", verb if row else KINDS[verb], x=10, y=15)
     put(group, "text", "name", _short(row or verb), x=10, y=32, hint=box.name)

@@ -38,10 +38,15 @@ def canvas(width: float, height: float, label: str, kind: str) -> ET.Element:
     return ET.Element("svg", size | {"width": f"{width:g}", "height": f"{height:g}"})
 
 
-def put(parent: ET.Element, tag: str, kind: str, text: str = "", hint: str = "", **attributes: float | str) -> ET.Element:
+def put(
+    parent: ET.Element, tag: str, kind: str, text: str = "", hint: str = "", **attributes: float | str
+) -> ET.Element:
     """Add an element of class ``kind``; numbers are rounded to a tenth of a pixel. ``hint``:
     tooltip."""
-    values = {name: value if isinstance(value, str) else f"{value:.1f}".removesuffix(".0") for name, value in attributes.items()}
+    values = {
+        name: value if isinstance(value, str) else f"{value:.1f}".removesuffix(".0")
+        for name, value in attributes.items()
+    }
     element = ET.SubElement(parent, tag, {"class": kind, **values})
     element.text = text or None
     if hint:

@@ -53,7 +53,9 @@ def other_parameters(root: Path, stages: Iterable[str]) -> dict[str, list[str]]:
     """
     locked, now = read_lock(root), read_yaml(root / PARAMS_FILE)
     changed = {
-        stage: [key for key, value in locked[stage].params.get(PARAMS_FILE, {}).items() if not _same(value, _at(now, key))]
+        stage: [
+            key for key, value in locked[stage].params.get(PARAMS_FILE, {}).items() if not _same(value, _at(now, key))
+        ]
         for stage in stages
         if stage in locked
     }
@@ -103,7 +105,11 @@ def _gpus(run: PastRun) -> dict[str, str]:
 
 
 def _commit_of(run: PastRun) -> dict[str, str]:
-    return {"commit": f"{run.commit[:12]}{', with changes that were not committed' if run.dirty else ''}"} if run.commit else {}
+    return (
+        {"commit": f"{run.commit[:12]}{', with changes that were not committed' if run.dirty else ''}"}
+        if run.commit
+        else {}
+    )
 
 
 def _variants(facts: Mapping[str, Mapping[str, str]]) -> list[dict[str, Any]]:

@@ -41,7 +41,9 @@ def build(root: Path, out: Path) -> Path:
         InputError: the pipeline has no results yet, or one of them is damaged.
     """
     if not (root / paths.REPORTS / paths.METRICS_FILE).exists():
-        raise InputError(f"{paths.REPORTS / paths.METRICS_FILE}: no results yet; run vidbridge run, then vidbridge report")
+        raise InputError(
+            f"{paths.REPORTS / paths.METRICS_FILE}: no results yet; run vidbridge run, then vidbridge report"
+        )
     session = Session(root)
     params = session.params
     page = fill_page(
@@ -60,8 +62,12 @@ def _results(root: Path, params: Params) -> dict[str, Any]:
     """Reproducible part of the page: equal byte by byte for the same inputs."""
     rows = (*params.evaluation.of, "baselines")
     if missing := [file for row in rows if not (root / (file := paths.scores(row) / paths.SCORES_FILE)).exists()]:
-        raise InputError(f"{missing[0]}: not there, and params.yaml has it evaluated; run vidbridge run, then vidbridge report")
-    tables = {row: read_record(root / paths.scores(row) / paths.SCORES_FILE, PolicyScores) for row in params.evaluation.of}
+        raise InputError(
+            f"{missing[0]}: not there, and params.yaml has it evaluated; run vidbridge run, then vidbridge report"
+        )
+    tables = {
+        row: read_record(root / paths.scores(row) / paths.SCORES_FILE, PolicyScores) for row in params.evaluation.of
+    }
     baselines = read_record(root / paths.scores("baselines") / paths.SCORES_FILE, BaselineScores)
     tasks = list(tables[params.candidate].tasks)
     gains = read_record(root / paths.REPORTS / paths.METRICS_FILE, SummaryMetrics).gains
@@ -71,7 +77,9 @@ def _results(root: Path, params: Params) -> dict[str, Any]:
     loader = frame_loader(params)
     return {
         "recipe": params.recipe,
-        "model": params.model.family if params.model.kind == "tiny" else f"{params.model.name} @ {params.model.revision}",
+        "model": params.model.family
+        if params.model.kind == "tiny"
+        else f"{params.model.name} @ {params.model.revision}",
         "candidate": params.candidate,
         "digest": digest(params),
         "other_parameters": other_parameters(root, stage_names(params)),
@@ -140,7 +148,9 @@ def _filters(root: Path, params: Params) -> list[dict[str, Any]]:
         folder = root / paths.difficulty(name)
         if (folder / paths.HISTOGRAM_FILE).exists():
             png = in_base64((folder / paths.HISTOGRAM_FILE).read_bytes())
-            tables.append({"name": name, "row": row, "tasks": read_json(folder / paths.SUMMARY_FILE)["tasks"], "png": png})
+            tables.append(
+                {"name": name, "row": row, "tasks": read_json(folder / paths.SUMMARY_FILE)["tasks"], "png": png}
+            )
     return tables
 
 
@@ -159,7 +169,9 @@ def _rollouts(root: Path, params: Params, loader: FrameLoader) -> list[dict[str,
             continue
         samples = {sample.sample_id: sample for sample in load_samples("train", row.trained_tasks, Path(row.samples))}
         if gone := [group.sample_id for group in groups if group.sample_id not in samples]:
-            raise InputError(f"{file}: sample {gone[0]!r} is no longer in {row.samples}; run vidbridge run, then vidbridge report")
+            raise InputError(
+                f"{file}: sample {gone[0]!r} is no longer in {row.samples}; run vidbridge run, then vidbridge report"
+            )
         last = [group for group in groups if group.step == groups[-1].step]
         frames = (loader.load(samples[group.sample_id]) for group in last)
         rows.append({"name": name, "step": last[0].step, "groups": group_views(last, frames)})

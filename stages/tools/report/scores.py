@@ -25,7 +25,14 @@ def cell(interval: Interval | TaskResult | PairedGain, span: tuple[float, float]
     kind = "good" if low > 0 else "bad" if high < 0 else ""
     p_values = [("p", interval.p_value), ("Holm", interval.p_holm)] if isinstance(interval, PairedGain) else []
     chance = ", ".join(f"{name} {_p(value)}" for name, value in p_values if value is not None)
-    return {"mean": mean, "low": low, "high": high, "kind": kind, "p": chance, "bar": interval_bar(low, mean, high, span)}
+    return {
+        "mean": mean,
+        "low": low,
+        "high": high,
+        "kind": kind,
+        "p": chance,
+        "bar": interval_bar(low, mean, high, span),
+    }
 
 
 def _p(value: float) -> str:
@@ -63,7 +70,9 @@ def gain_rows(gains: Mapping[str, RowGain], tasks: Sequence[TaskName]) -> list[d
     rows: list[tuple[str, list[PairedGain]]] = [
         (name, [gain, *(gain.tasks[task] for task in tasks)]) for name, gain in gains.items()
     ]
-    widest = max((abs(end) for _, row in rows for interval in row for end in (interval.low, interval.high)), default=1.0)
+    widest = max(
+        (abs(end) for _, row in rows for interval in row for end in (interval.low, interval.high)), default=1.0
+    )
     span = (-widest or -1.0, widest or 1.0)
     return [{"name": name, "cells": [cell(interval, span) for interval in row]} for name, row in rows]
 

@@ -135,12 +135,16 @@ class ServingApp:
             return Reply(200, json.dumps(openapi(self._key is not None)).encode())
         if path == "/docs":
             return Reply(200, describe().encode(), "text/plain; charset=utf-8")
-        raise Refused(404, "path: not one of /invocations, /ping, /health, /version, /docs, /openapi.json; ask POST /invocations")
+        raise Refused(
+            404, "path: not one of /invocations, /ping, /health, /version, /docs, /openapi.json; ask POST /invocations"
+        )
 
     def _check_caller(self, headers: Mapping[str, str]) -> None:
         host = headers.get("host", "")
         if self._hosts is not None and not _is_local(name := _name(host), self._hosts):
-            raise Refused(403, f"Host: {name[:SHOWN]!r} is not this server's name; call it by {', '.join(sorted(self._hosts))}")
+            raise Refused(
+                403, f"Host: {name[:SHOWN]!r} is not this server's name; call it by {', '.join(sorted(self._hosts))}"
+            )
         origin = headers.get("origin")
         if origin is not None and origin.partition("://")[2].lower() != host.lower():
             raise Refused(403, "Origin: a page of another site may not ask this server; ask it from a program")
@@ -152,7 +156,9 @@ class ServingApp:
         # Compared in constant time.
         right = hmac.compare_digest(token.strip().encode("latin-1"), self._key)
         if scheme.lower() != "bearer" or not right:
-            raise Refused(401, f"Authorization: not the key of this server; send 'Authorization: Bearer KEY' with its {KEY}")
+            raise Refused(
+                401, f"Authorization: not the key of this server; send 'Authorization: Bearer KEY' with its {KEY}"
+            )
 
     async def _invoke(self, headers: Mapping[str, str], reading: _Reading, started: float) -> Reply:
         kind = headers.get("content-type", "").partition(";")[0].strip().lower()
@@ -238,7 +244,9 @@ class _Reading:
             try:
                 message = await asyncio.wait_for(self._receive(), min(PAUSE_S, max(ends - time.monotonic(), 0.001)))
             except TimeoutError:
-                raise Refused(408, f"body: nothing came for {PAUSE_S:g} s, or it took too long; send it again, faster") from None
+                raise Refused(
+                    408, f"body: nothing came for {PAUSE_S:g} s, or it took too long; send it again, faster"
+                ) from None
             if message["type"] != "http.request":
                 raise Disconnected
             self.whole = not message.get("more_body", False)
@@ -328,7 +336,12 @@ def openapi(keyed: bool) -> dict[str, Any]:
         "401": "The key is missing or wrong.",
         "408": "The body did not come.",
     }
-    statuses |= {"403": "Host or Origin is another's.", "413": "Too large.", "415": "Not JSON.", "503": "Busy; see Retry-After."}
+    statuses |= {
+        "403": "Host or Origin is another's.",
+        "413": "Too large.",
+        "415": "Not JSON.",
+        "503": "Busy; see Retry-After.",
+    }
     statuses |= {"500": "A fault of the server.", "504": "Not done in time."}
     document: dict[str, Any] = {
         "openapi": "3.1.0",
@@ -340,7 +353,9 @@ def openapi(keyed: bool) -> dict[str, Any]:
                     "requestBody": {"required": True, **holding(request)},
                     "responses": {
                         "200": {"description": "One answer a row.", **holding(answers)},
-                        **{status: {"description": why, **holding(refusal)} for status, why in sorted(statuses.items())},
+                        **{
+                            status: {"description": why, **holding(refusal)} for status, why in sorted(statuses.items())
+                        },
                     },
                 }
             },
@@ -360,8 +375,10 @@ def describe() -> str:
 
     fields = "\n".join(f"  {name:<13} {field.description}" for name, field in QuestionRow.model_fields.items())
     return (
-        f'POST /invocations, {_JSON}: {{"dataframe_records": [row, ...]}}, 1 to {MAX_ROWS} rows.\n\nA row:\n{fields}\n\n'
-        'Comes back: {"predictions": [{"thinking": ..., "answer": ..., "reply": ...}, ...]}; thinking and answer are null where the\n'
+        f'POST /invocations, {_JSON}: {{"dataframe_records": [row, ...]}}, 1 to {MAX_ROWS} rows.\n\nA'
+        f" row:\n{fields}\n\n"
+        'Comes back: {"predictions": [{"thinking": ..., "answer": ..., "reply": ...}, ...]}; thinking and answer are'
+        " null where the\n"
         "reply is not one block of each. What is refused: a status, and a sentence in `message`.\n\n"
         f"Rows may also come as {', '.join(FORMS[1:])}, as MLflow's clients send them. For programs: /openapi.json\n"
     )
@@ -420,7 +437,9 @@ def _allow_descriptors() -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     needed = MAX_CONNECTIONS + MAX_REQUESTS * (MAX_ROWS + 1) + 200
     if soft < needed:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (min(needed, hard) if hard != resource.RLIM_INFINITY else needed, hard))
+        resource.setrlimit(
+            resource.RLIMIT_NOFILE, (min(needed, hard) if hard != resource.RLIM_INFINITY else needed, hard)
+        )
 
 
 if __name__ == "__main__":

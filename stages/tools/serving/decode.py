@@ -30,7 +30,9 @@ def load_bounded(request: DecodeRequest, shrink: Shrink | None = None) -> Frames
         VideoError: the file cannot be read, or its frames are too large (``too-large``).
     """
     facts = probe(request.path)
-    height, width = (facts.height, facts.width) if shrink is None else shrink.size(request.frames, facts.height, facts.width)
+    height, width = (
+        (facts.height, facts.width) if shrink is None else shrink.size(request.frames, facts.height, facts.width)
+    )
     size = request.frames * height * width * 3
     if (height, width) != (facts.height, facts.width):
         size += facts.height * facts.width * 3

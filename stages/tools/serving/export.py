@@ -24,12 +24,19 @@ from stages.tracking.session import Session
 
 CARD_FILE = "README.md"
 #: Required files; without them other programs cannot load the model.
-NEEDED = ("config.json", "generation_config.json", "preprocessor_config.json|processor_config.json", "tokenizer_config.json")
+NEEDED = (
+    "config.json",
+    "generation_config.json",
+    "preprocessor_config.json|processor_config.json",
+    "tokenizer_config.json",
+)
 
 #: Rule for the position of the text behind a video with which weights were trained, by their
 #: configuration.
 _POSITIONS = {AFTER_LAST: "one after the video's last position on any axis, time included (transformers <= 5.2, vLLM)"}
-_UNKNOWN_POSITIONS = "not stated: trained by an older version, with the rule of transformers >= 5.3, which vLLM does not follow"
+_UNKNOWN_POSITIONS = (
+    "not stated: trained by an older version, with the rule of transformers >= 5.3, which vLLM does not follow"
+)
 _GRID_A_FRAME = "a grid a frame, where all versions of transformers and vLLM agree"
 
 
@@ -63,7 +70,8 @@ def export_version(session: Session, which: str, out: Path) -> ExportedVersion:
     for names in NEEDED:
         if not any((source / name).is_file() for name in names.split("|")):
             raise InputError(
-                f"version {version.number}: has no {names.replace('|', ' or ')}, so nothing could load it; train its row again"
+                f"version {version.number}: has no {names.replace('|', ' or ')}, so nothing could load it; train its"
+                " row again"
             )
     if fault := fault_of_files(source):
         raise InputError(f"version {version.number}: {fault}")

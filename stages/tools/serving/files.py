@@ -48,10 +48,14 @@ def open_named(folder: Path | None, name: str, max_bytes: int) -> OpenFile:
             no file, or one that is too large.
     """
     if folder is None:
-        raise Refused(400, f"video: this server reads no files; send video_base64, or start it with {FOLDER} set to a folder")
+        raise Refused(
+            400, f"video: this server reads no files; send video_base64, or start it with {FOLDER} set to a folder"
+        )
     path = PurePosixPath(name)
     if path.is_absolute() or ".." in path.parts or "\\" in name or "\0" in name:
-        raise Refused(400, f"video: {name[:SHOWN]!r} may not leave the server's folder; send a path below it, without '..'")
+        raise Refused(
+            400, f"video: {name[:SHOWN]!r} may not leave the server's folder; send a path below it, without '..'"
+        )
     no_file = Refused(400, f"video: {name[:SHOWN]!r} is not a file in the server's folder; send the path of one")
     try:
         resolved = (folder / path).resolve(strict=True)
@@ -62,7 +66,9 @@ def open_named(folder: Path | None, name: str, max_bytes: int) -> OpenFile:
     home = folder if resolved.is_relative_to(folder) else Links(folder).store_of(resolved)
     if home is None:
         raise Refused(
-            400, f"video: {name[:SHOWN]!r} may not leave the server's folder; send a path below it, not a link that leads out"
+            400,
+            f"video: {name[:SHOWN]!r} may not leave the server's folder; send a path below it, not a link that leads"
+            " out",
         )
     try:
         descriptor = open_below(home, resolved.relative_to(home).parts)
@@ -101,4 +107,7 @@ def open_below(folder: Path, parts: tuple[str, ...]) -> int:
 
 def too_large(field: str, size: float, max_bytes: int) -> str:
     """Message for a video that is too large."""
-    return f"{field}: {size / (1 << 20):.1f} MB, {max_bytes / (1 << 20):.3g} MB are allowed ({MEGABYTES}); send a smaller file"
+    return (
+        f"{field}: {size / (1 << 20):.1f} MB, {max_bytes / (1 << 20):.3g} MB are allowed ({MEGABYTES}); send a smaller"
+        " file"
+    )

@@ -92,7 +92,9 @@ def limits_from_environment(changes: Mapping[str, str] | None = None) -> Limits:
     folder = Path(named).expanduser().resolve() if named else None
     if folder is not None and not folder.is_dir():
         raise ValueError(f"{FOLDER}: {named!r} is not a folder; set the one that videos may be read from, or unset it")
-    return Limits(folder, int(_positive(environment, MEGABYTES, "64") * (1 << 20)), _positive(environment, SECONDS, "50"))
+    return Limits(
+        folder, int(_positive(environment, MEGABYTES, "64") * (1 << 20)), _positive(environment, SECONDS, "50")
+    )
 
 
 def key_from_environment() -> str | None:

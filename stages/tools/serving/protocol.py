@@ -22,7 +22,8 @@ class BoundedProtocol(H11Protocol):
         super().connection_made(transport)
         if len(self.connections) > MAX_CONNECTIONS:
             transport.write(
-                f"HTTP/1.1 503 Busy\r\nRetry-After: {RETRY_S}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n".encode()
+                f"HTTP/1.1 503 Busy\r\nRetry-After: {RETRY_S}\r\n"
+                "Content-Length: 0\r\nConnection: close\r\n\r\n".encode()
             )
             transport.close()
             return

@@ -46,7 +46,9 @@ class QuestionRow(Record):
     video: str | None = Field(None, description="Path of a file below the server's folder, with forward slashes.")
     video_base64: bytes | None = Field(None, description="Or the bytes of a file, as standard base64.")
     options: tuple[str, ...] = Field((), max_length=26, description="Choices, for a question of multiple choice.")
-    task: KnownTask | None = Field(None, description="What the question is taken for; the version's own task when left out.")
+    task: KnownTask | None = Field(
+        None, description="What the question is taken for; the version's own task when left out."
+    )
 
     @field_validator("video_base64", mode="before")
     @classmethod
@@ -94,10 +96,14 @@ def _row(number: int, row: Mapping[str, Any], videos: Mapping[str, bytes]) -> Qu
     values: dict[str, Any] = {}
     for name, value in row.items():
         if not isinstance(name, str) or name not in QuestionRow.model_fields:
-            raise Refused(400, f"row {number}: {_display(name)} is not known; a row has {', '.join(QuestionRow.model_fields)}")
+            raise Refused(
+                400, f"row {number}: {_display(name)} is not known; a row has {', '.join(QuestionRow.model_fields)}"
+            )
         if isinstance(value, str) and value in videos:
             if name != "video_base64":
-                raise Refused(400, f"row {number}: {name}: {len(videos[value]):,} bytes; only video_base64 may be so long")
+                raise Refused(
+                    400, f"row {number}: {name}: {len(videos[value]):,} bytes; only video_base64 may be so long"
+                )
             value = videos[value]
         if not _absent(value):
             values[name] = value
@@ -120,7 +126,9 @@ def _absent(value: object) -> bool:
 def _rows(document: object) -> list[Mapping[str, Any]]:
     """Rows in any of the forms."""
     if not isinstance(document, dict):
-        raise Refused(400, f'body: {_kind(document)}; send an object: {{"{FORMS[0]}": [{{"question": …, "video": …}}]}}')
+        raise Refused(
+            400, f'body: {_kind(document)}; send an object: {{"{FORMS[0]}": [{{"question": …, "video": …}}]}}'
+        )
     forms = [name for name in document if name in FORMS]
     unknown = [name for name in document if name not in (*FORMS, "params")]
     if unknown:
@@ -143,10 +151,16 @@ def _split(value: object) -> list[Mapping[str, Any]]:
     if not isinstance(value, dict) or not {"columns", "data"} <= set(value) <= {"columns", "data", "index"}:
         raise Refused(400, 'dataframe_split: send {"columns": ["question", "video"], "data": [["…", "…"]]}')
     columns, data = value["columns"], value["data"]
-    if not isinstance(columns, list) or not all(isinstance(name, str) for name in columns) or len(set(columns)) < len(columns):
+    if (
+        not isinstance(columns, list)
+        or not all(isinstance(name, str) for name in columns)
+        or len(set(columns)) < len(columns)
+    ):
         raise Refused(400, "dataframe_split.columns: not a list of different names; send the names of a row's fields")
     if not isinstance(data, list) or not all(isinstance(row, list) and len(row) == len(columns) for row in data):
-        raise Refused(400, f"dataframe_split.data: not a list of rows of {len(columns)} values; send one value a column")
+        raise Refused(
+            400, f"dataframe_split.data: not a list of rows of {len(columns)} values; send one value a column"
+        )
     return [dict(zip(columns, row, strict=True)) for row in data]
 
 
@@ -154,8 +168,13 @@ def _columns(form: str, value: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     """Rows of a table by columns; one row if each is a single value."""
     if all(not isinstance(column, list) for column in value.values()):
         return [value]
-    if not all(isinstance(column, list) for column in value.values()) or len({len(column) for column in value.values()}) > 1:
-        raise Refused(400, f"{form}: its columns are not lists of one length; send a value for each row, null where there is none")
+    if (
+        not all(isinstance(column, list) for column in value.values())
+        or len({len(column) for column in value.values()}) > 1
+    ):
+        raise Refused(
+            400, f"{form}: its columns are not lists of one length; send a value for each row, null where there is none"
+        )
     return [dict(zip(value, row, strict=True)) for row in zip(*value.values(), strict=True)]
 
 
@@ -186,14 +205,18 @@ def _outline(body: bytes | bytearray) -> tuple[bytes, dict[str, bytes]]:
     at = depth = syntax = text = 0
     while True:
         quote = body.find(b'"', at)
-        between = bytes(body[at : len(body) if quote < 0 else quote]) if quote >= 0 or len(body) - at <= MAX_SYNTAX else None
+        between = (
+            bytes(body[at : len(body) if quote < 0 else quote]) if quote >= 0 or len(body) - at <= MAX_SYNTAX else None
+        )
         syntax += MAX_SYNTAX + 1 if between is None else len(between)
         if between is None or syntax > MAX_SYNTAX:
             raise Refused(413, f"body: over {MAX_SYNTAX:,} bytes beside its strings; send 1 to {MAX_ROWS} rows")
         for bracket in _BRACKET.findall(between):
             depth += 1 if bracket in b"[{" else -1
             if depth > MAX_DEPTH:
-                raise Refused(400, f"body: brackets more than {MAX_DEPTH} deep; a row is an object of strings and one list")
+                raise Refused(
+                    400, f"body: brackets more than {MAX_DEPTH} deep; a row is an object of strings and one list"
+                )
         pieces.append(between)
         if quote < 0:
             return b"".join(pieces), videos

@@ -38,7 +38,13 @@ from stages.domain.core.replies import parse_reply
 from stages.domain.tasks import task_of
 from stages.runtime import paths
 from stages.tools.serving.files import OpenFile, open_named
-from stages.tools.serving.limits import BATCH_PIXELS, DECODING_SHARE, FRAME_BYTES, REQUEST_FRAME_BYTES, limits_from_environment
+from stages.tools.serving.limits import (
+    BATCH_PIXELS,
+    DECODING_SHARE,
+    FRAME_BYTES,
+    REQUEST_FRAME_BYTES,
+    limits_from_environment,
+)
 from stages.tools.serving.refusal import Refused
 from stages.tools.serving.requests import QuestionRow, parse_rows
 from stages.tools.serving.videos import Budget, Decoders, keep_base64, timed_out
@@ -215,7 +221,9 @@ class VideoAnswers(PythonModel):
                 held_bytes += frames.pixels.nbytes
                 if held_bytes > REQUEST_FRAME_BYTES:
                     allowed = f"{REQUEST_FRAME_BYTES >> 20} MB of frames are allowed"
-                    raise Refused(413, f"rows: the videos of one request are too large together, {allowed}; send fewer of them")
+                    raise Refused(
+                        413, f"rows: the videos of one request are too large together, {allowed}; send fewer of them"
+                    )
                 if held_bytes > reserved:
                     # The processor alone scales some shapes: scaling twice would not give the same
                     # as once.
@@ -242,7 +250,9 @@ class VideoAnswers(PythonModel):
             raise Refused(400, f"{field}: {error}") from error
         return frames
 
-    def _reply(self, items: Sequence[tuple[str, Frames]], ends: float, gone: threading.Event | None) -> list[dict[str, str | None]]:
+    def _reply(
+        self, items: Sequence[tuple[str, Frames]], ends: float, gone: threading.Event | None
+    ) -> list[dict[str, str | None]]:
         from stages.lib.inference.generate import generate
 
         replies: list[str] = []

@@ -25,7 +25,16 @@ from stages.lib.video.errors import VideoError
 from stages.runtime.workers import IsolatedWorker, ItemFailure
 from stages.tools.serving.decode import DecodeRequest, load_bounded
 from stages.tools.serving.files import OpenFile, too_large
-from stages.tools.serving.limits import DECODER_BYTES, MAX_SLOW, QUICK, QUICK_S, RETRY_S, SECONDS, SLOW, VIDEO_PIXEL_BYTES
+from stages.tools.serving.limits import (
+    DECODER_BYTES,
+    MAX_SLOW,
+    QUICK,
+    QUICK_S,
+    RETRY_S,
+    SECONDS,
+    SLOW,
+    VIDEO_PIXEL_BYTES,
+)
 from stages.tools.serving.refusal import Refused
 
 #: Characters of base64 that are read at once; a multiple of four.
@@ -74,7 +83,9 @@ def _is_short_of_memory(error: BaseException) -> bool:
 
 def out_of_memory(name: str) -> VideoError:
     """Error for a video that takes more memory than it may."""
-    return VideoError("too-large", f"{name}: needs more memory than {DECODER_BYTES >> 20} MB to decode; scale the video down")
+    return VideoError(
+        "too-large", f"{name}: needs more memory than {DECODER_BYTES >> 20} MB to decode; scale the video down"
+    )
 
 
 class Decoders:
@@ -105,7 +116,9 @@ class Decoders:
             result = self._quick(job, min(QUICK_S, self._limit_s), max(ends - time.monotonic(), 0.001))
             if isinstance(result, ItemFailure) and result.reason == "timeout" and self._limit_s > QUICK_S:
                 if not self._places.acquire(blocking=False):
-                    raise Refused(503, f"{field}: {MAX_SLOW} videos that take long wait already; try again in {RETRY_S} s")
+                    raise Refused(
+                        503, f"{field}: {MAX_SLOW} videos that take long wait already; try again in {RETRY_S} s"
+                    )
                 try:
                     result = self._slow(job, self._limit_s, max(ends - time.monotonic(), 0.001))
                 finally:

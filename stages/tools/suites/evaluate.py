@@ -1,7 +1,8 @@
 """Evaluate a model on a benchmark: ask all of its questions, score the replies, store both. Not a
 stage of DVC; `vidbridge evaluate` calls it.
 
-Example: ``evaluate(root, params, request, model_engine(session, params, request, "champion", None))``.
+Example: ``evaluate(root, params, request, model_engine(session, params, request, "champion",
+None))``.
 """
 
 from __future__ import annotations
@@ -34,7 +35,16 @@ from stages.tools.suites.engines.answers import Answers, open_answers
 from stages.tools.suites.engines.contents import CONTENTS_FILE, Contents
 from stages.tools.suites.engines.endpoint import JPEG_QUALITY, MP4_CRF, EndpointModel, Form
 from stages.tools.suites.engines.models import MAX_PIXELS_PER_FRAME, select_model
-from stages.tools.suites.engines.questions import CONTROLS, Answer, EngineError, Load, OnAnswers, Question, drawn, questions
+from stages.tools.suites.engines.questions import (
+    CONTROLS,
+    Answer,
+    EngineError,
+    Load,
+    OnAnswers,
+    Question,
+    drawn,
+    questions,
+)
 from stages.tools.suites.engines.videos import VideoLoader, protocol, video_key_of
 from stages.tools.suites.markdown import as_markdown
 from stages.tools.suites.published.benchmark import Item
@@ -88,7 +98,9 @@ class Engine:
     ask: Ask
 
 
-def model_engine(session: Session, params: Params, request: EvaluationRequest, which: str, revision: str | None) -> Engine:
+def model_engine(
+    session: Session, params: Params, request: EvaluationRequest, which: str, revision: str | None
+) -> Engine:
     """Engine of a model in this process, which is loaded when the first question is asked.
 
     Raises:
@@ -115,7 +127,9 @@ def model_engine(session: Session, params: Params, request: EvaluationRequest, w
     return Engine(chosen.name, identity, chosen.prompt, chosen.version, ask)
 
 
-def endpoint_engine(params: Params, request: EvaluationRequest, url: str, model: str, revision: str | None, form: Form) -> Engine:
+def endpoint_engine(
+    params: Params, request: EvaluationRequest, url: str, model: str, revision: str | None, form: Form
+) -> Engine:
     """Engine of a model at an endpoint, whose address is not part of the identity.
 
     Args:
@@ -176,17 +190,23 @@ def evaluate(
     with open_answers(request.out, identity, lambda item_id: loader.content(video_keys[item_id])) as answers:
         if replaced := _replaced(answers, video_keys):
             names = ", ".join(map(one_line, sorted(replaced)[:EXAMPLES]))
-            print(f"evaluate: {len(replaced)} videos hold something else than when they were asked about; asking again: {names}")
+            print(
+                f"evaluate: {len(replaced)} videos hold something else than when they were asked about; asking again:"
+                f" {names}"
+            )
         _ask(engine, questions, loader.load, answers)
         unanswered = _listed(answers)
         question_keys = {(question.view, question.item_id) for question in questions}
         controls: dict[str, dict[str, str]] = {
-            view: {item_id: reply for item_id, reply in answers.replies[view].items() if (view, item_id) in question_keys}
+            view: {
+                item_id: reply for item_id, reply in answers.replies[view].items() if (view, item_id) in question_keys
+            }
             for view in CONTROLS
         }
         if not answers.replies["video"]:
             raise EngineError(
-                f"{request.benchmark}: no question was answered, so nothing was scored; the first: {unanswered[0].reason}"
+                f"{request.benchmark}: no question was answered, so nothing was scored; the first:"
+                f" {unanswered[0].reason}"
             )
     scored = score(
         params,
@@ -236,7 +256,9 @@ def identity_of(params: Params, benchmark: str, items: Sequence[Item[Any]], engi
     }
 
 
-def _questions(params: Params, request: EvaluationRequest, items: Sequence[Item[Any]], texts: PromptTexts) -> list[Question]:
+def _questions(
+    params: Params, request: EvaluationRequest, items: Sequence[Item[Any]], texts: PromptTexts
+) -> list[Question]:
     render = BENCHMARKS[request.benchmark].prompt
     controlled = drawn([item.item_id for item in items], request.controls, params.seed)
     return questions([(item.item_id, video_key_of(item), render(item, texts)) for item in items], controlled)
@@ -246,7 +268,9 @@ def _ask(engine: Engine, questions: Sequence[Question], load: Load, answers: Ans
     pending = answers.pending(questions)
     if not pending:
         return
-    with tqdm(total=len(questions), initial=len(questions) - len(pending), desc=engine.name, unit="question", mininterval=1) as bar:
+    with tqdm(
+        total=len(questions), initial=len(questions) - len(pending), desc=engine.name, unit="question", mininterval=1
+    ) as bar:
 
         def on_answers(replies: Sequence[Answer]) -> None:
             answers.add(replies)
@@ -264,7 +288,9 @@ def _listed(answers: Answers) -> list[Unanswered]:
 
 def _control_count(params: Params, request: EvaluationRequest, questions: Sequence[Question]) -> str:
     count = sum(question.view == CONTROLS[0] for question in questions)
-    return f"all {count}" if request.controls is None else f"{count}, drawn with seed {params.seed}" if count else "none"
+    return (
+        f"all {count}" if request.controls is None else f"{count}, drawn with seed {params.seed}" if count else "none"
+    )
 
 
 def _replaced(answers: Answers, video_keys: Mapping[str, str]) -> dict[str, int]:
@@ -280,7 +306,9 @@ def _clips(root: Path) -> Callable[[], Mapping[str, Clip]]:
     def clips() -> Mapping[str, Clip]:
         manifest = root / paths.CLIPS / paths.MANIFEST_FILE
         if not manifest.is_file():
-            raise InputError(f"{manifest}: not there, and these samples are edits of its clips; type: vidbridge run synthesize")
+            raise InputError(
+                f"{manifest}: not there, and these samples are edits of its clips; type: vidbridge run synthesize"
+            )
         return {clip.clip_id: clip for clip in iterate_rows(manifest, Clip)}
 
     return clips
@@ -289,7 +317,11 @@ def _clips(root: Path) -> Callable[[], Mapping[str, Clip]]:
 def _content_of_sample(sample: Sample, clips: Callable[[], Mapping[str, Clip]]) -> str | None:
     clips_by_id = clips()
     names = sample.timeline.clip_ids
-    return digest({"clips": [clips_by_id[name].sha256 for name in names]}) if all(name in clips_by_id for name in names) else None
+    return (
+        digest({"clips": [clips_by_id[name].sha256 for name in names]})
+        if all(name in clips_by_id for name in names)
+        else None
+    )
 
 
 def _sample_loader(
@@ -299,7 +331,9 @@ def _sample_loader(
 
     @cache
     def loader() -> FrameLoader:
-        return FrameLoader(dict(clips()), videos or root / params.ingest.source, frame_memory_bytes(), root / paths.CLIPS)
+        return FrameLoader(
+            dict(clips()), videos or root / params.ingest.source, frame_memory_bytes(), root / paths.CLIPS
+        )
 
     def load(sample: Sample) -> Frames:
         try:
@@ -336,5 +370,7 @@ def metrics_of(result: BenchmarkScores) -> dict[str, float]:
             for measure, cell in measures.items():
                 name = f"{prefix}{scoring}/{measure}".replace(": ", "-")
                 if cell.mean is not None and cell.low is not None and cell.high is not None:
-                    metrics |= {name: cell.mean} | ({f"{name}/low": cell.low, f"{name}/high": cell.high} if not prefix else {})
+                    metrics |= {name: cell.mean} | (
+                        {f"{name}/low": cell.low, f"{name}/high": cell.high} if not prefix else {}
+                    )
     return metrics

@@ -68,7 +68,9 @@ def _lines(result: BenchmarkEvaluation) -> Iterator[str]:
         yield "|---|--:|" + "--:|" * len(scorings) * len(measures)
         for view, control in result.controls.items():
             gains = [control.gain[scoring][measure] for scoring in scorings for measure in measures]
-            yield f"| video - {view} video | {control.questions:,} |" + "".join(f" {_difference(gain)} |" for gain in gains)
+            yield f"| video - {view} video | {control.questions:,} |" + "".join(
+                f" {_difference(gain)} |" for gain in gains
+            )
     if result.against:
         yield ""
         yield from _against(result.against, scorings, measures)
@@ -108,7 +110,9 @@ def _against(against: Against, scorings: list[str], measures: list[str]) -> Iter
             yield f"{scoring}: {changed_in_words(changed)}"
 
 
-def difference_rows(against: Against, scorings: list[str]) -> Iterator[tuple[str, Mapping[str, Mapping[str, Difference]]]]:
+def difference_rows(
+    against: Against, scorings: list[str]
+) -> Iterator[tuple[str, Mapping[str, Mapping[str, Difference]]]]:
     """Title, and scoring to measure to difference: all questions first, then each value of each
     category."""
     differences = against.differences
@@ -125,7 +129,8 @@ def set_aside_in_words(result: BenchmarkScores) -> str:
         first.setdefault(row.reason, row)
     counts = Counter(row.reason for row in result.set_aside)
     return "; ".join(
-        f"{counts[reason]:,} {_text(reason)} (first {_text(row.item)}: {_text(row.detail)})" for reason, row in first.items()
+        f"{counts[reason]:,} {_text(reason)} (first {_text(row.item)}: {_text(row.detail)})"
+        for reason, row in first.items()
     )
 
 

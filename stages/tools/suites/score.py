@@ -70,7 +70,8 @@ def score(
     files = {"predictions": predictions, "against": against}
     if judge is None:
         marks = {
-            who: _by_rule(benchmark, _those(items, replies_of_policy), replies_of_policy) for who, replies_of_policy in sets.items()
+            who: _by_rule(benchmark, _those(items, replies_of_policy), replies_of_policy)
+            for who, replies_of_policy in sets.items()
         }
     else:
         marks = judge.score_many(
@@ -126,7 +127,14 @@ def score(
         against=None
         if against is None
         else _compared(
-            benchmark, items, against, sets["predictions"], marks["predictions"], sets["against"], marks["against"], confidence
+            benchmark,
+            items,
+            against,
+            sets["predictions"],
+            marks["predictions"],
+            sets["against"],
+            marks["against"],
+            confidence,
         ),
     )
 
@@ -213,8 +221,15 @@ def _reads(benchmark: Benchmark[Any], path: Path) -> bool:
 
 
 def _by_rule(benchmark: Benchmark[Any], items: Sequence[Item[Any]], replies: Mapping[str, str]) -> Marks:
-    return {scoring.name: [scoring.mark(item, replies[item.item_id]) for item in items] for scoring in benchmark.by_rule}
+    return {
+        scoring.name: [scoring.mark(item, replies[item.item_id]) for item in items] for scoring in benchmark.by_rule
+    }
 
 
-def _by_judge(benchmark: Benchmark[Any], items: Sequence[Item[Any]], replies: Mapping[str, str], judge: Examiner) -> Marks:
-    return {scoring.name: [scoring.mark(item, replies[item.item_id], judge) for item in items] for scoring in benchmark.by_judge}
+def _by_judge(
+    benchmark: Benchmark[Any], items: Sequence[Item[Any]], replies: Mapping[str, str], judge: Examiner
+) -> Marks:
+    return {
+        scoring.name: [scoring.mark(item, replies[item.item_id], judge) for item in items]
+        for scoring in benchmark.by_judge
+    }

@@ -117,7 +117,9 @@ def promote(
             if case.champion is not None and case.champion.number == number:
                 return Promotion(case.candidate, case.champion, case.decision, moved=False, verdict=verdict)
             if conclude(client, gate, case):
-                return Promotion(case.candidate, case.champion, case.decision, moved=case.decision.promote, verdict=verdict)
+                return Promotion(
+                    case.candidate, case.champion, case.decision, moved=case.decision.promote, verdict=verdict
+                )
     raise _overtaken(gate)
 
 
@@ -138,7 +140,9 @@ def judge(session: Session, version: int, *, author: str | None, reason: str, ne
         decision = refusal(f"version {version} is champion already")
     else:
         decision = _considered(session, candidate, champion, new_evaluation)
-    return Case(candidate, champion, new_evaluation, last.number if last else 0, decision, _author(session.root, author), reason)
+    return Case(
+        candidate, champion, new_evaluation, last.number if last else 0, decision, _author(session.root, author), reason
+    )
 
 
 def conclude(client: MlflowClient, gate: GateParams, case: Case) -> bool:
@@ -160,7 +164,9 @@ def conclude(client: MlflowClient, gate: GateParams, case: Case) -> bool:
     verdict = _verdict_text(case)
     entry = write_entry(client, gate.ledger, case.candidate, decided, verdict)
     if not entry.moves:
-        retry_on_conflict(lambda: client.set_model_version_tag(case.candidate.model, str(case.candidate.number), VERDICT, verdict))
+        retry_on_conflict(
+            lambda: client.set_model_version_tag(case.candidate.model, str(case.candidate.number), VERDICT, verdict)
+        )
         return True
     if entry.standing:
         complete_pending_move(client, gate)
@@ -191,7 +197,10 @@ def rollback(session: Session, *, author: str | None = None, reason: str = "") -
     with _guard(session.root, gate):
         for _ in range(ATTEMPTS):
             last = complete_pending_move(client, gate)
-            champion, stack = _champion(client, model), champions(read_ledger(client, gate.registered_model, gate.ledger))
+            champion, stack = (
+                _champion(client, model),
+                champions(read_ledger(client, gate.registered_model, gate.ledger)),
+            )
             if champion is None:
                 raise TrackingError(f"{model}: no champion yet, so nothing to roll back; run vidbridge promote")
             prove_rights(client, gate)
@@ -202,12 +211,15 @@ def rollback(session: Session, *, author: str | None = None, reason: str = "") -
                 )
             if len(stack) == 1:
                 raise TrackingError(
-                    f"{model}: version {champion.number} is the first champion, there is no earlier one to go back to; promote another: vidbridge promote VERSION"
+                    f"{model}: version {champion.number} is the first champion, there is no earlier one to go back to;"
+                    " promote another: vidbridge promote VERSION"
                 )
             earlier = find_version(client, model, stack[-2])
             why = earlier.freed and f"version {earlier.number} no longer has weights: {earlier.freed}"
             if (why := why or objection(session, earlier)) is not None:
-                raise TrackingError(f"{model}: cannot go back: {why}; put another one to the gate: vidbridge promote VERSION")
+                raise TrackingError(
+                    f"{model}: cannot go back: {why}; put another one to the gate: vidbridge promote VERSION"
+                )
             scores, who = earlier.scores, _author(session.root, author)
             decided = Decided(
                 at_ms=now_ms(),
@@ -224,7 +236,9 @@ def rollback(session: Session, *, author: str | None = None, reason: str = "") -
             verdict = rollback_verdict(earlier, champion, author=who, reason=reason)
             if write_entry(client, gate.ledger, earlier, decided, verdict).standing:
                 complete_pending_move(client, gate)
-                return Promotion(earlier, champion, Decision(True, (reason or "rolled back",), ()), moved=True, verdict=verdict)
+                return Promotion(
+                    earlier, champion, Decision(True, (reason or "rolled back",), ()), moved=True, verdict=verdict
+                )
     raise _overtaken(gate)
 
 
@@ -249,7 +263,10 @@ def complete_pending_move(client: MlflowClient, gate: GateParams) -> Entry | Non
             if last.done:
                 break  # It was champion once; its later fate does not matter for completing a move.
             if abandon(client, gate.registered_model, last):
-                print(f"gate: {last.decided.action} (entry {last.number} of {gate.ledger}) is abandoned: {why}", file=sys.stderr)
+                print(
+                    f"gate: {last.decided.action} (entry {last.number} of {gate.ledger}) is abandoned: {why}",
+                    file=sys.stderr,
+                )
             again = True
             continue
         whole = _follow(client, gate, last)
@@ -296,14 +313,16 @@ def _considered(session: Session, candidate: Version, champion: Version | None, 
         )
     if candidate.scores is None:
         return refusal(
-            f"version {candidate.number} has no scores; add its row to evaluation.of, run dvc repro, then vidbridge register"
+            f"version {candidate.number} has no scores; add its row to evaluation.of, run dvc repro, then vidbridge"
+            " register"
         )
     against: ScoreCard | None = None
     paired: Comparison | str = "there is no champion"
     if champion is not None and not new_evaluation:
         if champion.scores is None:
             return refusal(
-                f"the champion, version {champion.number}, has no scores; register it again, or say that the evaluation is new"
+                f"the champion, version {champion.number}, has no scores; register it again, or say that the evaluation"
+                " is new"
             )
         digest = candidate.scores.digest
         against = champion.scores_under(digest) or champion.scores
@@ -411,7 +430,8 @@ def _models(gate: GateParams) -> list[str]:
 
 def _overtaken(gate: GateParams) -> TrackingError:
     return TrackingError(
-        f"{gate.registered_model}: others have moved the champion {ATTEMPTS} times meanwhile; see vidbridge history, then try again"
+        f"{gate.registered_model}: others have moved the champion {ATTEMPTS} times meanwhile; see vidbridge history,"
+        " then try again"
     )
 
 

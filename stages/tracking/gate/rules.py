@@ -64,7 +64,9 @@ def decide(
     checks = [Check("format", candidate.format, gate.min_format, floor, candidate.format >= gate.min_format)]
     against = baselines if champion is None else champion
     if against is None:
-        return refusal("there are no baseline scores to beat; run the stage `baselines`, then vidbridge register", checks)
+        return refusal(
+            "there are no baseline scores to beat; run the stage `baselines`, then vidbridge register", checks
+        )
     if against.digest != candidate.digest:
         who = "the baselines" if champion is None else "the champion"
         return refusal(
@@ -82,7 +84,8 @@ def decide(
     if isinstance(against, Baselines):
         if gate.scores != "all" and not all(task in against.tasks for task in gate.scores):
             return refusal(
-                "the baselines' scores by task were not kept when this version was registered; run vidbridge register", checks
+                "the baselines' scores by task were not kept when this version was registered; run vidbridge register",
+                checks,
             )
         checks += _against_baselines(candidate, against, gate)
     else:
@@ -137,7 +140,9 @@ def _against_champion(candidate: ScoreCard, champion: ScoreCard, gate: GateParam
         now = candidate.tasks.get(task)
         rule = f"a drop of {gate.max_task_drop:g} at most (gate.max_task_drop)"
         value = now.mean if now else 0.0
-        checks.append(Check(task, value, before.mean, rule, now is not None and before.mean - value <= gate.max_task_drop + 1e-9))
+        checks.append(
+            Check(task, value, before.mean, rule, now is not None and before.mean - value <= gate.max_task_drop + 1e-9)
+        )
     return checks
 
 
@@ -167,7 +172,11 @@ def _gauges(candidate: ScoreCard, gate: GateParams, evidence: Evidence) -> list[
     limits, checks = gate.gauges, []
     for name, limit in limits.at_most.items():
         rule = f"at most {limit:g} (gate.gauges.at_most)"
-        values = _blank_share(candidate) if name == HELD_OUT_BLANK else list((evidence.gauges or {}).get(name, ()))[-limits.last :]
+        values = (
+            _blank_share(candidate)
+            if name == HELD_OUT_BLANK
+            else list((evidence.gauges or {}).get(name, ()))[-limits.last :]
+        )
         if values:
             value = sum(values) / len(values)
             # The mean of three values of .1 is .10000000000000002.

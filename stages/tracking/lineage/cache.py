@@ -90,7 +90,9 @@ def placed(files: Mapping[str, str], source: Source, strip: str = "") -> dict[st
     hash.
     """
     inside = {path: md5 for path, md5 in files.items() if path == source.path or _below(path, source.path)}
-    return {path.removeprefix(strip).lstrip("/") or path.rpartition("/")[2]: (path, md5) for path, md5 in inside.items()}
+    return {
+        path.removeprefix(strip).lstrip("/") or path.rpartition("/")[2]: (path, md5) for path, md5 in inside.items()
+    }
 
 
 class ContentStore:
@@ -174,7 +176,8 @@ class ContentStore:
         """Bytes of a folder's list as stored, verified by hash but not parsed."""
         if not is_hash(oid) or not oid.endswith(".dir"):
             raise ListError(
-                f"{what or 'folder'}: {oid[:200]!r} is not a hash of a folder (32 hex digits and '.dir'); run its stage again"
+                f"{what or 'folder'}: {oid[:200]!r} is not a hash of a folder (32 hex digits and '.dir'); run its stage"
+                " again"
             )
         self._refuse_long(oid, what)
         self.fetch([oid], f"{what}: folder {oid}" if what else oid)
@@ -183,7 +186,9 @@ class ContentStore:
             raise too_long(oid, path.stat().st_size, what)
         text = path.read_bytes()
         if hashlib.md5(text, usedforsecurity=False).hexdigest() != oid.removesuffix(".dir"):
-            raise ListError(f"{what or 'folder'}: {path} does not match the hash in its name; remove it, and it is fetched again")
+            raise ListError(
+                f"{what or 'folder'}: {path} does not match the hash in its name; remove it, and it is fetched again"
+            )
         return text
 
     def sub_hash(self, oid: str, path: str) -> str | None:
@@ -194,7 +199,9 @@ class ContentStore:
         files = self.files(oid)
         if path in files:
             return files[path]
-        inside = [{"md5": md5, "relpath": name.removeprefix(f"{path}/")} for name, md5 in files.items() if _below(name, path)]
+        inside = [
+            {"md5": md5, "relpath": name.removeprefix(f"{path}/")} for name, md5 in files.items() if _below(name, path)
+        ]
         if not inside:
             return None
         tree = Tree.from_list(inside)
@@ -291,7 +298,9 @@ class ContentStore:
             lost = [oid for oid in missing if not self.has(oid)]
         if lost:
             raise self._missing(
-                what, lost[0], f"nor, undamaged, in the remote {remote_label(self.remote_name())} ({display_uri(remote.path)})"
+                what,
+                lost[0],
+                f"nor, undamaged, in the remote {remote_label(self.remote_name())} ({display_uri(remote.path)})",
             )
 
     def push(self, oids: Sequence[str]) -> int:
@@ -351,14 +360,18 @@ class ContentStore:
 
         name = self.remote_name()
         if not name:
-            raise self._missing(what, what, f"and no remote is configured (dvc remote add -d NAME URL, or {REMOTE_VARIABLE})")
+            raise self._missing(
+                what, what, f"and no remote is configured (dvc remote add -d NAME URL, or {REMOTE_VARIABLE})"
+            )
         try:
             return self.repo.cloud.get_remote_odb(name)
         except (DvcException, ImportError) as error:
             # A missing package for this kind of remote is an ImportError, which names the package.
             remedy = f"check .dvc/config and {REMOTE_VARIABLE}"
             if is_cache(self.root):
-                remedy = f"outside a project set its URL in {REMOTE_VARIABLE}, or add it: dvc remote add --global NAME URL"
+                remedy = (
+                    f"outside a project set its URL in {REMOTE_VARIABLE}, or add it: dvc remote add --global NAME URL"
+                )
             message = "; ".join(str(error).split("\n"))
             raise TrackingError(f"DVC remote {remote_label(name)}: {message}; {remedy}") from error
         except Exception as error:
@@ -433,7 +446,9 @@ def open_content(root: Path) -> Iterator[ContentStore]:
     except SCMError as error:
         raise TrackingError(f"{error}; type: git init && git add -A && git commit -m start") from error
     except NotDvcRepoError as error:
-        raise TrackingError(f"{root}: {error}; set VIDBRIDGE_PROJECT to a clone of the project, or run dvc init") from error
+        raise TrackingError(
+            f"{root}: {error}; set VIDBRIDGE_PROJECT to a clone of the project, or run dvc init"
+        ) from error
     except ConfigError as error:
         if changes and FROM_ENVIRONMENT in changes.get("remote", {}) and FROM_ENVIRONMENT in str(error):
             remote_name = display_uri(os.environ[REMOTE_VARIABLE])
@@ -443,7 +458,9 @@ def open_content(root: Path) -> Iterator[ContentStore]:
                 " ssh://HOST/PATH or /absolute/path"
             ) from error
         what = "DVC's configuration" if is_cache(root) else str(root)
-        raise TrackingError(f"{what}: {error}; correct it, or set VIDBRIDGE_PROJECT to a clone of the project") from error
+        raise TrackingError(
+            f"{what}: {error}; correct it, or set VIDBRIDGE_PROJECT to a clone of the project"
+        ) from error
 
 
 @contextmanager
@@ -465,7 +482,9 @@ def _configured(remote: str) -> dict[str, Any] | None:
 
 def _refuse_foreign(oids: Iterable[str], what: str) -> None:
     if foreign := next((oid for oid in oids if not is_hash(oid)), None):
-        raise TrackingError(f"{what}: {foreign[:200]!r} is not a hash of DVC (32 hex digits); run the stage that made it again")
+        raise TrackingError(
+            f"{what}: {foreign[:200]!r} is not a hash of DVC (32 hex digits); run the stage that made it again"
+        )
 
 
 def _below(path: str, folder: str) -> bool:

@@ -70,11 +70,15 @@ def cache_folder() -> Path:
             # A DVC remote or another cache has the same layout, and `prune` must never remove from
             # those.
             if (folder / "files").exists():
-                raise TrackingError(f"{name}: {str(folder)!r} holds objects that are not ours; name a new or an empty folder")
+                raise TrackingError(
+                    f"{name}: {str(folder)!r} holds objects that are not ours; name a new or an empty folder"
+                )
             (folder / TAG_FILE).write_text(_TAG, encoding="utf-8")
     except OSError as error:
         reason = error.strerror or type(error).__name__
-        raise TrackingError(f"{name}: {str(folder)!r} cannot be used as the cache folder ({reason}); {remedy}") from error
+        raise TrackingError(
+            f"{name}: {str(folder)!r} cannot be used as the cache folder ({reason}); {remedy}"
+        ) from error
     return folder
 
 
@@ -95,7 +99,9 @@ def most_bytes() -> int:
     except ValueError:
         size_gb = math.nan
     if not 0 < size_gb < 1e9:
-        raise TrackingError(f"{SIZE_VARIABLE}: {text!r} is not a number of GB; set one above 0, or unset it ({MOST_GB:g})")
+        raise TrackingError(
+            f"{SIZE_VARIABLE}: {text!r} is not a number of GB; set one above 0, or unset it ({MOST_GB:g})"
+        )
     return int(size_gb * 1e9)
 
 

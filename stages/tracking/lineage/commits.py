@@ -72,9 +72,14 @@ def record_commit(root: Path, run_name: str) -> str:
     """
     if not is_repository(root):
         raise TrackingError(
-            f"{root}: not a git repository, so no commit can hold dvc.lock; run git init and commit the project, or clone it"
+            f"{root}: not a git repository, so no commit can hold dvc.lock; run git init and commit the project, or"
+            " clone it"
         )
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", run_name) or ".." in run_name or run_name.endswith((".lock", ".")):
+    if (
+        not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", run_name)
+        or ".." in run_name
+        or run_name.endswith((".lock", "."))
+    ):
         raise TrackingError(
             f"run name: {run_name!r} cannot become the branch runs/<name>; use letters, digits, '.', '_' and '-' only"
         )

@@ -64,7 +64,9 @@ def declared_stage(root: Path, name: str) -> DeclaredStage:
         raise TrackingError(
             f"dvc.yaml: stages.{group}.{unread}: is not read here; write the stage without it, with foreach and params"
         )
-    cmd, deps, listed = (_resolved(entry.get(part), context, f"stages.{group}.{part}") for part in ("cmd", "deps", "params"))
+    cmd, deps, listed = (
+        _resolved(entry.get(part), context, f"stages.{group}.{part}") for part in ("cmd", "deps", "params")
+    )
     return DeclaredStage(name, cmd, tuple(_paths(deps, group)), _values(root, params, listed, group))
 
 
@@ -92,7 +94,9 @@ def _item(foreach: Any, key: str, name: str, params: Mapping[str, Any]) -> dict[
         raise TrackingError(f"dvc.yaml: {where}: is neither a table nor a list of names; correct it there")
     if not matches:
         names = ", ".join(map(str, members)) or "none"
-        raise TrackingError(f"dvc.yaml: {where}: {key!r} is not among them ({names}); name one of these, or add it to params.yaml")
+        raise TrackingError(
+            f"dvc.yaml: {where}: {key!r} is not among them ({names}); name one of these, or add it to params.yaml"
+        )
     return matches[0]
 
 

@@ -50,7 +50,9 @@ def command(folder: Path, arguments: tuple[str, ...], env: Mapping[str, str] | N
         return Command((*here, *arguments), environ, None)
     text = environ.get(TIMEOUT_VARIABLE, "").strip() or str(TIMEOUT_S)
     if not text.isdecimal() or int(text) < 1:
-        raise TrackingError(f"{TIMEOUT_VARIABLE}: {text!r} is not a number of seconds; set a whole number >= 1, or unset it")
+        raise TrackingError(
+            f"{TIMEOUT_VARIABLE}: {text!r} is not a number of seconds; set a whole number >= 1, or unset it"
+        )
     # The variable overrides git's own setting, which may name a key; so set it only where neither
     # is set.
     if not environ.keys() & {"GIT_SSH_COMMAND", "GIT_SSH"} and not _is_set(here, environ, "core.sshCommand"):
@@ -59,7 +61,9 @@ def command(folder: Path, arguments: tuple[str, ...], env: Mapping[str, str] | N
 
 
 def _is_set(here: tuple[str, ...], environ: Mapping[str, str], name: str) -> bool:
-    return subprocess.run([*here, "config", "--get", name], capture_output=True, env=environ, check=False).returncode == 0
+    return (
+        subprocess.run([*here, "config", "--get", name], capture_output=True, env=environ, check=False).returncode == 0
+    )
 
 
 def git(root: Path, *arguments: str, env: Mapping[str, str] | None = None, stdin: bytes | None = None) -> str:
@@ -76,7 +80,9 @@ def git(root: Path, *arguments: str, env: Mapping[str, str] | None = None, stdin
     except subprocess.TimeoutExpired as error:
         raise TrackingError(f"git {arguments[0]} in {root}: {call.late}") from error
     except FileNotFoundError as error:
-        raise TrackingError("git: not found; install it, every run and every model version is tied to a commit") from error
+        raise TrackingError(
+            "git: not found; install it, every run and every model version is tied to a commit"
+        ) from error
     if done.returncode:
         raise TrackingError(f"git {arguments[0]} in {root}: {redacted(done.stderr.decode(errors='replace').strip())}")
     return done.stdout.decode(errors="replace").strip()

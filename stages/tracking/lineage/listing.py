@@ -57,7 +57,9 @@ def parse_list(text: bytes, oid: str, what: str = "") -> dict[str, str]:
         if not isinstance(md5, str) or not _MD5.fullmatch(md5):
             # It becomes a path in the cache: `../../etc/passwd` would be read, and placed under a
             # harmless name.
-            raise ListError(f"{name}: entry {number}: {_short(path)}: md5: {_short(md5)} is not 32 hex digits; {_REMEDY}")
+            raise ListError(
+                f"{name}: entry {number}: {_short(path)}: md5: {_short(md5)} is not 32 hex digits; {_REMEDY}"
+            )
         if path in files:
             raise ListError(f"{name}: entry {number}: relpath: {_short(path)} is listed twice; {_REMEDY}")
         files[path] = md5
@@ -93,7 +95,9 @@ def _refuse_conflicts(files: Collection[str], name: str) -> None:
         end = path.find("/")
         while end >= 0:
             if path[:end] in files:
-                raise ListError(f"{name}: relpath: {_short(path[:end])} is a file, and the folder of {_short(path)}; {_REMEDY}")
+                raise ListError(
+                    f"{name}: relpath: {_short(path[:end])} is a file, and the folder of {_short(path)}; {_REMEDY}"
+                )
             end = path.find("/", end + 1)
 
 
@@ -125,7 +129,8 @@ def is_hash(value: object) -> bool:
 def too_long(oid: str, size: int, what: str = "") -> ListError:
     name = f"{what}: folder {oid}" if what else f"folder {oid}"
     return ListError(
-        f"{name}: its list of files has {size:,} bytes, {MAX_BYTES:,} are read; keep small files in fewer, larger ones (shards)"
+        f"{name}: its list of files has {size:,} bytes, {MAX_BYTES:,} are read; keep small files in fewer, larger ones"
+        " (shards)"
     )
 
 

@@ -62,7 +62,9 @@ class Pipeline:
         for stage in (record, *self.ancestors(record)):
             produced = self.parents(stage)
             hashes |= {path: out for path, out in stage.outs.items() if path.startswith("data/")}
-            folders = {path: value for path, value in stage.deps.items() if value.endswith(".dir") and not is_code(path)}
+            folders = {
+                path: value for path, value in stage.deps.items() if value.endswith(".dir") and not is_code(path)
+            }
             hashes |= {path: value for path, value in folders.items() if path not in produced}
         return dict(sorted(hashes.items()))
 
@@ -77,7 +79,9 @@ class Pipeline:
         for dep, parent in self.parents(record).items():
             if reason := self.stale(parent.stage, content):
                 return reason
-            now = parent.out if dep == parent.path else content.sub_hash(parent.out, dep.removeprefix(f"{parent.path}/"))
+            now = (
+                parent.out if dep == parent.path else content.sub_hash(parent.out, dep.removeprefix(f"{parent.path}/"))
+            )
             if now != record.deps[dep]:
                 return f"{name}: made from an earlier {dep}"
         return None

@@ -63,7 +63,9 @@ def refuse_links(root: Path, folder: Path) -> None:
             return
         if not stat.S_ISDIR(mode):
             kind = "a link" if stat.S_ISLNK(mode) else "a file"
-            raise TrackingError(f"{here}: is {kind} where a folder is to be, and could lead anywhere; remove it and try again")
+            raise TrackingError(
+                f"{here}: is {kind} where a folder is to be, and could lead anywhere; remove it and try again"
+            )
 
 
 def holds(folder: Path, files: Mapping[str, str]) -> bool:
@@ -117,7 +119,9 @@ def _target(folder: Path, path: str) -> Path:
 
 def _in_the_way(path: Path) -> TrackingError:
     kind = "a link" if path.is_symlink() else "a folder" if path.is_dir() else "a file"
-    return TrackingError(f"{path}: {kind} is in the way of what is to be placed there; remove it, or name an empty folder")
+    return TrackingError(
+        f"{path}: {kind} is in the way of what is to be placed there; remove it, or name an empty folder"
+    )
 
 
 def _md5(file: Path) -> str:

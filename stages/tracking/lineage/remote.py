@@ -30,14 +30,38 @@ _ANSWER_S = 10.0
 #: Packages that access remotes. An exception of theirs concerns the remote; one of any other
 #: package is a defect.
 _LIBRARIES = {
-    *("adlfs", "aiobotocore", "aiohttp", "aiohttp_retry", "asyncssh", "azure", "boto3", "botocore", "dvc_http", "dvc_objects"),
-    *("dvc_s3", "fsspec", "gcsfs", "google", "httpx", "ossfs", "paramiko", "pydrive2", "requests", "s3fs", "s3transfer", "sshfs"),
+    *(
+        "adlfs",
+        "aiobotocore",
+        "aiohttp",
+        "aiohttp_retry",
+        "asyncssh",
+        "azure",
+        "boto3",
+        "botocore",
+        "dvc_http",
+        "dvc_objects",
+    ),
+    *(
+        "dvc_s3",
+        "fsspec",
+        "gcsfs",
+        "google",
+        "httpx",
+        "ossfs",
+        "paramiko",
+        "pydrive2",
+        "requests",
+        "s3fs",
+        "s3transfer",
+        "sshfs",
+    ),
     *("urllib3", "webdav4"),
 }
 _KEYS = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
 _ADDRESS = (
-    "start that server, or correct its address: AWS_ENDPOINT_URL, or dvc remote modify {name} endpointurl URL for S3, else the URL"
-    " of the remote"
+    "start that server, or correct its address: AWS_ENDPOINT_URL, or dvc remote modify {name} endpointurl URL for S3,"
+    " else the URL of the remote"
 )
 _OF_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EMFILE)
 #: Class of an exception, its bases or causes, to the remedy. The first match counts.
@@ -49,14 +73,18 @@ _REMEDIES = {
     "SSOError": "log in again: aws sso login",
     "TokenRetrievalError": "log in again: aws sso login",
     "CredentialRetrievalError": _KEYS,
-    "SSLError": "name the authority that signed its certificate: AWS_CA_BUNDLE, or dvc remote modify {name} ssl_verify PATH",
+    "SSLError": (
+        "name the authority that signed its certificate: AWS_CA_BUNDLE, or dvc remote modify {name} ssl_verify PATH"
+    ),
     "ClientConnectorCertificateError": "name the authority that signed its certificate: SSL_CERT_FILE",
     "ConnectionError": _ADDRESS,
     "HTTPClientError": _ADDRESS,
     "ClientConnectionError": _ADDRESS,
     "TimeoutError": _ADDRESS,
     "InvalidRegionError": "correct AWS_DEFAULT_REGION",
-    "AccessRefused": "set its user and password: dvc remote modify --local {name} auth basic, then user USER and password WORD",
+    "AccessRefused": (
+        "set its user and password: dvc remote modify --local {name} auth basic, then user USER and password WORD"
+    ),
     "RemoteMissingDepsError": "install what it names into .venv",
     "PermissionError": "check the keys (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY), and what they may do there",
     "FileNotFoundError": "create that bucket or folder, or correct the remote's URL in .dvc/config or {variable}",

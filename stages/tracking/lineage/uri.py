@@ -182,7 +182,9 @@ def patiently(ask: Callable[[], T], patience_s: float, transient: Callable[[Exce
                 raise
             if first:
                 print(
-                    f"tracking: {redacted(one_line(error))}; asking again for up to {patience_s:g} s", file=sys.stderr, flush=True
+                    f"tracking: {redacted(one_line(error))}; asking again for up to {patience_s:g} s",
+                    file=sys.stderr,
+                    flush=True,
                 )
         time.sleep(pause)
         pause = min(pause * 2, _LONGEST_PAUSE_S)
@@ -241,8 +243,12 @@ def _check_http(uri: str, timeout_s: float) -> None:
     except (OSError, ValueError) as error:
         reason = getattr(error, "reason", error)
         if isinstance(reason, ssl.SSLCertVerificationError):
-            raise _failure(uri, str(reason), "name the authority that signed it: REQUESTS_CA_BUNDLE and SSL_CERT_FILE") from error
-        remedy = "start the server, correct the address, or unset MLFLOW_TRACKING_URI to use the project's own SQLite file"
+            raise _failure(
+                uri, str(reason), "name the authority that signed it: REQUESTS_CA_BUNDLE and SSL_CERT_FILE"
+            ) from error
+        remedy = (
+            "start the server, correct the address, or unset MLFLOW_TRACKING_URI to use the project's own SQLite file"
+        )
         kind = NoAnswer if isinstance(error, OSError) else TrackingError
         raise _failure(uri, f"no answer within {timeout_s:g} s ({reason})", remedy, kind) from error
 
@@ -262,7 +268,9 @@ def _check_sqlite(database: Path, timeout_s: float) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise TrackingError(f"tracking database {database}: cannot make its folder ({error}); make it writable") from error
+        raise TrackingError(
+            f"tracking database {database}: cannot make its folder ({error}); make it writable"
+        ) from error
     if not database.exists():
         return
     # MLflow would retry for hours on a file that is not a database.
@@ -276,7 +284,9 @@ def _check_sqlite(database: Path, timeout_s: float) -> None:
                 f" it (fuser {database} names it)"
             ) from error
         if "unable to open" in str(error):
-            raise TrackingError(f"tracking database {database}: {error}; change its permissions (chmod, chown)") from error
+            raise TrackingError(
+                f"tracking database {database}: {error}; change its permissions (chmod, chown)"
+            ) from error
         raise TrackingError(
             f"tracking database {database}: {error}; move the file away, or set MLFLOW_TRACKING_URI to another store"
         ) from error
@@ -310,7 +320,9 @@ def check_driver(uri: str) -> None:
     try:
         make_url(uri).get_dialect().import_dbapi()
     except NoSuchModuleError as error:
-        raise _failure(uri, f"SQLAlchemy has no driver {urlsplit(uri).scheme!r}", "correct the part before ://") from error
+        raise _failure(
+            uri, f"SQLAlchemy has no driver {urlsplit(uri).scheme!r}", "correct the part before ://"
+        ) from error
     except ArgumentError as error:  # its text would hold the URI, with the password
         raise _failure(uri, "cannot be read as the address of a database", "correct it") from error
     except ImportError as error:

@@ -49,7 +49,9 @@ class DvcArtifactRepository(ArtifactRepository):
 
     def log_artifact(self, local_file: str, artifact_path: str | None = None) -> None:
         remedy = "change the stage, run dvc repro, then vidbridge register"
-        raise MlflowException(f"{self.artifact_uri}: {artifact_path or local_file}: content cannot be written to; {remedy}")
+        raise MlflowException(
+            f"{self.artifact_uri}: {artifact_path or local_file}: content cannot be written to; {remedy}"
+        )
 
     def log_artifacts(self, local_dir: str, artifact_path: str | None = None) -> None:
         self.log_artifact(local_dir, artifact_path)
@@ -61,7 +63,9 @@ class DvcArtifactRepository(ArtifactRepository):
         try:
             with open_content(reading_root()) as content:
                 below = {
-                    name: oid for name, oid in content.files(base.oid).items() if not base.path or name.startswith(f"{base.path}/")
+                    name: oid
+                    for name, oid in content.files(base.oid).items()
+                    if not base.path or name.startswith(f"{base.path}/")
                 }
                 entries: dict[str, FileInfo] = {}
                 for name, oid in below.items():

@@ -34,7 +34,9 @@ def assemble(root: Path, where: Path, source: Source, added: Mapping[str, bytes]
     if len(name) > 200:
         name = _md5(source.path.encode())
     if added:
-        name += "-" + _md5(b"\0".join(part for item in sorted(added.items()) for part in (item[0].encode(), item[1])))[:12]
+        name += (
+            "-" + _md5(b"\0".join(part for item in sorted(added.items()) for part in (item[0].encode(), item[1])))[:12]
+        )
     target = root / where / source.oid.removesuffix(".dir") / name
     refuse_links(root / STATE, target)
     # The list is stored beside the folder, so that verification needs neither DVC nor its remote.

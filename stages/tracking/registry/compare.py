@@ -56,4 +56,6 @@ def compare_pair(session: Session, versions: VersionPair, confidence: float) -> 
     Raises:
         TrackingError: the scores by sample of one of them are not available.
     """
-    return compare_versions(session, versions.after, versions.before, versions.digest, confidence=confidence, tasks=None)
+    return compare_versions(
+        session, versions.after, versions.before, versions.digest, confidence=confidence, tasks=None
+    )

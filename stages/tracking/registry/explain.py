@@ -80,7 +80,9 @@ def explain(session: Session, which: str | int) -> Explanation:
         ancestors=tuple(_ancestors(version, all_versions(client, version.model))),
         source=version.source,
         run=_run(session, version),
-        copies=tuple(f"{production} version {number}" for number in copies(client, production, version)) if production else (),
+        copies=tuple(f"{production} version {number}" for number in copies(client, production, version))
+        if production
+        else (),
         alias_fault=_alias_fault(client, production, version),
         objection=None if project is None else objection(session, version),
     )

@@ -202,13 +202,25 @@ def alias_fault(client: MlflowClient, model: str, ledger: str) -> str | None:
             f" {last.source!r:.200} then and is {champion.source!r:.200} now; delete that version, and run vidbridge"
             " register where its dvc.lock is checked out"
         )
-    moved = f"{model}: the alias {CHAMPION!r} is on version {number}" if number else f"{model}: the alias {CHAMPION!r} is gone"
+    moved = (
+        f"{model}: the alias {CHAMPION!r} is on version {number}"
+        if number
+        else f"{model}: the alias {CHAMPION!r} is gone"
+    )
     if last is None:
-        return f"{moved}, and the gate did not put it there: it has promoted none; vidbridge promote {number} puts it to the gate"
-    put = f"its last decision ({last.decided.action}, entry {last.number} of {ledger}) is version {last.decided.version}"
+        return (
+            f"{moved}, and the gate did not put it there: it has promoted none; vidbridge promote {number} puts it to"
+            " the gate"
+        )
+    put = (
+        f"its last decision ({last.decided.action}, entry {last.number} of {ledger}) is version {last.decided.version}"
+    )
     if not last.done:
         return f"{moved}, and {put}, which is not finished: the next vidbridge promote or rollback completes it"
-    return f"{moved}, and the gate did not put it there: {put}; see vidbridge history; vidbridge promote VERSION restores it"
+    return (
+        f"{moved}, and the gate did not put it there: {put}; see vidbridge history; vidbridge promote VERSION"
+        " restores it"
+    )
 
 
 def write_entry(client: MlflowClient, ledger: str, about: Version, decided: Decided, verdict: str) -> Entry:
@@ -240,7 +252,9 @@ def write_entry(client: MlflowClient, ledger: str, about: Version, decided: Deci
             if not left or "Giving up after" not in str(error):
                 raise
     ours = (decided.name, True)
-    return next(entry for entry in read_ledger(client, about.model, ledger) if (entry.decided.name, entry.proven) == ours)
+    return next(
+        entry for entry in read_ledger(client, about.model, ledger) if (entry.decided.name, entry.proven) == ours
+    )
 
 
 def may_publish(client: MlflowClient, entry: Entry) -> bool:
@@ -254,7 +268,9 @@ def mark_done(client: MlflowClient, model: str, entry: Entry) -> None:
     """Record on ``model`` that a proven move of its champion is complete; a move that others
     abandoned meanwhile stays so."""
     if _proofs(client, model).get(entry.decided.name) != entry.digest + _IS_ABANDONED:
-        retry_on_conflict(lambda: client.set_registered_model_tag(model, PROOF + entry.decided.name, entry.digest + _IS_DONE))
+        retry_on_conflict(
+            lambda: client.set_registered_model_tag(model, PROOF + entry.decided.name, entry.digest + _IS_DONE)
+        )
 
 
 def abandon(client: MlflowClient, model: str, entry: Entry) -> bool:
@@ -262,7 +278,9 @@ def abandon(client: MlflowClient, model: str, entry: Entry) -> bool:
     standing. Returns False if it is done meanwhile, or is not proven."""
     if not entry.proven or _proofs(client, model).get(entry.decided.name) != entry.digest:
         return False
-    retry_on_conflict(lambda: client.set_registered_model_tag(model, PROOF + entry.decided.name, entry.digest + _IS_ABANDONED))
+    retry_on_conflict(
+        lambda: client.set_registered_model_tag(model, PROOF + entry.decided.name, entry.digest + _IS_ABANDONED)
+    )
     return True
 
 
@@ -290,7 +308,9 @@ def _entry(version: Version, proofs: Mapping[str, str]) -> Entry:
         decided = TypeAdapter(Decided).validate_json(version.tags[ENTRY])
     except (KeyError, ValidationError) as error:
         first = (
-            error.errors(include_url=False, include_input=False)[0]["msg"] if isinstance(error, ValidationError) else "not there"
+            error.errors(include_url=False, include_input=False)[0]["msg"]
+            if isinstance(error, ValidationError)
+            else "not there"
         )
         raise TrackingError(
             f"{version.model} version {version.number}: tag {ENTRY}: not a decision of the gate ({first}); delete that"

@@ -93,7 +93,8 @@ def find_named(session: Session, text: str) -> Version:
     model, client = model_of(session, named), session.client
     if (named.model is not None or session.project is None) and not all_versions(client, model):
         raise TrackingError(
-            f"{model}: the registry has no version of a model of that name; {_existing_models(client)}; name one of these"
+            f"{model}: the registry has no version of a model of that name; {_existing_models(client)}; name one of"
+            " these"
         )
     return find_version(client, model, named.which)
 

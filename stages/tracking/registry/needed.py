@@ -106,7 +106,10 @@ def project_needs(root: Path) -> list[Need]:
     if not is_repository(root) or head(root) is None:
         return needs
     for line in git(root, "worktree", "list", "--porcelain").splitlines():
-        if line.startswith("worktree ") and (other := _inside(root, Path(line.removeprefix("worktree ")))) != root.resolve():
+        if (
+            line.startswith("worktree ")
+            and (other := _inside(root, Path(line.removeprefix("worktree ")))) != root.resolve()
+        ):
             needs.append(_work_tree(other))
     names = git(root, "for-each-ref", "--format=%(refname)").split()
     blobs: dict[str, frozenset[str]] = {}
@@ -153,7 +156,11 @@ def _work_tree(root: Path) -> Need:
 
 def _dvc_files(root: Path) -> Iterator[Path]:
     for folder, folders, files in os.walk(root):
-        folders[:] = [name for name in folders if name not in (".git", ".dvc", ".venv", str(paths.STATE), "models", "node_modules")]
+        folders[:] = [
+            name
+            for name in folders
+            if name not in (".git", ".dvc", ".venv", str(paths.STATE), "models", "node_modules")
+        ]
         yield from (Path(folder, name) for name in files if name.endswith(".dvc") and name != ".dvc")
 
 
@@ -209,10 +216,14 @@ def history_oids(root: Path) -> frozenset[str]:
     if not is_repository(root) or head(root) is None:
         return frozenset()
     hashes: set[str] = set()
-    listed = git(root, "rev-list", "--all", "--reflog", "--objects", "--", f":(glob)**/{paths.LOCK_FILE}", ":(glob)**/*.dvc")
+    listed = git(
+        root, "rev-list", "--all", "--reflog", "--objects", "--", f":(glob)**/{paths.LOCK_FILE}", ":(glob)**/*.dvc"
+    )
     for line in listed.splitlines():
         blob, _, path = line.partition(" ")
-        read = tracked_oids if path.endswith(".dvc") else lock_oids if path.rpartition("/")[2] == paths.LOCK_FILE else None
+        read = (
+            tracked_oids if path.endswith(".dvc") else lock_oids if path.rpartition("/")[2] == paths.LOCK_FILE else None
+        )
         if read is None:
             continue
         try:
@@ -229,7 +240,9 @@ def clones(root: Path) -> list[Path]:
     base = root / paths.STATE
     for folder, folders, files in os.walk(base):
         depth = len(Path(folder).relative_to(base).parts)
-        folders[:] = [name for name in sorted(folders) if not (depth == 0 and name in _NO_CLONES) and depth < _CLONE_LEVELS]
+        folders[:] = [
+            name for name in sorted(folders) if not (depth == 0 and name in _NO_CLONES) and depth < _CLONE_LEVELS
+        ]
         if paths.PIPELINE_FILE in files:
             projects.append(Path(folder))
             folders[:] = []
@@ -369,7 +382,9 @@ class Lists:
         for oid in need.oids:
             yield oid
             if oid.endswith(".dir") and (files := self.files(oid)) is not None:
-                yield from files.values() if need.only is None else [md5 for path, md5 in files.items() if path == need.only]
+                yield from (
+                    files.values() if need.only is None else [md5 for path, md5 in files.items() if path == need.only]
+                )
 
     def _bytes(self, oid: str) -> bytes | None:
         here = Path(self._content.cache.oid_to_path(oid))
@@ -387,7 +402,9 @@ class Lists:
         try:
             size = remote.fs.size(path)
             if size is not None and size > MAX_BYTES:
-                raise TrackingError(f"DVC remote: {path}: has {size:,} bytes, more than any list of ours; remove it there")
+                raise TrackingError(
+                    f"DVC remote: {path}: has {size:,} bytes, more than any list of ours; remove it there"
+                )
             text = bytes(remote.fs.cat_file(path))
         except FileNotFoundError:
             return None
@@ -395,7 +412,8 @@ class Lists:
             if isinstance(error, TrackingError):
                 raise
             raise TrackingError(
-                f"DVC remote: {redacted(str(error))}; what {oid} holds is unknown, so nothing is freed; try again when it answers"
+                f"DVC remote: {redacted(str(error))}; what {oid} holds is unknown, so nothing is freed; try again when"
+                " it answers"
             ) from error
         return text if _is(text, oid) else None
 

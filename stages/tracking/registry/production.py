@@ -44,7 +44,11 @@ def _copy(client: MlflowClient, production: str, version: Version) -> int:
         return existing[0]
     ensure_model(client, production, describe_production(version.model))
     created = client.create_model_version(
-        production, version.source, run_id=version.run_id, tags={**version.tags, COPY_OF: _name(version)}, await_creation_for=0
+        production,
+        version.source,
+        run_id=version.run_id,
+        tags={**version.tags, COPY_OF: _name(version)},
+        await_creation_for=0,
     )
     # Another machine may be completing the same promotion: the older copy stays, and only our own
     # is removed.

@@ -122,7 +122,8 @@ def _reconcile(session: Session) -> RegisterReport:
         pushed = content.push(sorted(oid for oid in pipeline.cached if content.has(oid)))
     else:
         warnings.append(
-            "no DVC remote: these versions load on this machine only; dvc remote add -d NAME URL, then vidbridge register"
+            "no DVC remote: these versions load on this machine only; dvc remote add -d NAME URL, then vidbridge"
+            " register"
         )
     model = params.gate.registered_model
     unsent = 0
@@ -131,7 +132,11 @@ def _reconcile(session: Session) -> RegisterReport:
     with suppress(MlflowException, ArtifactStoreError):
         unsent = send_unsent(client, root)
     existing = {version.source: version for version in all_versions(client, model)}
-    expected = [item for row, record in rows for item in _expected_versions(root, params, content, pipeline, row, record, commit)]
+    expected = [
+        item
+        for row, record in rows
+        for item in _expected_versions(root, params, content, pipeline, row, record, commit)
+    ]
     missing = {item.source: item for item in expected if item.source not in existing}
     if missing and not existing:
         ensure_model(client, model)
@@ -139,7 +144,9 @@ def _reconcile(session: Session) -> RegisterReport:
         # So the ledger belongs to the model's owner, not to the first account that decides.
         prove_rights(client, params.gate)
     updated = [number for item in expected if (number := _update(client, existing.get(item.source), item))]
-    runs = {stage: _stage_run(client, root, pipeline.records[stage]) for stage in {item.stage for item in missing.values()}}
+    runs = {
+        stage: _stage_run(client, root, pipeline.records[stage]) for stage in {item.stage for item in missing.values()}
+    }
     created = {_create(client, model, item, runs[item.stage]) for item in missing.values()}
     if created:
         existing = _without_duplicates(client, model, created)
@@ -171,12 +178,20 @@ def _row_stages(params: Params) -> dict[str, str]:
 
 
 def _expected_versions(
-    root: Path, params: Params, content: ContentStore, pipeline: Pipeline, row: str, record: StageRecord, commit: str | None
+    root: Path,
+    params: Params,
+    content: ContentStore,
+    pipeline: Pipeline,
+    row: str,
+    record: StageRecord,
+    commit: str | None,
 ) -> Iterator[_ExpectedVersion]:
     folder = paths.model(row).as_posix()
     outs = [(path, out) for path, out in record.outs.items() if path == folder or path.startswith(f"{folder}/")]
     if len(outs) != 1:
-        raise TrackingError(f"dvc.lock: stage {record.name} has {len(outs)} outs under {folder}, expected one; compare dvc.yaml")
+        raise TrackingError(
+            f"dvc.lock: stage {record.name} has {len(outs)} outs under {folder}, expected one; compare dvc.yaml"
+        )
     path, out = outs[0]
     shared = _shared_tags(params, pipeline, row, record, out)
     if commit:
@@ -205,7 +220,8 @@ def _checkpoints(content: ContentStore, stage: str, path: str, out: str) -> list
         prefix = next((prefix for prefix in ("", paths.FINAL) if f"{prefix}/config.json".lstrip("/") in files), None)
         if prefix is None:
             raise TrackingError(
-                f"{path}: holds neither {paths.CHECKPOINTS_FILE} nor a model; run the stage again: dvc repro -f -s {stage}"
+                f"{path}: holds neither {paths.CHECKPOINTS_FILE} nor a model; run the stage again: dvc repro -f -s"
+                f" {stage}"
             )
         return [Checkpoint(stage=stage, step=0, path=prefix, final=True)]
     checkpoints = []
@@ -289,9 +305,12 @@ def _stage_run(client: MlflowClient, root: Path, record: StageRecord) -> Run | N
     """Find the newest finished run of exactly this work; None if the stage was pulled, or ran
     without this store."""
     where = (
-        f"tags.`{TAG}stage_digest` = '{record.digest}' and tags.`{TAG}stage` = '{record.name}' and attributes.status = 'FINISHED'"
+        f"tags.`{TAG}stage_digest` = '{record.digest}' and tags.`{TAG}stage` = '{record.name}' and attributes.status ="
+        " 'FINISHED'"
     )
-    runs = client.search_runs([experiment_id(client, root)], where, max_results=1, order_by=["attributes.start_time DESC"])
+    runs = client.search_runs(
+        [experiment_id(client, root)], where, max_results=1, order_by=["attributes.start_time DESC"]
+    )
     return runs[0] if runs else None
 
 
@@ -308,7 +327,11 @@ def _create(client: MlflowClient, model: str, item: _ExpectedVersion, run: Run |
 def _update(client: MlflowClient, version: Version | None, item: _ExpectedVersion) -> int | None:
     if version is None:
         return None
-    news = {name: item.tags[name] for name in MUTABLE if name in item.tags and version.tags.get(TAG + name) != item.tags[name]}
+    news = {
+        name: item.tags[name]
+        for name in MUTABLE
+        if name in item.tags and version.tags.get(TAG + name) != item.tags[name]
+    }
     if version.freed is not None:
         # Its content is back: `gc` had freed its weights.
         client.delete_model_version_tag(version.model, str(version.number), TAG + "freed")

@@ -132,11 +132,16 @@ def seen(manifests: Manifests, version: Version, versions: Sequence[Version], vi
             if not dep.startswith(f"{paths.MODELS}/") or (producer["stage"], producer["out"]) in met:
                 continue
             met.add((producer["stage"], producer["out"]))
-            parent = next((other for other in versions if (other.stage, other.out) == (producer["stage"], producer["out"])), None)
+            parent = next(
+                (other for other in versions if (other.stage, other.out) == (producer["stage"], producer["out"])), None
+            )
             if parent is not None:
                 waiting.append(parent)
             else:
-                unknown = unknown or f"{producer['stage']} (out {producer['out']}), which it was trained from, is not registered"
+                unknown = (
+                    unknown
+                    or f"{producer['stage']} (out {producer['out']}), which it was trained from, is not registered"
+                )
     return Seen(tuple(trained), tuple(name for name in scored if name not in trained), unknown)
 
 
@@ -152,7 +157,8 @@ def _rows_of(manifests: Manifests, version: Version) -> tuple[Row, ...]:
     oid = version.data.get(paths.CLIPS.as_posix())
     if oid is None:
         raise TrackingError(
-            f"version {version.number}: the clips it was made from are unknown (no tag {TAG}data); run vidbridge register"
+            f"version {version.number}: the clips it was made from are unknown (no tag {TAG}data); run vidbridge"
+            " register"
         )
     return manifests.rows(oid)
 
@@ -224,7 +230,10 @@ def objection(session: Session, version: Version) -> str | None:
 
 
 def _learned(version: Version, names: Sequence[str]) -> str:
-    return f"version {version.number} learned from {_listed(names)}, removed on request (ingest.exclude); train without it: vidbridge run"
+    return (
+        f"version {version.number} learned from {_listed(names)}, removed on request (ingest.exclude); train without"
+        " it: vidbridge run"
+    )
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -49,7 +49,9 @@ def prove_rights(client: MlflowClient, gate: GateParams) -> None:
         kept[gate.production] = describe_production(model)
     for name, description in kept.items():
         ensure_model(client, name, description)
-        _prove(client, name, OF, model, ", or, where a stranger made it, to delete it: the next vidbridge promote makes it")
+        _prove(
+            client, name, OF, model, ", or, where a stranger made it, to delete it: the next vidbridge promote makes it"
+        )
 
 
 def _prove(client: MlflowClient, model: str, tag: str, value: str, otherwise: str) -> None:

@@ -78,7 +78,9 @@ def keep_samples(session: Session, version: Version, digest: str, text: str) -> 
     it was scored again."""
     client = session.client
     tags = {TAG + "kind": "rescore", TAG + "version": f"{version.model}/{version.number}", TAG + "digest": digest}
-    run = client.create_run(experiment_id(client, session.root), run_name=f"rescore version {version.number}", tags=tags)
+    run = client.create_run(
+        experiment_id(client, session.root), run_name=f"rescore version {version.number}", tags=tags
+    )
     client.log_text(run.info.run_id, text, SAMPLE_SCORES_FILE)
     client.set_terminated(run.info.run_id)
     location = json.dumps({"run": run.info.run_id, "sha256": _sha256(text)})
@@ -135,5 +137,9 @@ def _of_outs(content: ContentStore, location: dict[str, str], split: str, name: 
     for line in text.decode().splitlines():
         score = Score.model_validate_json(line)
         if score.sample_id not in videos_of:
-            raise TrackingError(f"{name}: sample {score.sample_id!r} is not among the samples it was made from; evaluate it again")
-        yield SampleScore(sample_id=score.sample_id, clips=videos_of[score.sample_id], task=score.task, value=score.value)
+            raise TrackingError(
+                f"{name}: sample {score.sample_id!r} is not among the samples it was made from; evaluate it again"
+            )
+        yield SampleScore(
+            sample_id=score.sample_id, clips=videos_of[score.sample_id], task=score.task, value=score.value
+        )

@@ -85,4 +85,6 @@ def _parsed(text: str | bytes, kind: type[R], name: str, what: str) -> R:
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(map(str, first["loc"]))
-        raise TrackingError(f"{name}: {field + ': ' if field else ''}{first['msg']}; evaluate {what} again (dvc repro)") from error
+        raise TrackingError(
+            f"{name}: {field + ': ' if field else ''}{first['msg']}; evaluate {what} again (dvc repro)"
+        ) from error

@@ -86,7 +86,9 @@ def parse_usage(text: str | bytes, name: str) -> Usage:
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(map(str, first["loc"]))
-        raise TrackingError(f"{name}: {field + ': ' if field else ''}{first['msg']}; write it again: vidbridge register") from error
+        raise TrackingError(
+            f"{name}: {field + ': ' if field else ''}{first['msg']}; write it again: vidbridge register"
+        ) from error
 
 
 def usage_of_version(version: Version) -> Usage:

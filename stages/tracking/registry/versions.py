@@ -239,10 +239,12 @@ def find_version(client: MlflowClient, model: str, which: str | int) -> Version:
             return version
     if not versions:
         raise TrackingError(
-            f"{model}: no version {name!r}: none is registered yet; run vidbridge run, or vidbridge register after dvc repro"
+            f"{model}: no version {name!r}: none is registered yet; run vidbridge run, or vidbridge register after dvc"
+            " repro"
         )
     latest = ", ".join(
-        f"{version.number}" + (f" ({', '.join(version.aliases)})" if version.aliases else "") for version in versions[-8:]
+        f"{version.number}" + (f" ({', '.join(version.aliases)})" if version.aliases else "")
+        for version in versions[-8:]
     )
     remedy = "run vidbridge promote" if name == CHAMPION else "take one of these"
     raise TrackingError(f"{model}: no version {name!r} (latest: {latest}); {remedy}")

@@ -27,7 +27,9 @@ def sentence_of(error: BaseException) -> str | None:
     names = {kind.__name__ for kind in type(error).__mro__}
     message = one_line(redacted(str(error).strip() or type(error).__name__))
     if package == "mlflow" and isinstance(error, Exception) and (is_away(error) or is_denied(error)):
-        return str(store_error("MLflow", error, "EDIT on it", "start it, or correct MLFLOW_TRACKING_URI; then try again"))
+        return str(
+            store_error("MLflow", error, "EDIT on it", "start it, or correct MLFLOW_TRACKING_URI; then try again")
+        )
     if package in ("prefect", "httpx", "httpcore"):
         return _of_prefect(error, names, message)
     if isinstance(error, sqlite3.OperationalError) or (package == "sqlalchemy" and "OperationalError" in names):
@@ -35,7 +37,11 @@ def sentence_of(error: BaseException) -> str | None:
             return f"{message}: another process holds a database of this project; wait for it, or end it"
         if "full" in message:
             return f"{message}: free some space and start again: what was done stays done"
-        return f"a database does not answer: {message}; start it, or correct its address" if package == "sqlalchemy" else None
+        return (
+            f"a database does not answer: {message}; start it, or correct its address"
+            if package == "sqlalchemy"
+            else None
+        )
     if isinstance(error, Exception) and speaks_to_remotes(error):
         return str(remote_error(os.environ.get("VIDBRIDGE_DVC_REMOTE") or "core.remote", "stopped answering", error))
     return None

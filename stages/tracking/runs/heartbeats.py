@@ -83,7 +83,11 @@ class Watch:
 
     def notes(self) -> dict[str, str]:
         """Notes to store with each run whose count stood still."""
-        return {run: f"{count} {still_s:.0f}" for run, (count, still_s) in self._seen.items() if still_s >= _WORTH * self.every_s}
+        return {
+            run: f"{count} {still_s:.0f}"
+            for run, (count, still_s) in self._seen.items()
+            if still_s >= _WORTH * self.every_s
+        }
 
 
 def _read(note: str) -> tuple[str, float]:

@@ -41,8 +41,8 @@ class PastRun:
 
     Attributes:
         started: start time, UTC.
-        requests: requests to each endpoint (judge, held_out_judge, writer), by :data:`REQUEST_COUNTS`; empty if
-            a rule judges.
+        requests: requests to each endpoint (judge, held_out_judge, writer), by
+            :data:`REQUEST_COUNTS`; empty if a rule judges.
         commit: the commit it ran on, None outside git; ``dirty``: tracked files differed from it.
         machine, versions: its hardware and software; empty if recorded before these were. ``gpus``:
             their names.
@@ -80,7 +80,9 @@ def latest_runs(client: MlflowClient, root: Path) -> dict[str, PastRun]:
     """
     locked = read_lock(root)
     experiment = experiment_id(client, root)
-    grids = {run.info.run_id for run in client.search_runs([experiment], f"tags.`{TAG}kind` = 'ablation'", max_results=1000)}
+    grids = {
+        run.info.run_id for run in client.search_runs([experiment], f"tags.`{TAG}kind` = 'ablation'", max_results=1000)
+    }
     runs = client.search_runs(
         [experiment],
         f"tags.`{TAG}kind` = 'stage' and attributes.status = 'FINISHED'",
@@ -101,7 +103,10 @@ def latest_runs(client: MlflowClient, root: Path) -> dict[str, PastRun]:
             exact.add(stage)
         runs_of_stage[stage] = PastRun(
             cost=Cost(
-                figures["process/wall_s"], figures["process/cpu_s"], figures["process/peak_gb"], figures.get("process/gpu_h")
+                figures["process/wall_s"],
+                figures["process/cpu_s"],
+                figures["process/peak_gb"],
+                figures.get("process/gpu_h"),
             ),
             started=datetime.fromtimestamp(run.info.start_time / 1000, UTC),
             requests=_requests(figures),

@@ -198,11 +198,17 @@ def send_unsent(client: MlflowClient, root: Path) -> int:
             elif isinstance(cause, Exception) and is_away(cause):
                 raise
             elif isinstance(cause, Exception) and is_denied(cause):
-                _report(f"{path}: this account may not send it ({error}); register as the one whose run it is, or delete the file")
+                _report(
+                    f"{path}: this account may not send it ({error}); register as the one whose run it is, or delete"
+                    " the file"
+                )
             else:
                 aside = path.with_name(path.name + ".refused")
                 path.replace(aside)
-                _report(f"{path.name} can never be sent ({error}); it was put aside: {aside}; delete it when you do not need it")
+                _report(
+                    f"{path.name} can never be sent ({error}); it was put aside: {aside}; delete it when you do not"
+                    " need it"
+                )
             continue
         count += len(entries)
         path.unlink()
@@ -234,7 +240,9 @@ def _entries(path: Path) -> list[Entry]:
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
         try:
             kind, *values = json.loads(line)
-            whole = all(isinstance(value, kind_of_value) for value, kind_of_value in zip(values, _KINDS[kind], strict=True))
+            whole = all(
+                isinstance(value, kind_of_value) for value, kind_of_value in zip(values, _KINDS[kind], strict=True)
+            )
         except (ValueError, TypeError, KeyError, RecursionError) as error:
             raise ValueError(f"line {number} is broken: {error}") from error
         if not whole:

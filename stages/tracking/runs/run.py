@@ -86,7 +86,12 @@ class StageRun:
         and `register` runs.
         """
         self.log(checkpoint.step, {f"checkpoint/{name}": value for name, value in checkpoint.metrics.items()})
-        row = {"step": checkpoint.step, "path": checkpoint.path, "final": checkpoint.final, "location": str(folder.resolve())}
+        row = {
+            "step": checkpoint.step,
+            "path": checkpoint.path,
+            "final": checkpoint.final,
+            "location": str(folder.resolve()),
+        }
         self.tag({f"checkpoint.{checkpoint.step:08d}": json.dumps(row)})
 
     def page(self, file: str, html: str) -> None:
@@ -149,7 +154,10 @@ def pipeline_run(params: Params, root: Path | None = None, tags: Mapping[str, st
     named = {TAG + name: value for name, value in (tags or {}).items()}
     all_tags = _tags(root, params) | {TAG + "kind": "pipeline", TAG + "params_digest": digest(params)} | named
     used = flat(params.model_dump(mode="json"))
-    with _lost_runs_ended(client, root), _recorded(client, root, f"pipeline {params.recipe}", all_tags, used, patience_s()) as run:
+    with (
+        _lost_runs_ended(client, root),
+        _recorded(client, root, f"pipeline {params.recipe}", all_tags, used, patience_s()) as run,
+    ):
         yield run
 
 
@@ -158,9 +166,16 @@ def ablation_run(params: Params, root: Path, commit: str) -> Iterator[StageRun]:
     """Open the parent run of an ablation: the stages of every seed's clone are its children. Ends
     like :func:`stage_run`."""
     client = open_client(root, patience_s())
-    tags = _tags(root, params) | {TAG + "kind": "ablation", TAG + "params_digest": digest(params), TAG + "ablation_commit": commit}
+    tags = _tags(root, params) | {
+        TAG + "kind": "ablation",
+        TAG + "params_digest": digest(params),
+        TAG + "ablation_commit": commit,
+    }
     used = flat(params.ablation.model_dump(mode="json")) if params.ablation else {}
-    with _lost_runs_ended(client, root), _recorded(client, root, f"ablation {params.recipe}", tags, used, patience_s()) as run:
+    with (
+        _lost_runs_ended(client, root),
+        _recorded(client, root, f"ablation {params.recipe}", tags, used, patience_s()) as run,
+    ):
         yield run
 
 
@@ -172,7 +187,9 @@ def benchmark_run(
     its replies depend on. Ends like :func:`stage_run`."""
     root = root or project_root()
     named = {TAG + key: value for key, value in tags.items()}
-    with _recorded(open_client(root), root, name, _tags(root, params) | {TAG + "kind": "benchmark"} | named, flat(used)) as run:
+    with _recorded(
+        open_client(root), root, name, _tags(root, params) | {TAG + "kind": "benchmark"} | named, flat(used)
+    ) as run:
         yield run
 
 
@@ -298,7 +315,10 @@ def process_cost() -> dict[str, float]:
 @contextmanager
 def _termination_raises() -> Iterator[None]:
     """Let SIGTERM raise :class:`Terminated` in the main thread, unless another handler is set."""
-    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+    if (
+        threading.current_thread() is not threading.main_thread()
+        or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL
+    ):
         yield
         return
 

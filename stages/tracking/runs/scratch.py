@@ -118,7 +118,10 @@ def _contents(inputs: Sequence[str], locked: Mapping[str, StageRecord]) -> dict[
         if any(path in record.outs for path in inputs):
             for path in inputs:
                 hashes[path] |= {record.deps.get(path, "")} - {""}
-    return {path: outs.get(path) or (hashes[path].pop() if len(hashes[path]) == 1 else _content(Path(path))) for path in inputs}
+    return {
+        path: outs.get(path) or (hashes[path].pop() if len(hashes[path]) == 1 else _content(Path(path)))
+        for path in inputs
+    }
 
 
 def _content(path: Path) -> str:

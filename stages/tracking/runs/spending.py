@@ -74,10 +74,17 @@ def spent_by_stage(root: Path) -> dict[str, list[Spent]]:
         figures, tags = run.data.metrics, run.data.tags
         if "process/wall_s" not in figures or tags.get(PARENT_TAG) in grids or tags.get(RESUMED_FROM, "0") != "0":
             continue
-        cost = Cost(figures["process/wall_s"], figures["process/cpu_s"], figures["process/peak_gb"], figures.get("process/gpu_h"))
+        cost = Cost(
+            figures["process/wall_s"],
+            figures["process/cpu_s"],
+            figures["process/peak_gb"],
+            figures.get("process/gpu_h"),
+        )
         started = datetime.fromtimestamp(run.info.start_time / 1000, UTC)
         questions = {
-            name.removesuffix(QUESTIONS_SUFFIX): count for name, count in figures.items() if name.endswith(QUESTIONS_SUFFIX)
+            name.removesuffix(QUESTIONS_SUFFIX): count
+            for name, count in figures.items()
+            if name.endswith(QUESTIONS_SUFFIX)
         }
         base = next((base_run for base_run in bases if base_run.info.start_time <= run.info.start_time), None)
         model = _model(tags.get(MODEL_TAG), base.data.params if base else {})

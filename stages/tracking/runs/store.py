@@ -56,7 +56,9 @@ class _Waiting:
         try:
             self._lock.__enter__()
         except Timeout as error:
-            raise TrackingError(f"{self._path}: held by another process for {self._wait_s:g} s; wait for it, or end it") from error
+            raise TrackingError(
+                f"{self._path}: held by another process for {self._wait_s:g} s; wait for it, or end it"
+            ) from error
 
     def __exit__(self, *exc: object) -> None:
         self._lock.__exit__(*exc)  # type: ignore[arg-type]
@@ -101,7 +103,8 @@ _UNAVAILABLE = ("TEMPORARILY_UNAVAILABLE", "REQUEST_LIMIT_EXCEEDED", "RESOURCE_E
 #: Texts of MLflow's client for a server that is away, and for a database that went away, whose
 #: codes other errors share.
 _AWAY = re.compile(
-    r"^API request to \S+ failed with (timeout )?exception|failed with error code (429|5\d\d) |too many 5\d\d error responses"
+    r"^API request to \S+ failed with (timeout )?exception|failed with error code (429|5\d\d) |too many 5\d\d error"
+    r" responses"
     r"|OperationalError|InterfaceError|database is locked|connection already closed"
 )
 
@@ -135,7 +138,9 @@ def store_error(what: str, error: Exception, rights: str, otherwise: str = "") -
     if is_denied(error):
         user = os.environ.get("MLFLOW_TRACKING_USERNAME", "").strip()
         who = f"the MLflow user {user!r}" if user else "this account of MLflow's"
-        return TrackingError(f"{what}: no permission: {who} may not; ask who owns it, or administers the server, for {rights}")
+        return TrackingError(
+            f"{what}: no permission: {who} may not; ask who owns it, or administers the server, for {rights}"
+        )
     message = one_line(redacted(error))
     return TrackingError(f"{what}: the store {'stopped answering' if is_away(error) else 'refused'}: {message}{tail}")
 

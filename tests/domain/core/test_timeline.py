@@ -8,7 +8,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stages.domain.core.records import Segment, Span
-from stages.domain.core.timeline import cut, interleave, mask, piece_lengths, plain, resolve, sample_indices, segment_counts
+from stages.domain.core.timeline import (
+    cut,
+    interleave,
+    mask,
+    piece_lengths,
+    plain,
+    resolve,
+    sample_indices,
+    segment_counts,
+)
 
 
 def test_mask_darkens_exactly_the_span_and_keeps_the_timing() -> None:

@@ -91,7 +91,9 @@ def test_events_of_any_script_pass_the_filter_of_the_papers_recipe(caption: str)
     ],
 )
 def test_a_near_answer_is_paid_and_another_is_not_in_every_script(reference: str, near: str, other: str) -> None:
-    dark, mixed = (SAMPLES[task].model_copy(update={"reference": reference}) for task in ("dark_event_infer", "mix_vid_qa"))
+    dark, mixed = (
+        SAMPLES[task].model_copy(update={"reference": reference}) for task in ("dark_event_infer", "mix_vid_qa")
+    )
     assert [JUDGE.covers(dark, text).score for text in (reference, near, other)] == [2.0, 2.0, 0.0]
     assert [JUDGE.right(mixed, text).score for text in (reference, near, other)] == [1.0, 1.0, 0.0]
     assert [JUDGE.entailed(reference, text).score for text in (reference, near, other)] == [1.0, 1.0, 0.0]
@@ -109,7 +111,10 @@ def test_a_length_is_counted_in_every_script() -> None:
 def test_gauges_count_in_every_script() -> None:
     samples = [SAMPLES["dark_event_infer"]] * 2
     gauges = measure(
-        samples, [render_reply("我看见一个人", text) for text in ("他坐下或者站起来", "走、坐、跳")], [0.0, 1.0], rules()
+        samples,
+        [render_reply("我看见一个人", text) for text in ("他坐下或者站起来", "走、坐、跳")],
+        [0.0, 1.0],
+        rules(),
     )
     assert (gauges["empty_thinking"], gauges["enumeration"]) == (0.0, 1.0)
     assert keyword_count("他走进来，然后坐下，然后睡觉", rules(temporal_phrases=("然后",))) == 2
@@ -121,7 +126,10 @@ def test_the_text_only_guesser_uses_words_of_its_neighbours_in_every_script() ->
         return clip(
             number,
             label=None,
-            events=(Event(span=Span(start=2, stop=6), caption=first), Event(span=Span(start=10, stop=14), caption=second)),
+            events=(
+                Event(span=Span(start=2, stop=6), caption=first),
+                Event(span=Span(start=10, stop=14), caption=second),
+            ),
         )
 
     seen = [told(n, f"{'水杯' if n % 2 else '篮球'}出现{n}", "喝水" if n % 2 else "投篮") for n in range(8)]
@@ -144,7 +152,9 @@ def test_the_text_only_guesser_uses_words_of_its_neighbours_in_every_script() ->
         ("男の人は最初に何をしますか", "ドアを開ける", None),
     ],
 )
-def test_a_written_question_is_held_to_the_same_rules_in_every_script(question: str, answer: str, reason: str | None) -> None:
+def test_a_written_question_is_held_to_the_same_rules_in_every_script(
+    question: str, answer: str, reason: str | None
+) -> None:
     assert flaw(question, answer) == reason
 
 

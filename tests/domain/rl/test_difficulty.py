@@ -40,7 +40,9 @@ def sample(task: TaskName = "mcqa") -> Sample:
         ("caption", (0.4, 0.4, None), "not-judged"),
     ],
 )
-def test_what_is_always_right_or_never_moves_goes(task: TaskName, scores: tuple[float | None, ...], verdict: Verdict) -> None:
+def test_what_is_always_right_or_never_moves_goes(
+    task: TaskName, scores: tuple[float | None, ...], verdict: Verdict
+) -> None:
     row = judged(sample(task), scores, RULES)
     assert (row.sample_id, row.task, row.scores, row.verdict) == (f"{task}/c0", task, scores, verdict)
     assert row.kept == (verdict in ("kept", "not-judged"))

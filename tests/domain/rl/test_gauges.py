@@ -51,7 +51,12 @@ def test_thinking_that_collapses() -> None:
 
 
 def test_lists_of_guesses() -> None:
-    answers = ["the red bar rises or the red bar falls", "he sits, stands, or jumps", "he sits down and yawns", "the red bar rises"]
+    answers = [
+        "the red bar rises or the red bar falls",
+        "he sits, stands, or jumps",
+        "he sits down and yawns",
+        "the red bar rises",
+    ]
     gauges = _gauges("dark_event_infer", answers, [0.0] * 4)
     assert gauges["enumeration"] == 0.5
     assert alarms(gauges)["enumeration"].startswith("enumeration 0.50, above 0.1: answers")

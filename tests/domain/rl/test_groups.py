@@ -111,7 +111,11 @@ def test_equal_means_pay_no_contrast(hundredths: int) -> None:
     assert contrast_paid([(value + 0.1) - 0.1, value], [0.0], rule) == [1.0, 1.0]
     length = LengthReward(weight=0.3, min_words=0, max_words=9, min_share=value)
     score = Score(
-        sample_id="s", task="caption", reply=render_reply("so", "it is"), format_ok=True, value=min(1.0, (value + 0.1) - 0.1)
+        sample_id="s",
+        task="caption",
+        reply=render_reply("so", "it is"),
+        format_ok=True,
+        value=min(1.0, (value + 0.1) - 0.1),
     )
     assert length_paid(score, length) == 1.0
 

@@ -26,7 +26,8 @@ def score(words: int, value: float | None, format_ok: bool = True) -> Score:
 
 
 @pytest.mark.parametrize(
-    ("words", "value", "paid"), [(2, 1.0, 0.0), (3, 1.0, 1.0), (5, 0.5, 1.0), (6, 1.0, 0.0), (4, 0.49, 0.0), (4, None, None)]
+    ("words", "value", "paid"),
+    [(2, 1.0, 0.0), (3, 1.0, 1.0), (5, 0.5, 1.0), (6, 1.0, 0.0), (4, 0.49, 0.0), (4, None, None)],
 )
 def test_length_pays_right_replies_of_that_length(words: int, value: float | None, paid: float | None) -> None:
     assert length_paid(score(words, value), LENGTH) == paid
@@ -47,7 +48,9 @@ def test_contrast_pays_right_replies_where_the_order_of_frames_is_needed() -> No
 
 
 @given(st.lists(SHARE, min_size=1, max_size=8), st.lists(SHARE, min_size=1, max_size=8))
-def test_contrast_stays_in_range_and_keeps_what_is_not_judged(ordered: list[float | None], other: list[float | None]) -> None:
+def test_contrast_stays_in_range_and_keeps_what_is_not_judged(
+    ordered: list[float | None], other: list[float | None]
+) -> None:
     paid = contrast_paid(ordered, other, CONTRAST)
     assert len(paid) == len(ordered)
     for share, value in zip(ordered, paid, strict=True):
@@ -66,4 +69,6 @@ def test_other_videos() -> None:
     for count in (1, 2):
         few = Frames(pixels[:count], tuple(range(count)), count, Fraction(8))
         for seed in range(8):
-            assert np.array_equal(shuffled(few, str(seed)).pixels, pixels[:count][::-1]), "two frames have one other order"
+            assert np.array_equal(shuffled(few, str(seed)).pixels, pixels[:count][::-1]), (
+                "two frames have one other order"
+            )

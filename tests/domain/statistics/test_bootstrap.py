@@ -87,7 +87,8 @@ def test_a_unit_that_two_samples_share_makes_both_less_sure() -> None:
     values = rng.random(60).tolist()
     pairs = [(f"{n % 20}", f"{(n % 20 + 1 + n // 20) % 20}") for n in range(60)]
     apart, one_way, crossed = (
-        mean_of(values, Design.of(units)) for units in ([(str(n),) for n in range(60)], [pair[:1] for pair in pairs], pairs)
+        mean_of(values, Design.of(units))
+        for units in ([(str(n),) for n in range(60)], [pair[:1] for pair in pairs], pairs)
     )
     assert crossed.high - crossed.low > one_way.high - one_way.low
     assert crossed.high - crossed.low > 1.2 * (apart.high - apart.low)

@@ -23,7 +23,14 @@ def test_by_hand() -> None:
     before = rows({"caption/0": 0.5, "caption/1": 0.5, "mcqa/0": 0.0, "mcqa/1": 1.0, "mcqa/2": 1.0})
     found = compare(after, before, confidence=0.95)
     caption, mcqa = found.tasks["caption"], found.tasks["mcqa"]
-    assert (caption.before, caption.after, caption.mean, caption.won, caption.lost, caption.tied) == (0.5, 0.75, 0.25, 1, 0, 1)
+    assert (caption.before, caption.after, caption.mean, caption.won, caption.lost, caption.tied) == (
+        0.5,
+        0.75,
+        0.25,
+        1,
+        0,
+        1,
+    )
     assert (mcqa.mean, mcqa.won, mcqa.lost, mcqa.tied) == (0.0, 1, 1, 0)
     assert found.mean.mean == pytest.approx((0.25 + 0.0) / 2), "tasks count alike"
     assert found.unpaired == 1, "one that a judge could not score counts for neither"
@@ -38,7 +45,9 @@ def test_the_mean_over_tasks_is_as_sure_as_leaving_out_one_clip_after_the_other_
 
     def scores(side: str) -> list[Score]:
         return [
-            Score.model_validate({"sample_id": name, "task": name.split("/")[0], "reply": "", "format_ok": True, "value": value})
+            Score.model_validate(
+                {"sample_id": name, "task": name.split("/")[0], "reply": "", "format_ok": True, "value": value}
+            )
             for name, value in values[side].items()
         ]
 
@@ -46,7 +55,10 @@ def test_the_mean_over_tasks_is_as_sure_as_leaving_out_one_clip_after_the_other_
     clips = {name: (name.split("/")[1],) for name in names}
     mean, tasks = paired_difference(scores("after"), scores("before"), clips, 0.95)
     gains = np.array(
-        [[values["after"][f"{task}/{n}"] - values["before"][f"{task}/{n}"] for n in range(60)] for task in ("caption", "mcqa")]
+        [
+            [values["after"][f"{task}/{n}"] - values["before"][f"{task}/{n}"] for n in range(60)]
+            for task in ("caption", "mcqa")
+        ]
     )
     for found, apart in ((tasks["caption"], gains[0]), (tasks["mcqa"], gains[1]), (mean, gains.mean(axis=0))):
         assert found.mean == pytest.approx(apart.mean())
@@ -65,13 +77,17 @@ def test_without_a_difference_few_p_values_are_small_and_with_one_it_is() -> Non
         sides = [rows({f"mcqa/{n}": float(value) for n, value in side.items()}) for side in values]
         small += compare(*sides, confidence=0.95).mean.p_value < 0.05
     assert small <= 24, "one in twenty at most"
-    better = compare(rows({f"mcqa/{n}": 1.0 for n in range(30)}), rows({f"mcqa/{n}": 0.5 for n in range(30)}), confidence=0.95)
+    better = compare(
+        rows({f"mcqa/{n}": 1.0 for n in range(30)}), rows({f"mcqa/{n}": 0.5 for n in range(30)}), confidence=0.95
+    )
     assert 0 < better.mean.p_value < 1e-6, "never 0"
 
 
 def test_samples_of_one_clip_are_not_counted_as_independent() -> None:
     values = ({f"mcqa/{n}": float(n // 10 % 2) for n in range(80)}, {f"mcqa/{n}": 0.3 for n in range(80)})
-    apart, together = (compare(*(rows(side, per_clip) for side in values), confidence=0.95).mean for per_clip in (1, 10))
+    apart, together = (
+        compare(*(rows(side, per_clip) for side in values), confidence=0.95).mean for per_clip in (1, 10)
+    )
     assert together.high - together.low > 2 * (apart.high - apart.low)
 
 

@@ -41,7 +41,10 @@ def test_reward_and_strict_read_the_battery_alike(name: str) -> None:
     assert len(rows) > 5
     unlike = []
     for answer, chosen in rows:
-        strict = [strict_choice(reply, options) for reply in (answer, f"<think>A or B</think>{answer}", render_reply("x", answer))]
+        strict = [
+            strict_choice(reply, options)
+            for reply in (answer, f"<think>A or B</think>{answer}", render_reply("x", answer))
+        ]
         rewards = [paid(answer, options, gold) for gold in "ABCDEFGHI"[: len(options)]]
         wanted = [float(gold == chosen) for gold in "ABCDEFGHI"[: len(options)]]
         if set(strict) != {chosen} or (rewards != wanted):
@@ -59,7 +62,8 @@ def test_the_battery_tells_readers_apart() -> None:
 
 OPTIONS = st.lists(st.text(min_size=1, max_size=20), min_size=2, max_size=26).map(tuple)
 PIECES = (
-    *"ABCa().:,- \n1$\"'?", "or", "and", "not", "no", "actually", "because", "the answer is", "Answer:", "It moves left",
+    *"ABCa().:,- \n1$\"'?", "or", "and", "not", "no", "actually", "because", "the answer is", "Answer:", "It moves"
+    " left",
     "It moves right", "\\boxed{", "}", "**", "答案", "是", "<think>", "</answer>",
 )  # fmt: skip
 TEXTS = st.one_of(
@@ -71,7 +75,9 @@ MOVES = ("It moves right", "It moves left", "It stays", "A ball")
 
 
 @given(OPTIONS, st.data())
-def test_the_letter_itself_scores_the_maximum_whatever_the_options_say(options: tuple[str, ...], data: st.DataObject) -> None:
+def test_the_letter_itself_scores_the_maximum_whatever_the_options_say(
+    options: tuple[str, ...], data: st.DataObject
+) -> None:
     gold = data.draw(st.sampled_from([chr(ord("A") + n) for n in range(len(options))]))
     assert paid(gold, options, gold) == 1.0
     assert strict_choice(gold, options) == gold

@@ -28,7 +28,9 @@ def independent(name: str, draw: Callable[[int, Rng], Floats], truth: float) -> 
     return World(name, lambda clips, rng: (draw(clips, rng), [(str(n),) for n in range(clips)]), truth)
 
 
-def clustered(name: str, of_clip: Callable[[int, Rng], Floats], of_sample: Callable[[Floats, Rng], Floats], truth: float) -> World:
+def clustered(
+    name: str, of_clip: Callable[[int, Rng], Floats], of_sample: Callable[[Floats, Rng], Floats], truth: float
+) -> World:
     """One to five samples per clip, correlated by the value of ``of_clip``."""
 
     def drawn(clips: int, rng: Rng) -> tuple[Floats, list[tuple[str, ...]]]:
@@ -72,7 +74,9 @@ MEANS = [
     independent("shares at both ends", lambda clips, rng: rng.beta(0.3, 0.1, clips), 0.75),
     independent("thirds", *of([0.0, 1 / 3, 2 / 3, 1.0], [0.1, 0.2, 0.3, 0.4])),
     independent("nearly always whole", *of([1.0, 0.5, 0.0], [0.9, 0.07, 0.03])),
-    clustered("right, clips differ", lambda n, rng: rng.beta(2, 0.5, n), lambda p, rng: (rng.random(len(p)) < p) * 1.0, 0.8),
+    clustered(
+        "right, clips differ", lambda n, rng: rng.beta(2, 0.5, n), lambda p, rng: (rng.random(len(p)) < p) * 1.0, 0.8
+    ),
     clustered("right, clips decide", lambda n, rng: chance(0.9)(n, rng), lambda p, _: p, 0.9),
     clustered(
         "graded, clips differ",
@@ -80,7 +84,10 @@ MEANS = [
         lambda p, rng: 0.8 * p + 0.2 * rng.random(len(p)),
         0.8 * 2 / 3 + 0.1,
     ),
-    *(crossed(f"right, two clips, {share:.0%}", right_of, share, float(ndtr(0.8 / SPREAD))) for share in (0.0, 0.5, 1.0)),
+    *(
+        crossed(f"right, two clips, {share:.0%}", right_of, share, float(ndtr(0.8 / SPREAD)))
+        for share in (0.0, 0.5, 1.0)
+    ),
     *(crossed(f"graded, two clips, {share:.0%}", lambda x: ndtr(x / SPREAD), share, 0.5) for share in (0.5, 1.0)),
 ]
 DIFFERENCES = [
@@ -134,7 +141,9 @@ def test_means_are_covered(world: World) -> None:
         check(world, clips, 150, paired=False)
 
 
-@pytest.mark.parametrize("world", [DIFFERENCES[0], DIFFERENCES[3], DIFFERENCES[8], DIFFERENCES[12]], ids=lambda world: world.name)
+@pytest.mark.parametrize(
+    "world", [DIFFERENCES[0], DIFFERENCES[3], DIFFERENCES[8], DIFFERENCES[12]], ids=lambda world: world.name
+)
 def test_differences_are_covered(world: World) -> None:
     for clips in (8, 20):
         check(world, clips, 100, paired=True)

@@ -98,7 +98,9 @@ def test_empty_thinking_closes_the_gate_where_thinking_is_asked_for(task: str) -
 def test_no_more_thinking_is_asked_for_than_the_truth_has() -> None:
     sample = SAMPLES["mcqa"]
     assert sample.trace is not None
-    brief = sample.model_copy(update={"trace": sample.trace.model_copy(update={"thinking": "it grows"}), "reference": "B"})
+    brief = sample.model_copy(
+        update={"trace": sample.trace.model_copy(update={"thinking": "it grows"}), "reference": "B"}
+    )
     asking = rules(min_thinking_words=4)
     assert score_reply(brief, render_reply("it grows", "B"), REFEREE, asking).value == 1.0
     assert score_reply(brief, render_reply("it", "B"), REFEREE, asking).value == 0.0

@@ -23,7 +23,9 @@ RATE = Fraction(10)
 def _events(*times: tuple[float, float]) -> tuple[Event, ...]:
     """Events named a, b, c … in order of their start; times in seconds."""
     spans = [Span(start=round(start * 10), stop=round(stop * 10)) for start, stop in times]
-    return tuple(Event(span=span, caption="abcdefgh"[number]) for number, span in enumerate(sorted(spans, key=lambda s: s.start)))
+    return tuple(
+        Event(span=span, caption="abcdefgh"[number]) for number, span in enumerate(sorted(spans, key=lambda s: s.start))
+    )
 
 
 def _asked(*times: tuple[float, float]) -> dict[str, str]:
@@ -79,9 +81,13 @@ def test_an_option_of_an_order_question_is_right_or_wrong(times: list[tuple[int,
         options = [of[option] for option in question.options]
         answer = options.pop(ord(question.answer) - ord("A"))
         if question.question.endswith("first?"):
-            assert [other for other in options if not (answer.start + sure <= other.start and answer.stop <= other.stop)] == []
+            assert [
+                other for other in options if not (answer.start + sure <= other.start and answer.stop <= other.stop)
+            ] == []
         elif question.question.endswith("last?"):
-            assert [other for other in options if not (other.stop + sure <= answer.stop and other.start <= answer.start)] == []
+            assert [
+                other for other in options if not (other.stop + sure <= answer.stop and other.start <= answer.start)
+            ] == []
         else:
             asked = of[question.question.split('"')[1]]
             assert answer.start >= asked.stop - sure
@@ -107,7 +113,12 @@ def test_mixtures_ask_for_first_and_last_only_where_one_is() -> None:
 
     def asked(*times: tuple[float, float]) -> set[tuple[str, str]]:
         about = clip(0, frames=40, rate=RATE, events=_events(*times))
-        samples = [s for c, made, _ in synthesise([about, *partners], "mix_vid_qa", settings, 16, 7) for s in made if c is about]
+        samples = [
+            s
+            for c, made, _ in synthesise([about, *partners], "mix_vid_qa", settings, 16, 7)
+            for s in made
+            if c is about
+        ]
         return {(sample.sample_id.rpartition("/")[2], sample.reference) for sample in samples}
 
     assert asked((0, 1), (2, 3)) == {("first", "a"), ("last", "b")}
@@ -119,7 +130,9 @@ def test_then_is_said_only_of_what_starts_when_the_rest_is_over() -> None:
     captions = {"a": "a man talks", "b": "a dog barks", "c": "a door opens"}
 
     def told(*times: tuple[float, float]) -> str:
-        return _clip(tuple(e.model_copy(update={"caption": captions[e.caption]}) for e in _events(*times))).event_summary
+        return _clip(
+            tuple(e.model_copy(update={"caption": captions[e.caption]}) for e in _events(*times))
+        ).event_summary
 
     assert told((0, 1), (1, 2), (3, 4)) == "a man talks then a dog barks then a door opens"
     assert told((0, 3), (0, 1), (1, 2)) == "a man talks and a dog barks and a door opens"
@@ -130,7 +143,9 @@ def test_then_is_said_only_of_what_starts_when_the_rest_is_over() -> None:
 
 
 def test_a_writer_is_told_which_events_overlap() -> None:
-    assert describe_clip(_clip(_events((0, 3), (0, 1), (3, 5)), label=None, caption=None, subjects=())).splitlines() == [
+    assert describe_clip(
+        _clip(_events((0, 3), (0, 1), (3, 5)), label=None, caption=None, subjects=())
+    ).splitlines() == [
         "Event 1: a",
         "Event 2 (starts while others go on): b",
         "Event 3: c",

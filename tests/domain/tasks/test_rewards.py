@@ -106,7 +106,8 @@ def test_dark_event_verdicts(answer: str, score: float) -> None:
 def test_mixed_answers_must_be_exact() -> None:
     sample = SAMPLES["mix_vid_qa"].model_copy(update={"reference": "the red bar rises"})
     assert [
-        JUDGE.right(sample, text).score for text in ("the red bar rises", "the red bar moves", "the red bar rises and falls")
+        JUDGE.right(sample, text).score
+        for text in ("the red bar rises", "the red bar moves", "the red bar rises and falls")
     ] == [1, 0, 0]
 
 
@@ -124,7 +125,11 @@ def test_open_text_is_judged_by_content_words() -> None:
     [
         ("The dog chases the cat", "The dog chases the cat.", 2.0),
         ("The dog chases the cat", "the cat chases the dog", 0.0),
-        ("The dog chases the cat", "The cat is chased by the dog", 1.0),  # a stem of another form does not count as swapped
+        (
+            "The dog chases the cat",
+            "The cat is chased by the dog",
+            1.0,
+        ),  # a stem of another form does not count as swapped
         ("The rabbit jumps over the log", "The rabbit does not jump over the log", 0.0),
         ("The rabbit jumps over the log", "The rabbit doesn’t jump over the log", 0.0),
         ("The rabbit does not jump", "The rabbit does not jump", 2.0),
@@ -143,7 +148,9 @@ def test_open_text_is_judged_by_content_words() -> None:
     ],
 )
 def test_the_right_words_in_a_wrong_answer_earn_nothing(reference: str, answer: str, covers: float) -> None:
-    dark, mixed = (SAMPLES[task].model_copy(update={"reference": reference}) for task in ("dark_event_infer", "mix_vid_qa"))
+    dark, mixed = (
+        SAMPLES[task].model_copy(update={"reference": reference}) for task in ("dark_event_infer", "mix_vid_qa")
+    )
     assert JUDGE.covers(dark, answer).score == covers
     assert JUDGE.right(mixed, answer).score == float(covers == 2.0)
 
@@ -187,7 +194,12 @@ def test_a_phrase_that_holds_another_counts_once_and_in_a_script_without_spaces_
 
 
 @pytest.mark.parametrize(
-    "caption", ["first the blue circle falls then finally shrinks", "first the red bar then finally the red bar", "then then then"]
+    "caption",
+    [
+        "first the blue circle falls then finally shrinks",
+        "first the red bar then finally the red bar",
+        "then then then",
+    ],
 )
 def test_order_pays_nothing_in_a_wrong_caption(caption: str) -> None:
     score = score_reply(SAMPLES["caption"], render_reply("x", caption), REFEREE, rules())
@@ -271,7 +283,9 @@ def test_a_judge_that_is_unavailable_never_scores_zero() -> None:
         def covers(self, sample: Sample, answer: str) -> Verdict:
             return Verdict(outcome="unavailable", reason="timed out", judge="remote")
 
-    score = score_reply(SAMPLES["dark_event_infer"], truth(SAMPLES["dark_event_infer"]), referee(Down(0.8, 0.4)), rules())
+    score = score_reply(
+        SAMPLES["dark_event_infer"], truth(SAMPLES["dark_event_infer"]), referee(Down(0.8, 0.4)), rules()
+    )
     assert (score.format_ok, score.value) == (True, None)
     assert "timed out" in score.reason
     assert reward(score, rules(), ()) is None
@@ -287,10 +301,14 @@ def test_the_constant_reply_is_the_best_on_what_could_be_judged() -> None:
     train = [SAMPLES["mcqa"].model_copy(update={"reference": letter}) for letter in "ABBC"]
     unjudged = {"C": None}
     values = {"A": 0.25, "B": 0.5, "C": 1.0} | unjudged
-    best = constant_reply(train, lambda sample: sample.reference, lambda _, replies: [values[reply] for reply in replies], 7)
+    best = constant_reply(
+        train, lambda sample: sample.reference, lambda _, replies: [values[reply] for reply in replies], 7
+    )
     assert best == "B"
     once = iter([1.0, None, None, None])
-    best = constant_reply(train, lambda s: s.reference, lambda _, r: [next(once, 0.0) if x == "C" else 0.5 for x in r], 7)
+    best = constant_reply(
+        train, lambda s: s.reference, lambda _, r: [next(once, 0.0) if x == "C" else 0.5 for x in r], 7
+    )
     assert best == "C", "a reply that no judge could score counts neither way"
 
 

@@ -20,7 +20,13 @@ from tests.support.builders import SETTINGS, clip
 def world(count: int) -> list[Clip]:
     verbs = list(VERBS)
     return [
-        clip(i, COLOURS[i % 4], SHAPES[i % 3], (verbs[i % 6], verbs[(i + 1 + i % 4) % 6]), split="test" if i % 5 == 4 else "train")
+        clip(
+            i,
+            COLOURS[i % 4],
+            SHAPES[i % 3],
+            (verbs[i % 6], verbs[(i + 1 + i % 4) % 6]),
+            split="test" if i % 5 == 4 else "train",
+        )
         for i in range(count)
     ]
 
@@ -51,7 +57,10 @@ def test_a_new_clip_changes_no_other_sample(task: str) -> None:
 
 
 def test_a_new_clip_changes_the_partners_of_few_others() -> None:
-    before, after = {s.sample_id for s in made(world(200), "mix_vid_qa")}, {s.sample_id for s in made(world(201), "mix_vid_qa")}
+    before, after = (
+        {s.sample_id for s in made(world(200), "mix_vid_qa")},
+        {s.sample_id for s in made(world(201), "mix_vid_qa")},
+    )
     assert len(before - after) <= 12  # about one pair per clip is expected, out of 400
 
 
@@ -177,7 +186,9 @@ def _long(number: int, rate: str, seconds: int, **changes: object) -> Clip:
     """An event of two seconds every three, from 0 s on."""
     frames = int(Fraction(rate) * seconds)
     spans = [(Fraction(rate) * start, Fraction(rate) * (start + 2)) for start in range(0, seconds - 2, 3)]
-    events = tuple(Event(span=Span(start=int(a), stop=int(b)), caption=f"c{number} does {n}") for n, (a, b) in enumerate(spans))
+    events = tuple(
+        Event(span=Span(start=int(a), stop=int(b)), caption=f"c{number} does {n}") for n, (a, b) in enumerate(spans)
+    )
     return clip(number, frames=frames, rate=rate, events=events, subjects=(), label=f"Class{number}Name", **changes)
 
 
@@ -201,14 +212,20 @@ def test_clips_of_two_rates_are_conformed_and_excerpts_of_ten_seconds_shown(rate
             assert [(a, b) for a, b in pairwise(pieces) if a.stop != b.start] == []
             seconds = sum(piece.frames for piece in pieces) / sample.timeline.rate
             assert Fraction(3, 2) <= seconds <= 10
-            assert [piece for piece in pieces if not Fraction(149, 100) <= piece.frames / sample.timeline.rate <= 2] == []
+            assert [
+                piece for piece in pieces if not Fraction(149, 100) <= piece.frames / sample.timeline.rate <= 2
+            ] == []
             assert pieces[-1].stop <= conformed_frames(c.frames, c.rate, sample.timeline.rate)
             if c is asked:
                 shown = Span(start=pieces[0].start, stop=pieces[-1].stop)
         # The event in question is visible as a whole, and no event before a "first" or behind a
         # "last" is visible in part.
         to_timeline = sample.timeline.rate / asked.rate
-        whole = [e for e in asked.events if shown.start <= e.span.start * to_timeline and e.span.stop * to_timeline <= shown.stop]
+        whole = [
+            e
+            for e in asked.events
+            if shown.start <= e.span.start * to_timeline and e.span.stop * to_timeline <= shown.stop
+        ]
         assert sample.reference in {whole[0].caption, whole[-1].caption}
         name = f"class{asked.clip_id[1:]}name"
         assert sample.question.replace(" ", "") in {
@@ -262,7 +279,9 @@ def test_what_cannot_be_made_is_set_aside_with_a_reason() -> None:
         "caption": ["no-caption"],
         "structured_caption": ["no-analysis"],
     }
-    assert [r.reason for _, _, rejects in synthesise([clip()], "mix_vid_qa", SETTINGS, 8, 7) for r in rejects] == ["no-partner"]
+    assert [r.reason for _, _, rejects in synthesise([clip()], "mix_vid_qa", SETTINGS, 8, 7) for r in rejects] == [
+        "no-partner"
+    ]
 
 
 def test_a_task_without_settings_is_an_error() -> None:

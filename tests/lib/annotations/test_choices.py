@@ -35,7 +35,14 @@ OPTIONS = ("It is pushed", "It slips", "A cat jumps")
         ),
         *(
             (text, "B")
-            for text in ("B. It slips", "B) it slips.", "(B) It slips", "B: It slips", "B - It slips", "**B.** It slips")
+            for text in (
+                "B. It slips",
+                "B) it slips.",
+                "(B) It slips",
+                "B: It slips",
+                "B - It slips",
+                "**B.** It slips",
+            )
         ),
         *((text, "B") for text in ("It slips", "it  slips", "It slips.")),
         ("A cat jumps", "C"),

@@ -33,7 +33,11 @@ COIN: dict[str, Any] = {
 }
 #: Field names as evaluate.py of github.com/ranjaykrishna/densevid_eval reads them at 5759c13.
 ACTIVITYNET: dict[str, Any] = {
-    "v_abc": {"duration": 82.73, "timestamps": [[0.83, 19.86], [17.37, 60.81]], "sentences": ["A woman stands.", " She dances."]}
+    "v_abc": {
+        "duration": 82.73,
+        "timestamps": [[0.83, 19.86], [17.37, 60.81]],
+        "sentences": ["A woman stands.", " She dances."],
+    }
 }
 #: The header of the files that github.com/cvdfoundation/kinetics-dataset downloads (3f0f5d9), is_cc
 #: in Kinetics-400 only.
@@ -52,7 +56,9 @@ VIDBRIDGE: list[dict[str, Any]] = [
 ]
 
 
-def read(folder: Path, name: str, annotations: str | None = None) -> tuple[list[Annotation], list[tuple[str, str, str]]]:
+def read(
+    folder: Path, name: str, annotations: str | None = None
+) -> tuple[list[Annotation], list[tuple[str, str, str]]]:
     params = IngestParams.model_validate(
         {
             "source": str(folder),
@@ -81,7 +87,9 @@ def put(folder: Path, name: str, text: str, *videos: str) -> Path:
 
 
 def test_a_format_that_is_not_read_is_answered_with_those_that_are(tmp_path: Path) -> None:
-    with pytest.raises(SourceError, match=r"^ingest\.format: 'coins' is not a supported format; set one of jsonl, coin, "):
+    with pytest.raises(
+        SourceError, match=r"^ingest\.format: 'coins' is not a supported format; set one of jsonl, coin, "
+    ):
         read(tmp_path, "coins")
 
 
@@ -95,7 +103,10 @@ def test_coin_gives_timed_steps_and_finds_videos_where_the_download_script_puts_
         "train",
         "ReplaceCDDriveWithSSD",
     )
-    assert [(e.start, e.end, e.caption) for e in row.events] == [(60, 69, "take out the drive"), (71, 82, "insert the tray")]
+    assert [(e.start, e.end, e.caption) for e in row.events] == [
+        (60, 69, "take out the drive"),
+        (71, 82, "insert the tray"),
+    ]
     assert "research only" in (row.licence or "")
 
 
@@ -156,7 +167,8 @@ def test_vidbridge_r1_gathers_the_samples_of_a_video_and_sets_edited_ones_aside(
     ]
     assert (
         rejects[1][2]
-        == "solution: 'E' names no option: there are 2 (A to B); give a letter, or an option's own words (of 'What falls?')"
+        == "solution: 'E' names no option: there are 2 (A to B); give a letter, or an option's own words (of 'What"
+        " falls?')"
     )
     assert rejects[3][2] == "problem: missing"
 
@@ -266,7 +278,10 @@ def test_a_bad_event_of_activitynet_captions_is_set_aside_alone(
     ],
 )
 def test_a_solution_of_vidbridge_r1_is_read_strictly(solution: str, answer: str | None, tmp_path: Path) -> None:
-    lines = [json.loads((CASES / "text-solution.jsonl").read_text()) | {"solution": solution}, VIDBRIDGE[1] | {"video": "a.mp4"}]
+    lines = [
+        json.loads((CASES / "text-solution.jsonl").read_text()) | {"solution": solution},
+        VIDBRIDGE[1] | {"video": "a.mp4"},
+    ]
     put(tmp_path, "train.jsonl", "\n".join(map(json.dumps, lines)), "a.mp4")
     (row,), rejects = read(tmp_path, "vidbridge_r1")
     # A rejected question does not affect the rest of the row.
@@ -283,8 +298,17 @@ def test_a_caption_of_vidbridge_r1_that_says_nothing_leaves_its_video_the_questi
 
 
 def test_kinetics_rows_that_csv_cannot_read_or_whose_window_is_empty_are_set_aside_alone(tmp_path: Path) -> None:
-    lines = [KINETICS, "a,aaa,9,9,val,0", "b\u2028c,bbb,0,10,val,0", "d,ddd,0,10,val,0", f'"{"x" * 140_000}"', "e,eee,5,15,val,0"]
-    rows, rejects = read(put(tmp_path, "kinetics.csv", "\n".join(lines), "aaa.mp4", "bbb.mp4", "ddd.mp4", "eee.mp4"), "kinetics")
+    lines = [
+        KINETICS,
+        "a,aaa,9,9,val,0",
+        "b\u2028c,bbb,0,10,val,0",
+        "d,ddd,0,10,val,0",
+        f'"{"x" * 140_000}"',
+        "e,eee,5,15,val,0",
+    ]
+    rows, rejects = read(
+        put(tmp_path, "kinetics.csv", "\n".join(lines), "aaa.mp4", "bbb.mp4", "ddd.mp4", "eee.mp4"), "kinetics"
+    )
     assert [(row.label, row.where, row.length_s) for row in rows] == [
         ("b\u2028c", "kinetics.csv:3", 10),
         ("d", "kinetics.csv:4", 10),
@@ -323,7 +347,9 @@ def test_two_files_of_one_name_are_not_guessed_between(tmp_path: Path) -> None:
         ("activitynet_captions", "other.json", "{}", "has no train.json"),
     ],
 )
-def test_a_file_that_is_of_another_format_is_an_error(name: str, file: str, text: str, message: str, tmp_path: Path) -> None:
+def test_a_file_that_is_of_another_format_is_an_error(
+    name: str, file: str, text: str, message: str, tmp_path: Path
+) -> None:
     put(tmp_path, file, text)
     with pytest.raises(SourceError, match=message):
         read(tmp_path, name)

@@ -87,13 +87,24 @@ GOOD_QUESTION = {"question": "What moves?", "options": ["a cup", "a book"], "ans
     [
         ({"events": [{"start": "soon", "end": 1, "caption": "x"}]}, "bad-event", "events.1.start: no time in seconds"),
         ({"events": [{"start": True, "end": 2, "caption": "x"}]}, "bad-event", "events.1.start: no time in seconds"),
-        ({"events": [{"start": 0, "end": float("nan"), "caption": "x"}]}, "bad-event", "events.1.end: no time in seconds"),
-        ({"events": [{"start": 0, "end": "1e999999999", "caption": "x"}]}, "bad-event", "events.1.end: no time in seconds"),
+        (
+            {"events": [{"start": 0, "end": float("nan"), "caption": "x"}]},
+            "bad-event",
+            "events.1.end: no time in seconds",
+        ),
+        (
+            {"events": [{"start": 0, "end": "1e999999999", "caption": "x"}]},
+            "bad-event",
+            "events.1.end: no time in seconds",
+        ),
         ({"events": [{"start": 0, "end": "1/0", "caption": "x"}]}, "bad-event", "events.1.end: no time in seconds"),
         (
             {"events": [{"start": 2, "end": 2, "caption": "a mark"}]},
             "bad-event",
-            "events.1: start 2 s and end 2 s: need start < end (value {'start': 2, 'end': 2, 'caption': 'a mark'}) (of 'a mark')",
+            (
+                "events.1: start 2 s and end 2 s: need start < end (value {'start': 2, 'end': 2, 'caption': 'a mark'})"
+                " (of 'a mark')"
+            ),
         ),
         ({"events": [{"start": 0, "end": 1, "caption": ""}]}, "bad-event", "events.1.caption: "),
         ({"events": [{"start": 0, "end": 1, "caption": " "}]}, "bad-event", "events.1: caption is blank"),
@@ -137,7 +148,11 @@ def test_options_that_carry_their_letters_lose_them_and_answers_are_read_in_thei
     assert rejects == []
     assert (read.qa[0].options, read.qa[0].answer) == (("It rises", "It falls"), "B")
     assert [question.answer for question in read.qa[1:]] == ["B"] * 4
-    bad = [lettered | {"options": ["B. x", "A. y"]}, GOOD_QUESTION | {"answer": "A book falls"}, GOOD_QUESTION | {"answer": 1}]
+    bad = [
+        lettered | {"options": ["B. x", "A. y"]},
+        GOOD_QUESTION | {"answer": "A book falls"},
+        GOOD_QUESTION | {"answer": 1},
+    ]
     (read,), rejects = read_annotations(_folder(tmp_path, {"video": "a.mp4", "qa": bad}))
     assert read.qa == ()
     assert [reject.detail.partition(" (")[0] for reject in rejects] == [
@@ -150,19 +165,26 @@ def test_options_that_carry_their_letters_lose_them_and_answers_are_read_in_thei
 def test_a_field_that_is_no_list_is_one_reject_and_null_is_as_good_as_absent(tmp_path: Path) -> None:
     (read,), rejects = read_annotations(_folder(tmp_path, {"video": "a.mp4", "events": {"start": 0}, "qa": None}))
     assert (read.events, read.qa) == ((), ())
-    assert [(r.reason, r.detail) for r in rejects] == [("bad-event", "events: need a list, found dict (value {'start': 0})")]
+    assert [(r.reason, r.detail) for r in rejects] == [
+        ("bad-event", "events: need a list, found dict (value {'start': 0})")
+    ]
 
 
-@pytest.mark.parametrize("text", ["[\n {}\n]\n", "[{}]", " [ {},\n{} ]", '{{\n "a": {}\n}}', '{{"rows": [\n{}]}}', "[\n {},"])
+@pytest.mark.parametrize(
+    "text", ["[\n {}\n]\n", "[{}]", " [ {},\n{} ]", '{{\n "a": {}\n}}', '{{"rows": [\n{}]}}', "[\n {},"]
+)
 def test_a_json_document_is_said_to_be_one_once(text: str, tmp_path: Path) -> None:
     row = json.dumps(GOOD, indent=1)
     (tmp_path / "annotations.jsonl").write_text(text.replace("{}", row).replace("{{", "{").replace("}}", "}"))
-    with pytest.raises(SourceError, match=r"this is a JSON document .*, not JSON lines; .*jq -c '\.\[\]' annotations\.jsonl"):
+    with pytest.raises(
+        SourceError, match=r"this is a JSON document .*, not JSON lines; .*jq -c '\.\[\]' annotations\.jsonl"
+    ):
         read_annotations(tmp_path)
 
 
 @pytest.mark.parametrize(
-    ("text", "at"), [("{}", [1]), ("{}\n\n{}\n", [1, 8]), ('{"video": "b.mp4",\n "caption": "It falls."}\n{"video": "c.mp4"}', [1])]
+    ("text", "at"),
+    [("{}", [1]), ("{}\n\n{}\n", [1, 8]), ('{"video": "b.mp4",\n "caption": "It falls."}\n{"video": "c.mp4"}', [1])],
 )
 def test_a_row_that_spans_lines_is_one_reject_that_says_so(text: str, at: list[int], tmp_path: Path) -> None:
     folder = _folder(tmp_path / "in", videos=("c.mp4",))
@@ -175,7 +197,10 @@ def test_a_row_that_spans_lines_is_one_reject_that_says_so(text: str, at: list[i
     assert [
         r
         for r in told
-        if not ("a row must stand on one line" in r.detail and "jq -c . annotations.jsonl > lines-annotations.jsonl" in r.detail)
+        if not (
+            "a row must stand on one line" in r.detail
+            and "jq -c . annotations.jsonl > lines-annotations.jsonl" in r.detail
+        )
     ] == []
 
 
@@ -213,13 +238,15 @@ def test_every_row_and_every_video_is_accounted_for(tmp_path: Path) -> None:
     ]
     assert rejects[1].detail == "id 'one' stands in annotations.jsonl:1 already; give each row an id of its own"
     assert rejects[3].detail == (
-        "video 'a.mp4' stands in annotations.jsonl:1 already; put all that is said of one video into one row: its events into `events`,"
-        " its questions into `qa`"
+        "video 'a.mp4' stands in annotations.jsonl:1 already; put all that is said of one video into one row: its"
+        " events into `events`, its questions into `qa`"
     )
 
 
 def test_names_are_made_from_the_video(tmp_path: Path) -> None:
-    rows, _ = read_annotations(_folder(tmp_path, {"video": "kitchen/0001.mp4", "source": "tape 1"}, videos=("kitchen/0001.mp4",)))
+    rows, _ = read_annotations(
+        _folder(tmp_path, {"video": "kitchen/0001.mp4", "source": "tape 1"}, videos=("kitchen/0001.mp4",))
+    )
     assert (rows[0].clip_id, rows[0].source_id) == ("kitchen/0001", "tape 1")
 
 
@@ -227,7 +254,9 @@ def test_names_are_made_from_the_video(tmp_path: Path) -> None:
 def test_a_folder_that_cannot_be_used(missing: str, tmp_path: Path) -> None:
     folder = tmp_path / "gone" if missing == "folder" else tmp_path
     message = (
-        "is not a folder; name one with videos" if missing == "folder" else "has no annotations.jsonl; write one JSON object a line"
+        "is not a folder; name one with videos"
+        if missing == "folder"
+        else "has no annotations.jsonl; write one JSON object a line"
     )
     with pytest.raises(SourceError, match=rf"ingest\.source: {re.escape(repr(str(folder)))} {message}"):
         read_annotations(folder)
@@ -244,7 +273,9 @@ def test_seconds_are_exact() -> None:
         {"video": "a", "events": [{"start": 0.1, "end": "1001/30000", "caption": "x"}]} | {"events": []}
     )
     assert row.events == ()
-    timed = Annotation.model_validate({"video": "a", "events": [{"start": "1001/30000", "end": 2.1, "caption": "x"}]}).events[0]
+    timed = Annotation.model_validate(
+        {"video": "a", "events": [{"start": "1001/30000", "end": 2.1, "caption": "x"}]}
+    ).events[0]
     assert (timed.start, timed.end) == (Fraction(1001, 30000), Fraction(21, 10))
 
 
@@ -260,7 +291,9 @@ def _row(*events: tuple[float, float], **about: Any) -> Annotation:
     return Annotation.model_validate({"video": "a.mp4", "events": timed, "where": "annotations.jsonl:3"} | about)
 
 
-def _spans(row: Annotation, media: Media = MEDIA, params: IngestParams = PARAMS) -> tuple[list[tuple[int, int]], list[str]]:
+def _spans(
+    row: Annotation, media: Media = MEDIA, params: IngestParams = PARAMS
+) -> tuple[list[tuple[int, int]], list[str]]:
     clip, rejects = to_clip(row, "train", media, params)
     assert clip is not None
     return [(event.span.start, event.span.stop) for event in clip.events], [reject.reason for reject in rejects]
@@ -290,8 +323,8 @@ def test_unfit_clips_say_why(changes: dict[str, Any], reason: str, detail: str) 
         (
             (0, 2.21),
             "event-outside-clip",
-            "a.mp4: event 'from 0' [0, 2.21) s reaches beyond the clip, which has 2 s, by 0.21 s; correct its times (ingest.tolerance is"
-            " 1 s and 0.1 of the clip) (annotations.jsonl:3, events)",
+            "a.mp4: event 'from 0' [0, 2.21) s reaches beyond the clip, which has 2 s, by 0.21 s; correct its times"
+            " (ingest.tolerance is 1 s and 0.1 of the clip) (annotations.jsonl:3, events)",
         ),
         ((7, 8), "event-outside-clip", "[7, 8) s"),
         ((2, 2.1), "event-outside-clip", "[2, 2.1) s"),
@@ -322,11 +355,16 @@ def test_an_event_is_cut_at_the_edge_of_its_clip_within_both_tolerances_and_coun
     row = _row((0, 2.2), (-0.2, 1))
     clip, rejects = to_clip(row, "train", MEDIA, PARAMS)
     assert clip is not None
-    assert [(e.span.start, e.span.stop, e.cut_s) for e in clip.events] == [(0, 25, Fraction(1, 5)), (0, 50, Fraction(1, 5))]
+    assert [(e.span.start, e.span.stop, e.cut_s) for e in clip.events] == [
+        (0, 25, Fraction(1, 5)),
+        (0, 50, Fraction(1, 5)),
+    ]
     assert rejects == ()
     summary = summarise([clip], rejects, {})
     assert summary["events_cut"] == 2
-    assert "\n2 events reached beyond their clip within `ingest.tolerance` and were cut at its edge.\n" in data_card(summary, "x")
+    assert "\n2 events reached beyond their clip within `ingest.tolerance` and were cut at its edge.\n" in data_card(
+        summary, "x"
+    )
     # For a long clip the seconds decide, for a short one the share.
     long = MEDIA.model_copy(update={"frames": 2500, "duration_s": Fraction(100)})
     assert _spans(_row((0, 101), (50, 101.1)), long) == ([(0, 2500)], ["event-outside-clip"])
@@ -342,7 +380,11 @@ def test_a_file_of_another_length_than_was_annotated_is_another_recording() -> N
     assert "the file has 2 s, the annotation is of 1.7 s" in reject.detail
     # Containers round, and a clip may be cut short: then a caption of the whole clip is no longer
     # valid.
-    for length_s, kept, reasons in (("1.9", "It moves.", []), ("2.2", "It moves.", []), ("2.3", None, ["caption-beyond-clip"])):
+    for length_s, kept, reasons in (
+        ("1.9", "It moves.", []),
+        ("2.2", "It moves.", []),
+        ("2.3", None, ["caption-beyond-clip"]),
+    ):
         clip, rejects = to_clip(annotated.model_copy(update={"length_s": Fraction(length_s)}), "train", MEDIA, PARAMS)
         assert clip is not None
         assert (clip.caption, len(clip.events), [r.reason for r in rejects]) == (kept, 1, reasons)
@@ -384,4 +426,6 @@ def test_an_annotated_split_holds_for_its_source() -> None:
     splits, rejects = assign_splits(rows, PARAMS, seed=7)
     assert splits == {"1": "test", "2": "test"}
     assert [(r.item, r.reason) for r in rejects] == [("3", "split-conflict")]
-    assert rejects[0].detail == "split: 'train', but source 'tape' is in 'test' (clip '1'); put one source into one split"
+    assert (
+        rejects[0].detail == "split: 'train', but source 'tape' is in 'test' (clip '1'); put one source into one split"
+    )

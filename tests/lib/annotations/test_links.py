@@ -32,7 +32,9 @@ def _outcome(folder: Path) -> tuple[list[str], list[tuple[str, str]]]:
     others, other_rejects = read_activitynet_captions(folder)
     assert [row.video for row in rows] == [row.video for row in others]
     said = [(reject.reason, reject.detail) for reject in rejects]
-    assert said == [(reject.reason, reject.detail.replace("train.json", "annotations.jsonl")) for reject in other_rejects]
+    assert said == [
+        (reject.reason, reject.detail.replace("train.json", "annotations.jsonl")) for reject in other_rejects
+    ]
     return [row.video for row in rows], said
 
 

@@ -33,12 +33,26 @@ from tests.support.siblings import ANNOTATIONS, CASES, needs_annotations
 RECIPE = ROOT / "infra" / "recipes" / "vidbridge-r1.yaml"
 
 
-def _film(folder: Path, name: str, seconds: Fraction | float, frames: int | None = None, rate: Fraction = Fraction(10)) -> None:
+def _film(
+    folder: Path, name: str, seconds: Fraction | float, frames: int | None = None, rate: Fraction = Fraction(10)
+) -> None:
     """A film as the cases' README describes it, with ``frames`` frames if set."""
     folder.mkdir(parents=True, exist_ok=True)
     length = ["-frames:v", str(frames)] if frames else []
     source = f"testsrc2=s=64x64:r={rate}:d={float(seconds) + 1 if frames else float(seconds)}"
-    command = [ffmpeg_binary(), "-v", "error", "-nostdin", "-f", "lavfi", "-i", source, *length, "-metadata", f"title={name}"]
+    command = [
+        ffmpeg_binary(),
+        "-v",
+        "error",
+        "-nostdin",
+        "-f",
+        "lavfi",
+        "-i",
+        source,
+        *length,
+        "-metadata",
+        f"title={name}",
+    ]
     command += ["-c:v", "libx264", "-preset", "ultrafast", "-g", "250", "-pix_fmt", "yuv420p", str(folder / name)]
     subprocess.run(command, check=True, timeout=120)
 
@@ -62,7 +76,12 @@ def test_one_bad_event_leaves_its_video_the_others(tmp_path: Path) -> None:
         ("b", ["someone runs"]),
     ]
     bad, outside = found.rejects
-    assert (bad.item, bad.reason, outside.item, outside.reason) == ("annotations.jsonl:2", "bad-event", "a", "event-outside-clip")
+    assert (bad.item, bad.reason, outside.item, outside.reason) == (
+        "annotations.jsonl:2",
+        "bad-event",
+        "a",
+        "event-outside-clip",
+    )
     assert "'a mark'" in bad.detail
     assert "'someone holds a cup' [0, 5) s" in outside.detail
     assert "annotations.jsonl:1" in outside.detail
@@ -133,7 +152,8 @@ def test_a_row_of_a_hundred_names_its_line_and_a_dog_its_file(tmp_path: Path) ->
     )
     assert done.returncode == 0, done.stderr
     assert (
-        "1 accepted, 100 set aside, of 101; 1 events, questions, subjects or captions of rows set aside beside them" in done.stdout
+        "1 accepted, 100 set aside, of 101; 1 events, questions, subjects or captions of rows set aside beside them"
+        in done.stdout
     )
     lines = [line.strip() for line in done.stdout.splitlines()]
     missing = [line for line in lines if "does not exist in the folder" in line]
@@ -184,7 +204,9 @@ def test_activitynet_captions_is_usable_beside_files_of_its_real_lengths(tmp_pat
             tally["overrun"] += any(event.end > frames / rate for event in row.events)
             tally["bad"] += sum(reject.reason.startswith("event-") for reject in set_aside)
             if clip is not None and clip.events:
-                tally.update({"usable": 1, "kept": len(clip.events), "cut": sum(e.cut_s is not None for e in clip.events)})
+                tally.update(
+                    {"usable": 1, "kept": len(clip.events), "cut": sum(e.cut_s is not None for e in clip.events)}
+                )
                 tally.update(_unclear_questions(clip))
     assert (tally["videos"], tally["events"]) == (626, 2266)
     assert tally["overrun"] >= 439
@@ -222,7 +244,9 @@ def test_activitynet_captions_through_data_check_with_real_files(tmp_path: Path)
     `vidbridge data check` does."""
     counts = _counts()
     entries = json.loads((ANNOTATIONS / "activitynet_captions" / "val_1.json").read_text(encoding="utf-8"))
-    shortest = sorted((video for video in entries if video in counts), key=lambda video: counts[video][0] / counts[video][1])[:12]
+    shortest = sorted(
+        (video for video in entries if video in counts), key=lambda video: counts[video][0] / counts[video][1]
+    )[:12]
     (tmp_path / "val_1.json").write_text(json.dumps({video: entries[video] for video in shortest}), encoding="utf-8")
     for video in shortest:
         frames, rate = counts[video]

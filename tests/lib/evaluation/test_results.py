@@ -81,9 +81,15 @@ def test_what_is_written_is_read_back(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("change", "said"),
-    [({"extra": 1}, "extra: Extra inputs"), ({"mean": "much"}, "mean: .*'much'"), ({"schema_version": 2}, "schema_version")],
+    [
+        ({"extra": 1}, "extra: Extra inputs"),
+        ({"mean": "much"}, "mean: .*'much'"),
+        ({"schema_version": 2}, "schema_version"),
+    ],
 )
-def test_a_file_of_another_form_is_refused_by_name_and_field(tmp_path: Path, change: dict[str, object], said: str) -> None:
+def test_a_file_of_another_form_is_refused_by_name_and_field(
+    tmp_path: Path, change: dict[str, object], said: str
+) -> None:
     path = tmp_path / "scores.json"
     path.write_text(json.dumps(SCORES.model_dump() | change))
     with pytest.raises(RowError, match=rf"scores\.json: {said}.*dvc repro --force"):

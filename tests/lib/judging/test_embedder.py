@@ -60,7 +60,9 @@ def build(folder: Path) -> Path:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         shape = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
-        BertModel(BertConfig(vocab_size=len(tokenizer), max_position_embeddings=64, **shape)).save_pretrained(folder / "bert")
+        BertModel(BertConfig(vocab_size=len(tokenizer), max_position_embeddings=64, **shape)).save_pretrained(
+            folder / "bert"
+        )
         tokenizer.save_pretrained(folder / "bert")
         bert = Transformer(str(folder / "bert"), max_seq_length=64)
         model = SentenceTransformer(modules=[bert, Pooling(32, "mean"), Normalize()], device="cpu")
@@ -90,7 +92,9 @@ def parsed(**likeness: str) -> Params:
     return parse_params(raw | {"rewards": raw["rewards"] | {"embedder": likeness}})
 
 
-PHRASES = st.lists(st.one_of(st.lists(st.sampled_from(WORDS), max_size=4).map(" ".join), st.text(max_size=20)), max_size=5)
+PHRASES = st.lists(
+    st.one_of(st.lists(st.sampled_from(WORDS), max_size=4).map(" ".join), st.text(max_size=20)), max_size=5
+)
 
 
 @settings(deadline=None)
@@ -211,7 +215,9 @@ def test_a_model_that_is_not_there_is_named_with_what_to_do(
         with pytest.raises(EmbedderError) as raised:
             load_embedder(place, "0123abc")
         said = str(raised.value)
-        assert said.startswith(f"rewards.embedder.model: {place!r} at rewards.embedder.revision '0123abc' cannot be loaded")
+        assert said.startswith(
+            f"rewards.embedder.model: {place!r} at rewards.embedder.revision '0123abc' cannot be loaded"
+        )
         assert ("unset it once to download" in said) == offline
         assert "embedder: {kind: lexical}" in said
 
@@ -237,5 +243,7 @@ def test_the_embedder_that_a_recipe_suggests_can_be_named() -> None:
 def test_scores_of_two_embedders_are_not_compared() -> None:
     samples = [SAMPLES["structured_caption"]]
     named = {"kind": "sentence_transformers", "model": "m", "revision": "1"}
-    digests = {evaluation_digest(parsed(**one), samples) for one in ({"kind": "lexical"}, named, {**named, "revision": "2"})}
+    digests = {
+        evaluation_digest(parsed(**one), samples) for one in ({"kind": "lexical"}, named, {**named, "revision": "2"})
+    }
     assert len(digests) == 3

@@ -81,7 +81,9 @@ def test_reference_events_are_extracted_once(server: JudgeServer, tmp_path: Path
     score_replies([caption] * 8, replies, referee(endpoint_judge(server, tmp_path)), rules())
     score_replies([caption] * 8, replies, referee(endpoint_judge(server, tmp_path)), rules())
     assert set(server.times_asked().values()) == {1}
-    assert sum(asked.kind == "events" and asked.inside["description"] == caption.reference for asked in server.asked) == 1
+    assert (
+        sum(asked.kind == "events" and asked.inside["description"] == caption.reference for asked in server.asked) == 1
+    )
 
 
 @pytest.mark.parametrize("concurrency", [1, 3])
@@ -166,7 +168,9 @@ def test_what_a_judge_puts_around_its_verdict_is_kept_and_read_again(server: Jud
 
 def test_more_events_than_ten_are_invalid(server: JudgeServer, tmp_path: Path) -> None:
     server.always = Fault(content=json.dumps({"events": [f"event {n}" for n in range(11)]}))
-    (score,) = score_replies([SAMPLES["caption"]], [render_reply("x", "many")], referee(endpoint_judge(server, tmp_path)), rules())
+    (score,) = score_replies(
+        [SAMPLES["caption"]], [render_reply("x", "many")], referee(endpoint_judge(server, tmp_path)), rules()
+    )
     assert score.value is None
     assert "invalid" in score.reason
 
@@ -298,7 +302,9 @@ def ask_elsewhere(server: JudgeServer, folder: Path, count: int) -> subprocess.P
         **server.environment(VIDBRIDGE_JUDGE_CACHE=str(folder / "judge"), VIDBRIDGE_JUDGE_CONCURRENCY="4"),
         "PYTHONPATH": str(ROOT),
     }
-    return subprocess.Popen([sys.executable, "-c", code], env=environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        [sys.executable, "-c", code], env=environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
 
 
 def test_two_processes_with_one_cache_ask_once(server: JudgeServer, tmp_path: Path) -> None:
@@ -338,7 +344,9 @@ def test_the_key_is_nowhere(
     with caplog.at_level(logging.DEBUG):
         judge = endpoint_judge(server, tmp_path)
         said.append(repr(judge.__dict__))
-        server.faults.extend([Fault(status=500, body=KEY.encode()), Fault(cut=True), Fault(body=f"{KEY}".encode()), Fault()])
+        server.faults.extend(
+            [Fault(status=500, body=KEY.encode()), Fault(cut=True), Fault(body=f"{KEY}".encode()), Fault()]
+        )
         said += [repr(judge.covers(DARK, text)) for text in "abc"]
         for status in (400, 401, 403, 404, 418):
             server.faults.append(
@@ -365,7 +373,11 @@ def test_the_key_is_nowhere(
         ("URL", "http://host:port/v1", "not a plain http"),
         ("KEY", "sec\u2028secret", "VIDBRIDGE_JUDGE_KEY: holds a space, a line break"),
         ("KEY", "secret secret", "VIDBRIDGE_JUDGE_KEY: holds a space, a line break"),
-        ("CONCURRENCY", "0", "VIDBRIDGE_JUDGE_CONCURRENCY: '0' is not valid; set a whole number >= 1, or unset it (32)"),
+        (
+            "CONCURRENCY",
+            "0",
+            "VIDBRIDGE_JUDGE_CONCURRENCY: '0' is not valid; set a whole number >= 1, or unset it (32)",
+        ),
         ("CONCURRENCY", "2.5", "VIDBRIDGE_JUDGE_CONCURRENCY: '2.5'"),
         ("TIMEOUT_S", "0", "VIDBRIDGE_JUDGE_TIMEOUT_S: '0' is not valid; set a number of seconds above 0"),
         ("TIMEOUT_S", "nan", "VIDBRIDGE_JUDGE_TIMEOUT_S: 'nan'"),

@@ -58,7 +58,9 @@ def test_an_attempt_earns_nothing(server: JudgeServer, tmp_path: Path, name: str
     assert judge.complete(TOLD, attempt).score == 0.4, "what this endpoint gives to any other text"
     where = [asked.inside.get("answer", asked.inside.get("description")) for asked in server.asked]
     # The server has checked that there is one fence, and nothing behind it.
-    assert where == [attempt, attempt, attempt, TRUTH, attempt, attempt, attempt], "it stands there once, whole and unchanged"
+    assert where == [attempt, attempt, attempt, TRUTH, attempt, attempt, attempt], (
+        "it stands there once, whole and unchanged"
+    )
     assert server.asked[3].inside["event"] == attempt
 
 
@@ -86,7 +88,11 @@ def test_what_a_judge_repeats_of_a_reply_is_not_its_verdict(server: JudgeServer,
 
 
 def test_attempts_do_not_move_the_verdicts_of_their_batch(server: JudgeServer, tmp_path: Path) -> None:
-    replies = [render_reply("x", TRUTH), *(render_reply("x", text) for text in ATTEMPTS.values()), render_reply("x", TRUTH)]
+    replies = [
+        render_reply("x", TRUTH),
+        *(render_reply("x", text) for text in ATTEMPTS.values()),
+        render_reply("x", TRUTH),
+    ]
     scores = score_replies([DARK] * len(replies), replies, referee(endpoint_judge(server, tmp_path)), rules())
     assert [score.value for score in scores] == [1.0] + [0.0] * len(ATTEMPTS) + [1.0]
 

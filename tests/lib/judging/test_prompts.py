@@ -69,7 +69,8 @@ def test_the_schema_is_closed_and_asks_for_every_key(form: Form) -> None:
 
 def test_a_task_that_is_not_marked_is_not_asked_about() -> None:
     with pytest.raises(
-        ValueError, match="mcqa: a judge has no instruction to mark by 'right'; add a `marking` of that scale to its Task"
+        ValueError,
+        match="mcqa: a judge has no instruction to mark by 'right'; add a `marking` of that scale to its Task",
     ):
         ask_right(SAMPLES["mcqa"], REPLY)
     with pytest.raises(ValueError, match="mix_vid_qa: a judge has no instruction to mark by 'covers'"):
@@ -78,7 +79,13 @@ def test_a_task_that_is_not_marked_is_not_asked_about() -> None:
 
 def test_answers_are_read_strictly() -> None:
     assert read_answer(FORMS["entailed"], '{"reason": "so", "entailed": true}') is not None
-    for text in ('{"reason": "so", "entailed": 1}', '{"reason": "so", "entailed": "true"}', '{"entailed": true}', "true", ""):
+    for text in (
+        '{"reason": "so", "entailed": 1}',
+        '{"reason": "so", "entailed": "true"}',
+        '{"entailed": true}',
+        "true",
+        "",
+    ):
         assert read_answer(FORMS["entailed"], text) is None
     assert read_answer(FORMS["complete"], '{"reason": "so", "marks": 5}') is not None
     for marks in ("6", "-1", "2.5", "true", '"3"'):

@@ -106,7 +106,10 @@ def test_a_judge_of_every_kind_may_think_and_fence(server: JudgeServer, tmp_path
     }  # fmt: skip
 
     def as_they_are(answer: dict[str, Any]) -> Fault:
-        return Fault(content=f"<think>\nI compare.\n</think>\n\n```json\n{json.dumps({**answer, 'confidence': 1})}\n```<|im_end|>")
+        return Fault(
+            content="<think>\nI"
+            f" compare.\n</think>\n\n```json\n{json.dumps({**answer, 'confidence': 1})}\n```<|im_end|>"
+        )
 
     def asked(kind: str, ask: Callable[[AskingExaminer], object]) -> object:
         server.always = as_they_are(said[kind])

@@ -72,7 +72,9 @@ def make(folder: Path, steps: int) -> Path:
         for _ in range(steps):
             optimiser.zero_grad()
             for question, answer in ANSWERS.items():
-                asked = tokenizer.apply_chat_template(question.messages, add_generation_prompt=True, return_dict=True)["input_ids"]
+                asked = tokenizer.apply_chat_template(question.messages, add_generation_prompt=True, return_dict=True)[
+                    "input_ids"
+                ]
                 said = tokenizer(answer + tokenizer.eos_token)["input_ids"]
                 ids, labels = torch.tensor([asked + said]), torch.tensor([[-100] * len(asked) + said])
                 model(input_ids=ids, labels=labels).loss.backward()
@@ -147,7 +149,8 @@ def tokens(model: Path, questions: list[Question]) -> int:
 
     tokenizer = AutoTokenizer.from_pretrained(model)
     asked = [
-        tokenizer.apply_chat_template(q.messages, add_generation_prompt=True, return_dict=True)["input_ids"] for q in questions
+        tokenizer.apply_chat_template(q.messages, add_generation_prompt=True, return_dict=True)["input_ids"]
+        for q in questions
     ]
     return sum(len(ids) for ids in asked)
 

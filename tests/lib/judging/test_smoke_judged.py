@@ -14,7 +14,10 @@ from tests.support.repository import edit
 from tests.support.smoke_project import call, make_project, succeed
 
 RULE = "judge: {kind: rule, full_share: 0.8, partial_share: 0.4}"
-OPENAI = "judge: {kind: openai, model: referee, revision: r1, temperature: 0, max_tokens: 200, seed: 0, max_unavailable: 0.25}"
+OPENAI = (
+    "judge: {kind: openai, model: referee, revision: r1, temperature: 0, max_tokens: 200, seed: 0, max_unavailable:"
+    " 0.25}"
+)
 
 
 @pytest.mark.slow
@@ -41,7 +44,9 @@ def test_the_recipe_runs_on_an_endpoint_and_says_when_it_cannot(server: JudgeSer
     assert asked - refused == len(server.times_asked()), "each question once, over all stages"
     for scores in (project / "scores").glob("*/scores.json"):
         json.loads(scores.read_text())
-    assert "judge/prompt_tokens" not in "".join(path.read_text() for path in (project / "models").rglob("history.jsonl"))
+    assert "judge/prompt_tokens" not in "".join(
+        path.read_text() for path in (project / "models").rglob("history.jsonl")
+    )
     succeed(project, "dvc", "repro", **environ)
     assert server.requests == asked, "nothing to do"
 
@@ -55,5 +60,7 @@ def test_the_recipe_runs_on_an_endpoint_and_says_when_it_cannot(server: JudgeSer
 
     assert b"judge/prompt_tokens" in (project / ".vidbridge/mlflow.db").read_bytes()
     for path in project.rglob("*"):
-        if path.is_file() and project / "tests" not in path.parents:  # the tests are copied too, with the server and its key
+        if (
+            path.is_file() and project / "tests" not in path.parents
+        ):  # the tests are copied too, with the server and its key
             assert KEY.encode() not in path.read_bytes(), f"{path} holds the key"

@@ -19,7 +19,12 @@ from tests.support.smoke_project import call, make_project, succeed
 def switch_on(path: Path) -> None:
     raw = yaml.safe_load(path.read_text(encoding="utf-8"))
     # The same objects, so that the file has them once and refers to them (`*`).
-    traces = {"tasks": ["dark_event_infer", "mix_vid_qa"], "least": 1.0, "judge": raw["judge"], "rewards": raw["rewards"]}
+    traces = {
+        "tasks": ["dark_event_infer", "mix_vid_qa"],
+        "least": 1.0,
+        "judge": raw["judge"],
+        "rewards": raw["rewards"],
+    }
     raw["synthesize"]["writer"] = {
         **{"model": "author", "revision": "r1", "temperature": 0.7, "max_tokens": 300, "seed": 0, "tries": 2},
         **{"questions": True, "traces": traces},

@@ -70,12 +70,18 @@ def processor_code(folder: Path) -> None:
     (folder / "code.py").write_text(CODE.format(mark=str(folder / "mark")))
     edit(folder / "processor_config.json", processor_class="Evil", auto_map={"AutoProcessor": "code.Config"})
     edit(
-        folder / "tokenizer_config.json", processor_class="Evil", tokenizer_class="Evil", auto_map={"AutoProcessor": "code.Config"}
+        folder / "tokenizer_config.json",
+        processor_class="Evil",
+        tokenizer_class="Evil",
+        auto_map={"AutoProcessor": "code.Config"},
     )
 
 
 BAD = [
-    (pickled, "its weights are pickled (pytorch_model.bin), which can run code, and only safetensors are read; convert them"),
+    (
+        pickled,
+        "its weights are pickled (pytorch_model.bin), which can run code, and only safetensors are read; convert them",
+    ),
     (code, "config.json: model_type 'evil' is unknown to transformers"),
     (listed("part.bin"), "model.safetensors.index.json: 'part.bin' is not a safetensors file of the folder"),
     (listed("../other.safetensors"), "'../other.safetensors' is not a safetensors file of the folder"),
@@ -83,7 +89,9 @@ BAD = [
 ]
 
 
-@pytest.mark.parametrize(("damage", "sentence"), BAD, ids=["pickle", "code", "pickle-part", "part-elsewhere", "brackets"])
+@pytest.mark.parametrize(
+    ("damage", "sentence"), BAD, ids=["pickle", "code", "pickle-part", "part-elsewhere", "brackets"]
+)
 def test_what_could_run_code_is_one_sentence(folder: Path, damage: Callable[[Path], None], sentence: str) -> None:
     damage(folder)
     for load in (lambda: load_model(folder, "fp32"), lambda: load_pretrained(str(folder), "x", "fp32", 10**6)):
@@ -95,7 +103,9 @@ def test_what_could_run_code_is_one_sentence(folder: Path, damage: Callable[[Pat
 
 
 @pytest.mark.parametrize("damage", [code, processor_code])
-def test_nobody_is_asked_on_a_terminal(folder: Path, damage: Callable[[Path], None], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nobody_is_asked_on_a_terminal(
+    folder: Path, damage: Callable[[Path], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """transformers prompts "Do you wish to run the custom code? [y/N]" where trust_remote_code is
     left out; y ran it."""
     damage(folder)
@@ -103,7 +113,9 @@ def test_nobody_is_asked_on_a_terminal(folder: Path, damage: Callable[[Path], No
     os.write(main, b"y\ny\ny\n")
     with os.fdopen(terminal) as stdin:
         monkeypatch.setattr(sys, "stdin", stdin)
-        with pytest.raises(ModelUnavailableError, match=r"is unknown to transformers|needs code of its own, which is not run"):
+        with pytest.raises(
+            ModelUnavailableError, match=r"is unknown to transformers|needs code of its own, which is not run"
+        ):
             load_model(folder, "fp32")
     os.close(main)
     assert not (folder / "mark").exists()

@@ -69,7 +69,9 @@ def hostile(processor: Any) -> dict[str, Any]:
 
 
 def replies(model: PreTrainedModel, processor: ProcessorMixin) -> tuple[list[str], list[list[str]]]:
-    drawn = rollouts(model, processor, ITEMS, ["a", "b", "c"], count=2, max_new_tokens=TOKENS, temperature=1.0, batch_size=3)
+    drawn = rollouts(
+        model, processor, ITEMS, ["a", "b", "c"], count=2, max_new_tokens=TOKENS, temperature=1.0, batch_size=3
+    )
     return generate(model, processor, ITEMS, max_new_tokens=TOKENS, batch_size=2), drawn
 
 
@@ -86,10 +88,20 @@ def test_greedy_replies_and_rollouts_take_nothing_from_a_checkpoints_settings(tm
         assert getattr(model.generation_config, name) is not None, "it is put back"
         # As it may exist on a disk: transformers itself would refuse to write some of these.
         (tmp_path / "hostile/generation_config.json").write_text(json.dumps(settings))
-        for load in (load_model(tmp_path / "hostile", "fp32"), load_pretrained(str(tmp_path / "hostile"), "main", "fp32", 4096)):
+        for load in (
+            load_model(tmp_path / "hostile", "fp32"),
+            load_pretrained(str(tmp_path / "hostile"), "main", "fp32", 4096),
+        ):
             assert load[0].generation_config.to_diff_dict() == own.to_diff_dict(), f"{name} is not handed on"
         assert replies(*load_model(tmp_path / "hostile", "fp32")) == clean, name
-        if name in ("repetition_penalty", "no_repeat_ngram_size", "bad_words_ids", "sequence_bias", "num_beams", "suppress_tokens"):
+        if name in (
+            "repetition_penalty",
+            "no_repeat_ngram_size",
+            "bad_words_ids",
+            "sequence_bias",
+            "num_beams",
+            "suppress_tokens",
+        ):
             theirs = model.generate(**plain, max_new_tokens=TOKENS, do_sample=False)
             model.generation_config = own
             ours = model.generate(**plain, max_new_tokens=TOKENS, do_sample=False)
@@ -100,7 +112,9 @@ def test_greedy_replies_and_rollouts_take_nothing_from_a_checkpoints_settings(tm
 
 
 @pytest.mark.parametrize("lora", [None, LORA], ids=["full", "lora"])
-def test_rollouts_of_training_take_nothing_from_a_checkpoints_settings(tmp_path: Path, lora: dict[str, Any] | None) -> None:
+def test_rollouts_of_training_take_nothing_from_a_checkpoints_settings(
+    tmp_path: Path, lora: dict[str, Any] | None
+) -> None:
     """Token by token, and before and after the trainer has seen the model."""
 
     def drawn(name: str, changes: dict[str, Any], later: dict[str, Any]) -> list[list[int]]:
@@ -127,11 +141,19 @@ def test_rollouts_of_training_take_nothing_from_a_checkpoints_settings(tmp_path:
 
     clean = drawn("clean", {}, {})
     _, processor = tiny("qwen2_5_vl")
-    settings = {name: value for name, value in hostile(processor).items() if name not in ("watermarking_config", "stop_strings")}
-    together = {
-        name: settings[name] for name in ("no_repeat_ngram_size", "bad_words_ids", "sequence_bias", "begin_suppress_tokens")
+    settings = {
+        name: value for name, value in hostile(processor).items() if name not in ("watermarking_config", "stop_strings")
     }
-    for changes in (together, {"num_beams": 3}, {"exponential_decay_length_penalty": (1, 50.0)}, {"min_new_tokens": 30}):
+    together = {
+        name: settings[name]
+        for name in ("no_repeat_ngram_size", "bad_words_ids", "sequence_bias", "begin_suppress_tokens")
+    }
+    for changes in (
+        together,
+        {"num_beams": 3},
+        {"exponential_decay_length_penalty": (1, 50.0)},
+        {"min_new_tokens": 30},
+    ):
         assert drawn("before", changes, {}) == clean, changes
         assert drawn("after", {}, changes) == clean, changes
 
@@ -140,7 +162,9 @@ def test_what_training_saves_is_fit_to_be_used(folder: Path, examples: list[Exam
     """With the cache that a trainer switches off, and with the settings it was trained and
     evaluated with: none."""
     own = json.loads((folder / "generation_config.json").read_text())
-    (folder / "generation_config.json").write_text(json.dumps({**own, "repetition_penalty": 1.05, "no_repeat_ngram_size": 3}))
+    (folder / "generation_config.json").write_text(
+        json.dumps({**own, "repetition_penalty": 1.05, "no_repeat_ngram_size": 3})
+    )
     settings = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**settings, "use_cache": False}))
     sft(folder, examples, tmp_path / "sft", Seen(), steps=2, save_steps=1)

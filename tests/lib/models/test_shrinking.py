@@ -22,12 +22,16 @@ CLIP = ROOT / "tests/data/clips/bigbuckbunny.mp4"
 
 
 @pytest.mark.parametrize(
-    ("height", "width", "count"), [(720, 1280, 8), (300, 500, 3), (64, 64, 8), (2000, 40, 4), (448, 449, 8), (1333, 777, 7)]
+    ("height", "width", "count"),
+    [(720, 1280, 8), (300, 500, 3), (64, 64, 8), (2000, 40, 4), (448, 449, 8), (1333, 777, 7)],
 )
 def test_they_are_the_same_bytes(height: int, width: int, count: int, family: str, tmp_path: Path) -> None:
     model, processor = tiny(family)
     # A cap on all frames together is meant for long videos; here it must take effect.
-    processor.video_processor.size = {"shortest_edge": 1024, "longest_edge": 60_000 * (count if family == "qwen3_vl" else 1)}
+    processor.video_processor.size = {
+        "shortest_edge": 1024,
+        "longest_edge": 60_000 * (count if family == "qwen3_vl" else 1),
+    }
     save_model(model, processor, tmp_path / "model")
     pixels = np.random.default_rng(0).integers(0, 256, (count, height, width, 3), dtype=np.uint8)
     shrink = shrink_of(tmp_path / "model")

@@ -68,7 +68,9 @@ def moved(before: Path, after: Path) -> set[str]:
 
 def matrices_of(folder: Path, targets: Sequence[str]) -> set[str]:
     names = load_file(folder / "model.safetensors")
-    return {name for name in names if "visual" not in name and any(name.endswith(f".{target}.weight") for target in targets)}
+    return {
+        name for name in names if "visual" not in name and any(name.endswith(f".{target}.weight") for target in targets)
+    }
 
 
 def test_only_the_targets_move_and_the_folder_says_what_the_adapters_say(
@@ -81,7 +83,9 @@ def test_only_the_targets_move_and_the_folder_says_what_the_adapters_say(
     home = tmp_path / "sft"
     told = sft(tmp_path / "base", examples, home, Seen(), steps=2, lora=few)
     assert moved(tmp_path / "base", home / "out/final") == matrices_of(tmp_path / "base", few["targets"])
-    assert (told["parameters"], told["trained_parameters"]) == (plain, 2 * 4 * (64 + 64 + 64 + 64)), "two layers, rank 4"
+    assert (told["parameters"], told["trained_parameters"]) == (plain, 2 * 4 * (64 + 64 + 64 + 64)), (
+        "two layers, rank 4"
+    )
     assert [path for path in (home / "out").rglob("*") if "adapter" in path.name] == []
 
     seen = Seen()
@@ -116,13 +120,17 @@ def test_only_the_targets_move_and_the_folder_says_what_the_adapters_say(
 def test_gradient_checkpointing_trains_adapters(folder: Path, examples: list[Example], tmp_path: Path) -> None:
     for name, checkpointing in (("plain", False), ("checkpointed", True)):
         sft(folder, examples, tmp_path / name, Seen(), steps=2, lora=LORA, gradient_checkpointing=checkpointing)
-    plain, checkpointed = (load_file(tmp_path / name / "out/final/model.safetensors") for name in ("plain", "checkpointed"))
+    plain, checkpointed = (
+        load_file(tmp_path / name / "out/final/model.safetensors") for name in ("plain", "checkpointed")
+    )
     assert max(float((plain[name] - checkpointed[name]).abs().max()) for name in plain) < 1e-6
     assert moved(folder, tmp_path / "checkpointed/out/final") == matrices_of(folder, LORA["targets"])
 
 
 @pytest.mark.parametrize("targets", [LORA["targets"], [*VISION, "q_proj"]], ids=["text", "vision"])
-def test_targets_stay_in_their_tower_and_fresh_adapters_change_nothing(family: str, tmp_path: Path, targets: list[str]) -> None:
+def test_targets_stay_in_their_tower_and_fresh_adapters_change_nothing(
+    family: str, tmp_path: Path, targets: list[str]
+) -> None:
     base, processor = tiny(family)
     start = logits(base, processor)
     weights = {name: tensor.clone() for name, tensor in base.state_dict().items()}
@@ -155,7 +163,10 @@ def test_targets_stay_in_their_tower_and_fresh_adapters_change_nothing(family: s
     [
         (
             "q_porj",
-            r"lora.targets: 'q_porj' is not a linear layer of this model; choose among down_proj, gate_proj, k_proj, .*visual.qkv",
+            (
+                r"lora.targets: 'q_porj' is not a linear layer of this model; choose among down_proj, gate_proj,"
+                r" k_proj, .*visual.qkv"
+            ),
         ),
         ("proj", r"lora.targets: 'proj' is not a linear layer"),  # of the vision tower only, and no part of `q_proj`
         ("lm_head", r"lora.targets: 'lm_head' is not a linear layer"),
@@ -168,14 +179,18 @@ def test_a_target_that_is_not_there(target: str, message: str) -> None:
         adapters(model, LoraParams.model_validate(LORA | {"targets": ["q_proj", target]}))
 
 
-def test_training_refuses_a_target_that_is_not_there(folder: Path, examples: list[Example], tmp_path: Path, seen: Seen) -> None:
+def test_training_refuses_a_target_that_is_not_there(
+    folder: Path, examples: list[Example], tmp_path: Path, seen: Seen
+) -> None:
     for train in (sft, grpo):
         with pytest.raises(ValueError, match=r"lora.targets: 'wq' is not a linear layer"):
             train(folder, examples, tmp_path, seen, lora=LORA | {"targets": ["wq"]})
 
 
 def test_rows_that_contradict_themselves(folder: Path, examples: list[Example], tmp_path: Path, seen: Seen) -> None:
-    with pytest.raises(ValueError, match=r"lora.targets: 'visual.qkv' is in the vision tower, which `freeze` takes out"):
+    with pytest.raises(
+        ValueError, match=r"lora.targets: 'visual.qkv' is in the vision tower, which `freeze` takes out"
+    ):
         sft(folder, examples, tmp_path, seen, freeze=["vision"], lora=LORA | {"targets": VISION})
     with pytest.raises(ValueError, match=r"lora.dropout: 0.1 would sample rollouts from one thinned-out policy"):
         grpo(folder, examples, tmp_path, seen, lora=LORA | {"dropout": 0.1})
@@ -215,7 +230,9 @@ def test_merging_rounds_once_and_knows_what_that_took() -> None:
         layer = "model.language_model.layers.0.self_attn.q_proj"
         assert weights.keys() == {f"{layer}.weight", f"{layer}.bias", "lm_head.weight"}
         assert weights[f"{layer}.weight"].dtype == precision
-        assert torch.allclose(weights[f"{layer}.weight"].double(), exact, rtol=2**-8 if precision == torch.bfloat16 else 1e-6)
+        assert torch.allclose(
+            weights[f"{layer}.weight"].double(), exact, rtol=2**-8 if precision == torch.bfloat16 else 1e-6
+        )
         assert least <= lost <= most, (precision, size, lost)
 
 
@@ -251,7 +268,9 @@ def test_adapters_train_on_two_ranks(folder: Path, tmp_path: Path, stage: int) -
     start = folder
     for name in ("sft", "grpo"):
         assert told[name]["deepspeed_stage"] == stage
-        assert told[name]["parameters"] == sum(weights.numel() for weights in load_file(folder / "model.safetensors").values())
+        assert told[name]["parameters"] == sum(
+            weights.numel() for weights in load_file(folder / "model.safetensors").values()
+        )
         assert told[name]["trained_parameters"] == 2 * 4 * (64 + 64 + 64 + 64)
         final = tmp_path / name / "out/final"
         assert moved(start, final) == matrices_of(folder, few["targets"])

@@ -58,7 +58,12 @@ print("reached")
 @pytest.mark.timeout(200)
 def test_what_a_stranger_puts_into_the_meeting_place_is_not_unpickled(tmp_path: Path) -> None:
     (tmp_path / "meeting.py").write_text(MODULE)
-    env = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{tmp_path}", "VIDBRIDGE_RANKS": "2", "CUDA_VISIBLE_DEVICES": ""}
+    env = {
+        **os.environ,
+        "PYTHONPATH": f"{ROOT}{os.pathsep}{tmp_path}",
+        "VIDBRIDGE_RANKS": "2",
+        "CUDA_VISIBLE_DEVICES": "",
+    }
     owned = tmp_path / "owned"
     process = subprocess.Popen([sys.executable, "-m", "meeting", str(tmp_path)], cwd=tmp_path, env=env)
     try:
@@ -67,7 +72,9 @@ def test_what_a_stranger_puts_into_the_meeting_place_is_not_unpickled(tmp_path: 
             assert process.poll() is None
             assert time.monotonic() < deadline
             time.sleep(0.1)
-        (launcher,) = (one for one in psutil.Process(process.pid).children() if "torch.distributed.run" in one.cmdline())
+        (launcher,) = (
+            one for one in psutil.Process(process.pid).children() if "torch.distributed.run" in one.cmdline()
+        )
         ports = {one.laddr.port for one in launcher.net_connections("tcp") if one.status == psutil.CONN_LISTEN}
         said = [_attack(port, owned) for port in sorted(ports)]
         assert any("reached" in one for one in said), "the attack was tried"
@@ -85,6 +92,10 @@ def test_what_a_stranger_puts_into_the_meeting_place_is_not_unpickled(tmp_path: 
 def _attack(port: int, owned: Path) -> str:
     with contextlib.suppress(subprocess.TimeoutExpired):  # of something else than a store
         return subprocess.run(
-            [sys.executable, "-c", ATTACK, str(port), str(owned)], capture_output=True, text=True, timeout=30, check=False
+            [sys.executable, "-c", ATTACK, str(port), str(owned)],
+            capture_output=True,
+            text=True,
+            timeout=30,
+            check=False,
         ).stdout
     return ""

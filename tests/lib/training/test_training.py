@@ -46,7 +46,10 @@ def test_sft_learns(folder: Path, examples: list[Example], tmp_path: Path, seen:
     unmoved = [name for name in before if torch.equal(before[name], after[name])]
     assert unmoved == [], "every weight has its share in the loss, the vision tower included"
     records = [Checkpoint.model_validate(row) for row in rows(tmp_path / "out/checkpoints.jsonl")]
-    assert [(record.path, record.step, record.final) for record in records] == [("checkpoint-30", 30, False), ("final", 60, True)]
+    assert [(record.path, record.step, record.final) for record in records] == [
+        ("checkpoint-30", 30, False),
+        ("final", 60, True),
+    ]
     assert records[-1].metrics["loss"] == losses[-1]
     assert [row["step"] for row in rows(tmp_path / "out/history.jsonl")] == [10, 20, 30, 40, 50, 60]
     assert json.loads((tmp_path / "out/summary.json").read_text())["steps"] == 60
@@ -66,7 +69,9 @@ def test_sft_learns(folder: Path, examples: list[Example], tmp_path: Path, seen:
         {"resample_rounds": 2},
     ],
 )
-def test_grpo_learns(folder: Path, examples: list[Example], tmp_path: Path, seen: Seen, changes: dict[str, Any]) -> None:
+def test_grpo_learns(
+    folder: Path, examples: list[Example], tmp_path: Path, seen: Seen, changes: dict[str, Any]
+) -> None:
     summary = grpo(folder, examples, tmp_path, seen, steps=8, **changes)
     assert summary["completions"] == 8 * 16 // changes.get("iterations", 1)
     logged = dict(seen.metrics)
@@ -167,8 +172,12 @@ def test_resumed_equals_uninterrupted(
         groups = read_rows(kept, RolloutGroup)
         assert list(dict.fromkeys(group.step for group in groups)) == [2, 4, 6], "the steps that end in a checkpoint"
         assert [group for group in groups if len(group.rollouts) != 4] == []
-    assert (tmp_path / "cut/out/checkpoint-2/model.safetensors").is_file(), "what was saved before the interruption is kept"
-    assert [path.name for path in sorted(states.iterdir())] == ["checkpoint-4", "checkpoint-6"], "the last two states are kept"
+    assert (tmp_path / "cut/out/checkpoint-2/model.safetensors").is_file(), (
+        "what was saved before the interruption is kept"
+    )
+    assert [path.name for path in sorted(states.iterdir())] == ["checkpoint-4", "checkpoint-6"], (
+        "the last two states are kept"
+    )
 
     # Interrupted while the out was being written: nothing is trained again.
     again = train(folder, examples, tmp_path / "cut", Seen())
@@ -178,7 +187,9 @@ def test_resumed_equals_uninterrupted(
         # published.
         shutil.rmtree(tmp_path / "cut/out")
         (tmp_path / "cut/scratch/saved/checkpoint-2/model.safetensors").unlink()
-        with pytest.raises(CheckpointGone, match=r"checkpoint 2 that this training saved is gone from .*vidbridge scratch clean"):
+        with pytest.raises(
+            CheckpointGone, match=r"checkpoint 2 that this training saved is gone from .*vidbridge scratch clean"
+        ):
             train(folder, examples, tmp_path / "cut", Seen())
         assert not (tmp_path / "cut/out").exists()
 
@@ -186,7 +197,9 @@ def test_resumed_equals_uninterrupted(
 def test_same_seed_same_bytes(folder: Path, examples: list[Example], tmp_path: Path) -> None:
     for name in ("one", "two"):
         grpo(folder, examples, tmp_path / name, Seen(), steps=2)
-    files = [path.relative_to(tmp_path / "one/out") for path in sorted((tmp_path / "one/out").rglob("*")) if path.is_file()]
+    files = [
+        path.relative_to(tmp_path / "one/out") for path in sorted((tmp_path / "one/out").rglob("*")) if path.is_file()
+    ]
     assert len(files) > 5
     for file in files:
         assert (tmp_path / "one/out" / file).read_bytes() == (tmp_path / "two/out" / file).read_bytes(), file

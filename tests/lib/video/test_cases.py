@@ -45,7 +45,11 @@ def _ingested(
     clips, rejects, _ = examine_source(params, 7, journal)
     copy_normalised(clips, journal, tmp_path)
     by_name = {clip.clip_id: clip for clip in clips}
-    return by_name, {reject.item: reject for reject in rejects}, FrameLoader(by_name, folder, cache_bytes=0, manifest=tmp_path)
+    return (
+        by_name,
+        {reject.item: reject for reject in rejects},
+        FrameLoader(by_name, folder, cache_bytes=0, manifest=tmp_path),
+    )
 
 
 def _greys(pixels: np.ndarray[tuple[int, ...], np.dtype[np.uint8]], step: int) -> list[int]:
@@ -60,9 +64,13 @@ def test_the_video_cases(normalise: bool, tmp_path: Path) -> None:
         late: [{"start": 2.5, "end": 3.5, "caption": "it brightens"}, {"start": 0, "end": 4.5, "caption": "it lasts"}],
         doubled: [{"start": 5, "end": 6, "caption": "it holds"}],
     }
-    clips, rejects, loader = _ingested([*in_order, doubled, "starts-between-key-frames.ts"], events, tmp_path, normalise)
+    clips, rejects, loader = _ingested(
+        [*in_order, doubled, "starts-between-key-frames.ts"], events, tmp_path, normalise
+    )
     assert rejects == {}
-    shown = {name: loader.frames(plain(name, clip.frames, clip.rate), range(clip.frames)) for name, clip in clips.items()}
+    shown = {
+        name: loader.frames(plain(name, clip.frames, clip.rate), range(clip.frames)) for name, clip in clips.items()
+    }
     for name in in_order:
         assert _greys(shown[name], 8) == list(range(24)), name
     assert _greys(shown["starts-between-key-frames.ts"], 5) == list(range(20, 40))
@@ -95,8 +103,12 @@ def test_a_file_without_sound_starts_with_its_picture(make: Make) -> None:
     assert load_at(path, None, 10, (1, 2)).total == 10
 
 
-@pytest.mark.parametrize(("container", "codec"), [("ts", "libx264"), ("ts", "mpeg2video"), ("mkv", "libx264"), ("ts", "open")])
-def test_a_recording_cut_anywhere_starts_at_its_first_whole_picture(container: str, codec: str, make: Make, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("container", "codec"), [("ts", "libx264"), ("ts", "mpeg2video"), ("mkv", "libx264"), ("ts", "open")]
+)
+def test_a_recording_cut_anywhere_starts_at_its_first_whole_picture(
+    container: str, codec: str, make: Make, tmp_path: Path
+) -> None:
     from tests.support.numbered_frames import read_numbers
 
     options = (
@@ -146,7 +158,12 @@ def test_a_joint_that_lost_a_packet_is_never_silently_wrong(make: Make, tmp_path
 def _paused(path: Path, frames: int, pause_s: int) -> None:
     """Frames that are shown so long each, as a muxer writes them."""
     plain_ = path.with_suffix(".mp4")
-    encode(np.stack([np.full((16, 16, 3), 20 + number % 200, np.uint8) for number in range(frames)]), Fraction(10), plain_, crf=20)
+    encode(
+        np.stack([np.full((16, 16, 3), 20 + number % 200, np.uint8) for number in range(frames)]),
+        Fraction(10),
+        plain_,
+        crf=20,
+    )
     with av.open(str(plain_)) as source, av.open(str(path), "w") as sink:
         stream = sink.add_stream_from_template(source.streams.video[0])
         for number, packet in enumerate(packet for packet in source.demux(video=0) if packet.size):

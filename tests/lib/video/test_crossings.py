@@ -51,7 +51,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def _parameters() -> list[object]:
     return [
-        pytest.param(crossing, id=crossing.name, marks=[] if crossing.name in FEW else pytest.mark.slow) for crossing in crossings()
+        pytest.param(crossing, id=crossing.name, marks=[] if crossing.name in FEW else pytest.mark.slow)
+        for crossing in crossings()
     ]
 
 

@@ -57,7 +57,9 @@ def test_wrong_frames_are_refused(tmp_path: Path) -> None:
 
 def test_a_missing_ffmpeg_names_the_remedy(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("VIDBRIDGE_FFMPEG", str(tmp_path / "nowhere"))
-    with pytest.raises(FfmpegMissing, match=r"VIDBRIDGE_FFMPEG: '.*nowhere' is not an executable file; correct it, or unset it"):
+    with pytest.raises(
+        FfmpegMissing, match=r"VIDBRIDGE_FFMPEG: '.*nowhere' is not an executable file; correct it, or unset it"
+    ):
         encode(draw_numbers([1]), RATE, tmp_path / "clip.mp4", crf=20)
 
 

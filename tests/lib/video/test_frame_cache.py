@@ -72,7 +72,10 @@ def clip(folder: Path, name: str, size: int = 128) -> Clip:
 
 
 def loader(folder: Path, disk: FrameStore | None, **changes: object) -> FrameLoader:
-    clips = {name: clip(folder, name, size).model_copy(update=changes) for name, size in (("a", 128), ("b", 128), ("small", 64))}
+    clips = {
+        name: clip(folder, name, size).model_copy(update=changes)
+        for name, size in (("a", 128), ("b", 128), ("small", 64))
+    }
     return FrameLoader(clips, folder, 0, folder, disk, fit)
 
 
@@ -90,17 +93,23 @@ def sample(timeline: Timeline, name: str) -> Sample:
 
 
 A = plain("a", FRAMES, RATE)
-MIXED = interleave([Segment(clip_id="a", span=Span(start=0, stop=30))], [Segment(clip_id="b", span=Span(start=0, stop=30))], RATE)
+MIXED = interleave(
+    [Segment(clip_id="a", span=Span(start=0, stop=30))], [Segment(clip_id="b", span=Span(start=0, stop=30))], RATE
+)
 SAMPLES = [sample(A, "plain"), sample(mask(A, Span(start=20, stop=40)), "masked"), sample(MIXED, "mixed")]
 
 
-def load_all(folder: Path, disk: Path, start: Barrier, out: multiprocessing.Queue[tuple[float, int, list[bytes]]]) -> None:
+def load_all(
+    folder: Path, disk: Path, start: Barrier, out: multiprocessing.Queue[tuple[float, int, list[bytes]]]
+) -> None:
     frame_cache.LEFT_FREE_BYTES = 0
     mine = loader(folder, FrameStore(disk, PLENTY))
     start.wait(60)
     pixels = [mine.load(one).pixels.tobytes() for one in SAMPLES]
     counts = mine.counts()
-    out.put((counts["frames_served_by_decord"] + counts["frames_served_by_pyav"], int(counts["frame_store_misses"]), pixels))
+    out.put(
+        (counts["frames_served_by_decord"] + counts["frames_served_by_pyav"], int(counts["frame_store_misses"]), pixels)
+    )
 
 
 def test_two_processes_decode_each_sample_once_between_them(folder: Path, tmp_path: Path) -> None:
@@ -147,7 +156,10 @@ def test_other_content_has_another_entry(folder: Path, tmp_path: Path, monkeypat
     assert misses(SAMPLES[0], sha256="0" * 64) == 1
     assert misses(SAMPLES[0], hazards=("open-gop",)) == 1
     # For a clip that ingest has re-encoded, the digest of that file counts, not of its source.
-    assert [misses(SAMPLES[0], normalised=True, sha256="1" * 64), misses(SAMPLES[0], normalised=True, sha256="2" * 64)] == [0, 0]
+    assert [
+        misses(SAMPLES[0], normalised=True, sha256="1" * 64),
+        misses(SAMPLES[0], normalised=True, sha256="2" * 64),
+    ] == [0, 0]
     monkeypatch.setattr(edits, "_code_version", lambda: "other code")
     assert misses(SAMPLES[0]) == 1
 
@@ -193,7 +205,9 @@ def test_a_damaged_entry_is_decoded_again(damage: str, tmp_path: Path, capsys: p
     path = tmp_path / f"{KEYS[0]}.npy"
     content = path.read_bytes()
     flipped = content[:5000] + bytes([content[5000] ^ 1]) + content[5001:]
-    path.write_bytes({"a bit": flipped, "cut off": content[:-1000], "empty": b"", "something else": b"PK\3\4" * 900}[damage])
+    path.write_bytes(
+        {"a bit": flipped, "cut off": content[:-1000], "empty": b"", "something else": b"PK\3\4" * 900}[damage]
+    )
     disk = FrameStore(tmp_path, PLENTY)
     pixels, kept = disk.fetch(KEYS[0], lambda: pixels_of(0))
     assert np.array_equal(pixels, pixels_of(0))

@@ -144,7 +144,9 @@ def test_what_is_kept_cannot_be_changed(loader: FrameLoader) -> None:
 
 def test_another_size_is_fitted_to_the_first_clips(folder: Path) -> None:
     both = interleave(
-        [Segment(clip_id="a", span=Span(start=0, stop=30))], [Segment(clip_id="tall", span=Span(start=0, stop=30))], RATE
+        [Segment(clip_id="a", span=Span(start=0, stop=30))],
+        [Segment(clip_id="tall", span=Span(start=0, stop=30))],
+        RATE,
     )
     frames = FrameLoader(CLIPS, folder, cache_bytes=0).load(_sample(both))
     assert frames.pixels.shape == (SHOWN, 64, 64, 3)
@@ -168,7 +170,9 @@ def test_any_file_can_be_loaded(folder: Path, make: Callable[..., Path]) -> None
 
 def test_a_contact_sheet_shows_mask_and_interleave(folder: Path, tmp_path: Path) -> None:
     loader = FrameLoader(CLIPS, folder, cache_bytes=100_000_000)
-    sample_sheet("two tasks", [_sample(MASKED, "masked"), _sample(MIXED, "mixed")], loader, tmp_path / "sheets" / "both.png")
+    sample_sheet(
+        "two tasks", [_sample(MASKED, "masked"), _sample(MIXED, "mixed")], loader, tmp_path / "sheets" / "both.png"
+    )
     with Image.open(tmp_path / "sheets" / "both.png") as image:
         pixels = np.asarray(image.convert("RGB")).reshape(-1, 3)
     for colour in ((214, 60, 160), (22, 110, 190), (222, 120, 10)):

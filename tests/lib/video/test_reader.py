@@ -52,7 +52,10 @@ def test_without_decord_the_other_reader_serves(numbered: Path, monkeypatch: pyt
 
 
 ZOO = {
-    "open-gop.mp4": (("-c:v", "libx264", "-x264-params", "open-gop=1:keyint=10:min-keyint=10:bframes=3:b-adapt=0"), "open-gop"),
+    "open-gop.mp4": (
+        ("-c:v", "libx264", "-x264-params", "open-gop=1:keyint=10:min-keyint=10:bframes=3:b-adapt=0"),
+        "open-gop",
+    ),
     "open-gop-hevc.mp4": (
         ("-c:v", "libx265", "-x265-params", "open-gop=1:keyint=10:min-keyint=10:bframes=3:log-level=none"),
         "open-gop",
@@ -126,7 +129,17 @@ def test_cover_art_is_not_the_video(make: Make) -> None:
     art = ("-i", str(cover), "-map", "0:v", "-map", "1:v", "-c", "copy", "-disposition:v:1", "attached_pic")
     cover_last = make("with-cover.mp4", *art)
     cover_first = make(
-        "cover-first.mp4", "-i", str(cover), "-map", "1:v", "-map", "0:v", "-c", "copy", "-disposition:v:0", "attached_pic"
+        "cover-first.mp4",
+        "-i",
+        str(cover),
+        "-map",
+        "1:v",
+        "-map",
+        "0:v",
+        "-c",
+        "copy",
+        "-disposition:v:0",
+        "attached_pic",
     )
     for path in (cover_last, cover_first):
         assert len(validate(path)) == FRAMES

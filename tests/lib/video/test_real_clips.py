@@ -29,7 +29,11 @@ SET_ASIDE = {
     "weird_aspect.small.mpg": "damaged",
     "test_res_change.h264": "not-a-video",
 }
-CLIPS = sorted(path.name for path in REAL_CLIPS.iterdir() if path.is_file() and path.suffix != ".md") if REAL_CLIPS.is_dir() else []
+CLIPS = (
+    sorted(path.name for path in REAL_CLIPS.iterdir() if path.is_file() and path.suffix != ".md")
+    if REAL_CLIPS.is_dir()
+    else []
+)
 #: Frames are compared as small pictures: a decoder's rounding of colours changes them little.
 SIDE = 12
 
@@ -76,7 +80,9 @@ def test_seconds_count_from_the_start_of_a_file_as_ffmpeg_counts_them() -> None:
     begins with its picture."""
     assert probe(REAL_CLIPS / "video_desks.3gp").starts_s == pytest.approx(0.128)
     assert probe(REAL_CLIPS / "test_non_zero_start.mp4").starts_s == 0
-    assert float(probe(REAL_CLIPS / "test-middle-pat-pmt.ts").starts_s) == pytest.approx(59857.456056 - 59857.336467, abs=1e-5)
+    assert float(probe(REAL_CLIPS / "test-middle-pat-pmt.ts").starts_s) == pytest.approx(
+        59857.456056 - 59857.336467, abs=1e-5
+    )
 
 
 def _agree(shown: npt.NDArray[np.int16], truth: npt.NDArray[np.int16], numbers: object) -> None:

@@ -82,9 +82,14 @@ def test_no_wrong_frame(
         by = "" if clip is None else "decord" if clip.decord_safe else f"PyAV: {', '.join(clip.hazards)}"
         table.append(f"{animal.name:<34} {right:>5} {wrong:>5}  {reason or '':<16} {by}")
         expected_length = len(animal.shows) if animal.shows is not None else None
-        if wrong or (clip is not None) != (animal.shows is not None) or (clip is not None and clip.frames != expected_length):
+        if (
+            wrong
+            or (clip is not None) != (animal.shows is not None)
+            or (clip is not None and clip.frames != expected_length)
+        ):
             failures.append(
-                f"{animal.name}: {wrong} wrong, {clip.frames if clip else 'no'} frames, {expected_length} expected, {reason}"
+                f"{animal.name}: {wrong} wrong, {clip.frames if clip else 'no'} frames, {expected_length} expected,"
+                f" {reason}"
             )
         if animal.shows is None and reason not in animal.reasons:
             failures.append(f"{animal.name}: set aside as {reason}, expected {sorted(animal.reasons)}")
@@ -106,7 +111,13 @@ def test_the_zoo_and_a_real_clip_through_check_and_pipeline(zoo: tuple[Path, lis
     real = json.loads((ROOT / "tests/data/clips/annotations.jsonl").read_text()) | {"label": "rabbit"}
     event = {"start": 1.0, "end": 3.5, "caption": "the numbers go up"}
     rows = [
-        {"video": a.name, "id": a.name, "label": "numbers", "caption": "numbers go up", "events": [event] if a.shows else []}
+        {
+            "video": a.name,
+            "id": a.name,
+            "label": "numbers",
+            "caption": "numbers go up",
+            "events": [event] if a.shows else [],
+        }
         for a in animals
     ]
     rows += [
@@ -128,7 +139,13 @@ def test_the_zoo_and_a_real_clip_through_check_and_pipeline(zoo: tuple[Path, lis
     def call(*command: str, status: int = 0) -> str:
         environment = {**os.environ, "PYTHONPATH": str(ROOT), "VIDBRIDGE_PROJECT": str(project), "COLUMNS": "250"}
         done = subprocess.run(
-            [sys.executable, *command], cwd=project, env=environment, capture_output=True, text=True, timeout=300, check=False
+            [sys.executable, *command],
+            cwd=project,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=False,
         )
         assert done.returncode == status, done.stdout + done.stderr
         return done.stdout if status == 0 else done.stderr
@@ -159,7 +176,9 @@ def test_the_zoo_and_a_real_clip_through_check_and_pipeline(zoo: tuple[Path, lis
     # Each clip gives a sample of each task, or a reason why not.
     set_aside = read_rows(project / "data/samples/rejects.jsonl", Reject)
     for task in ("dark_event_infer", "mix_vid_qa", "mcqa", "caption"):
-        made = {s.clip_id for split in SPLITS for s in read_rows(project / f"data/samples/{split}/{task}.jsonl", Sample)}
+        made = {
+            s.clip_id for split in SPLITS for s in read_rows(project / f"data/samples/{split}/{task}.jsonl", Sample)
+        }
         assert made | {reject.item for reject in set_aside} >= {clip.clip_id for clip in clips}
     page = call("-c", "from flows.cli.main import main; main()", "data", "browse")
     assert "opens offline" in page

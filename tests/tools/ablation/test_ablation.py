@@ -56,7 +56,16 @@ def test_the_papers_grid_has_one_budget(name: str) -> None:
     params = load_params(ROOT / f"infra/recipes/{name}.yaml")
     rows = params.variants
     assert set(rows) == PAPER
-    assert len({(r.steps, r.prompts_per_step, r.rollouts, r.learning_rate) for r in rows.values() if isinstance(r, GrpoRow)}) == 1
+    assert (
+        len(
+            {
+                (r.steps, r.prompts_per_step, r.rollouts, r.learning_rate)
+                for r in rows.values()
+                if isinstance(r, GrpoRow)
+            }
+        )
+        == 1
+    )
     assert [row for row in rows.values() if "structured_caption" in row.tasks] == []
 
 
@@ -83,7 +92,8 @@ def changed(path: str, value: object) -> dict[str, Any]:
         ("variants/qa/changes/init", "bridge", "start from different rows"),
         ("variants/qa/changes/stepz", 3, "ablation.variants.qa.changes: stepz: unknown key"),
         ("variants/qa/changes/tasks", {"videoqa": 1}, "ablation.variants.qa.changes: tasks.videoqa"),
-        ("variants/qa/like", "genral", "ablation.variants.qa.like: 'genral' is not a row (known: cold-start, bridge, general)"),
+        ("variants/qa/like", "genral", "ablation.variants.qa.like: 'genral' is not a row (known: cold-start, bridge,"
+        " general)"),
         ("shared/init", "warm-start", "the variants start from 'warm-start', which is not a row"),
         ("variants/bridge", {"title": "x", "like": "general", "changes": {}}, "a row of the recipe has that name"),
         ("contrasts", [["qa", "captoin"]], "ablation.contrasts: 'captoin' is not a variant"),
@@ -191,7 +201,9 @@ def test_the_grid_says_what_the_scores_say(tmp_path: Path) -> None:
     assert rows["qa"].blank == 0.125
     gains = {(c.after, c.before): c for c in grid.contrasts}
     assert gains["qa", "cold-start"].columns["mcqa"].clips.mean == pytest.approx(0.25)
-    assert gains["qa", "cold-start"].columns["caption"].over_seeds is None, "seeds that agree to the last digit tell no spread"
+    assert gains["qa", "cold-start"].columns["caption"].over_seeds is None, (
+        "seeds that agree to the last digit tell no spread"
+    )
     assert gains["qa", "cold-start"].mean.clips.mean == pytest.approx(0.0)
     assert grid.missing == ()
     text = markdown(grid)
@@ -252,7 +264,9 @@ def test_scores_of_other_parameters_are_never_mixed_with_these(tmp_path: Path) -
     renamed = recipe("smoke")
     renamed["ablation"]["variants"]["qa"]["title"] = "questions"
     renamed["ablation"]["contrasts"] = []
-    assert not grid_of(parse_params(renamed), fill(tmp_path, params)).other_parameters, "how it is shown changes no training"
+    assert not grid_of(parse_params(renamed), fill(tmp_path, params)).other_parameters, (
+        "how it is shown changes no training"
+    )
 
 
 def test_a_grid_of_two_commits_names_both(tmp_path: Path) -> None:

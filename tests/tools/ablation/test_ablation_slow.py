@@ -44,9 +44,19 @@ def test_a_grid_that_is_killed_goes_on_and_says_the_same_every_time(tmp_path: Pa
     results = json.loads((out / "results.json").read_text())
     assert results["seeds"] == [1, 2]
     assert results["missing"] == []
-    assert {row["name"] for row in results["rows"]} == {"random", "constant", "cold-start", "qa", "caption", "qa-caption-scaled"}
+    assert {row["name"] for row in results["rows"]} == {
+        "random",
+        "constant",
+        "cold-start",
+        "qa",
+        "caption",
+        "qa-caption-scaled",
+    }
     # Each seed needs data of its own to be an observation of its own.
-    corpora = {(project / f".vidbridge/ablation/smoke/seed-{seed}/data/samples/test/caption.jsonl").read_bytes() for seed in (1, 2)}
+    corpora = {
+        (project / f".vidbridge/ablation/smoke/seed-{seed}/data/samples/test/caption.jsonl").read_bytes()
+        for seed in (1, 2)
+    }
     assert len(corpora) == 2
 
     again = call(project, "vidbridge", "ablate", "--out", str(tmp_path / "again"), timeout_s=300)
@@ -59,7 +69,9 @@ def test_a_grid_that_is_killed_goes_on_and_says_the_same_every_time(tmp_path: Pa
     versions = store.search_model_versions("name = 'vidbridge-smoke-ablation'")
     stages = {version.tags["vidbridge.stage"] for version in versions}
     assert {"grpo@qa", "grpo@caption", "grpo@qa-caption-scaled"} <= stages
-    runs = store.search_runs([store.get_experiment_by_name("vidbridge").experiment_id], "tags.`vidbridge.kind` = 'ablation'")
+    runs = store.search_runs(
+        [store.get_experiment_by_name("vidbridge").experiment_id], "tags.`vidbridge.kind` = 'ablation'"
+    )
     assert "FINISHED" in {run.info.status for run in runs}
     assert not (project / ".vidbridge/ablation/smoke/seed-1/.vidbridge/scratch").exists()
 

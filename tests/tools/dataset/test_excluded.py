@@ -29,7 +29,9 @@ def test_nothing_but_the_list_changes() -> None:
     assert changed.endswith(rest)
     assert with_excluded(changed, ()) == text
     # As a person may write it.
-    written = "  exclude:\n    - {video: b.mp4, sha256: null} # in May\n    - video: c.mp4\n      sha256: null\n  # behind\n"
+    written = (
+        "  exclude:\n    - {video: b.mp4, sha256: null} # in May\n    - video: c.mp4\n      sha256: null\n  # behind\n"
+    )
     block = text.replace("  exclude: []\n", written)
     again = with_excluded(block, VIDEOS)
     assert parse_params(parse_yaml(again, "p")).ingest.exclude == VIDEOS

@@ -41,9 +41,22 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     source = folder / "videos"
     source.mkdir()
     for name, filters in (("rabbit", "scale=320:180"), ("mirrored", "hflip,scale=240:180,fps=30")):
-        arguments = ("-i", str(REAL / "bigbuckbunny.mp4"), "-an", "-vf", filters, "-g", "15", str(source / f"{name}.mp4"))
+        arguments = (
+            "-i",
+            str(REAL / "bigbuckbunny.mp4"),
+            "-an",
+            "-vf",
+            filters,
+            "-g",
+            "15",
+            str(source / f"{name}.mp4"),
+        )
         subprocess.run([ffmpeg_binary(), "-v", "error", *arguments], check=True, timeout=120)
-    row = json.loads((REAL / "annotations.jsonl").read_text()) | {"video": "rabbit.mp4", "split": "train", "label": "rabbit"}
+    row = json.loads((REAL / "annotations.jsonl").read_text()) | {
+        "video": "rabbit.mp4",
+        "split": "train",
+        "label": "rabbit",
+    }
     rows = [row, row | {"video": "mirrored.mp4", "label": "MirroredRabbit", "qa": []}]
     (source / "annotations.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     params = yaml.safe_load((ROOT / "infra/recipes/vidbridge-r1.yaml").read_text())
@@ -68,7 +81,12 @@ def inside(project: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def _samples() -> list[Sample]:
-    return [s for split in SPLITS for file in sorted((paths.SAMPLES / split).glob("*.jsonl")) for s in read_rows(file, Sample)]
+    return [
+        s
+        for split in SPLITS
+        for file in sorted((paths.SAMPLES / split).glob("*.jsonl"))
+        for s in read_rows(file, Sample)
+    ]
 
 
 def _loader(project: Path) -> FrameLoader:

@@ -68,7 +68,9 @@ def test_the_page_asks_nobody_and_runs_nothing_but_its_own_script(page: str) -> 
     assert "unsafe" not in policy
     for tag, attributes in elements.found:
         assert tag not in ("link", "iframe", "object", "embed", "base", "form")
-        assert not any(name.startswith("on") or name == "style" for name in attributes), f"the policy would block it: {attributes}"
+        assert not any(name.startswith("on") or name == "style" for name in attributes), (
+            f"the policy would block it: {attributes}"
+        )
         for name in ("src", "href", "srcset", "action", "xlink:href"):
             assert (attributes.get(name) or "data:").startswith(("data:", "#")), f"{tag} {name}"
     assert not re.search(r"url\(|@import", page)
@@ -98,9 +100,20 @@ def test_every_section_is_there_with_what_the_results_say(page: str, project: Pa
         table = read_json(project / paths.scores(row) / "scores.json")
         assert f"{table['mean']:.3f}" in elements.text
         assert [
-            result for result in table["tasks"].values() if f"{result['low']:.2f} to {result['high']:.2f}" not in elements.text
+            result
+            for result in table["tasks"].values()
+            if f"{result['low']:.2f} to {result['high']:.2f}" not in elements.text
         ] == []
-    for words in ("random", "constant", "general, blank video", "general − cold-start", "3 clips", "h264", "torch", "processor"):
+    for words in (
+        "random",
+        "constant",
+        "general, blank video",
+        "general − cold-start",
+        "3 clips",
+        "h264",
+        "torch",
+        "processor",
+    ):
         assert words.lower() in elements.text.lower()
     assert len(page) < 6_000_000
 
@@ -136,7 +149,8 @@ def test_runs_of_an_ablation_and_of_earlier_work_are_not_what_the_results_took(
             run.tag({"stage_digest": digest})
     found = latest_runs(open_client(project), project)["ingest"]
     made, later = (
-        client.search_runs([experiment_id(client, project)], f"tags.`vidbridge.stage_digest` = '{digest}'")[0] for digest in digests
+        client.search_runs([experiment_id(client, project)], f"tags.`vidbridge.stage_digest` = '{digest}'")[0]
+        for digest in digests
     )
     assert found.started.timestamp() == made.info.start_time / 1000 < later.info.start_time / 1000
 
@@ -153,7 +167,12 @@ def test_what_a_judge_cost_is_in_the_table(project: Path) -> None:
     params = load_params(project / "params.yaml")
     with stage_run("evaluate@general", params) as run:
         run.summary(
-            {"judge/questions": 900, "judge/cache_hits": 100, "judge/prompt_tokens": 120_000, "judge/completion_tokens": 4000}
+            {
+                "judge/questions": 900,
+                "judge/cache_hits": 100,
+                "judge/prompt_tokens": 120_000,
+                "judge/completion_tokens": 4000,
+            }
         )
     runs = latest_runs(open_client(project), project)
     assert cost.request_rows(params, runs) == [
@@ -173,18 +192,35 @@ def grid() -> Grid:
     """Two variants of one task over two seeds."""
     spread = Interval(mean=0.5, low=0.4, high=0.6)
     gain = Gain(
-        clips=Interval(mean=0.125, low=-0.1, high=0.3), seeds=(0.1, 0.15), over_seeds=Interval(mean=0.125, low=0.0625, high=0.2)
+        clips=Interval(mean=0.125, low=-0.1, high=0.3),
+        seeds=(0.1, 0.15),
+        over_seeds=Interval(mean=0.125, low=0.0625, high=0.2),
     )
     row = PolicyResult(
-        name="caption", title="caption <only>", trained_on=("caption",), columns={"mcqa": spread}, by_seed={"mcqa": (0.4, 0.6)},
-        seeds=(0.4, 0.6), format=1.0, blank=None,
-    )  # fmt: skip
+        name="caption",
+        title="caption <only>",
+        trained_on=("caption",),
+        columns={"mcqa": spread},
+        by_seed={"mcqa": (0.4, 0.6)},
+        seeds=(0.4, 0.6),
+        format=1.0,
+        blank=None,
+    )
     return Grid(
-        recipe="smoke", commit="c" * 40, other_parameters=False, command="vidbridge ablate", measured="Held out.", seeds=(1, 2),
-        rollouts=8, without_rollouts=(),
-        axes=("mcqa", "mcqa"), start="cold-start", rows=(row, row.model_copy(update={"name": "all", "title": "everything"})),
-        contrasts=(Contrast(after="all", before="caption", mean=gain, columns={"mcqa": gain}),), missing=(),
-    )  # fmt: skip
+        recipe="smoke",
+        commit="c" * 40,
+        other_parameters=False,
+        command="vidbridge ablate",
+        measured="Held out.",
+        seeds=(1, 2),
+        rollouts=8,
+        without_rollouts=(),
+        axes=("mcqa", "mcqa"),
+        start="cold-start",
+        rows=(row, row.model_copy(update={"name": "all", "title": "everything"})),
+        contrasts=(Contrast(after="all", before="caption", mean=gain, columns={"mcqa": gain}),),
+        missing=(),
+    )
 
 
 def test_an_ablation_is_shown_where_there_is_one(project: Path) -> None:
@@ -221,7 +257,10 @@ def test_results_of_other_parameters_say_so(project: Path, tmp_path: Path) -> No
     made_with = yaml.safe_load(recipe)
     stages: dict[str, Any] = {
         "sft@cold-start": {"cmd": "x", "params": {"params.yaml": {key: made_with[key] for key in ("seed", "prompt")}}},
-        "grpo@general": {"cmd": "x", "params": {"params.yaml": {"seed": 7, "grpo.general": made_with["grpo"]["general"]}}},
+        "grpo@general": {
+            "cmd": "x",
+            "params": {"params.yaml": {"seed": 7, "grpo.general": made_with["grpo"]["general"]}},
+        },
     }
     (project / "dvc.lock").write_text(yaml.safe_dump({"schema": "2.0", "stages": {**LOCKED, **stages}}))
     try:
@@ -231,7 +270,9 @@ def test_results_of_other_parameters_say_so(project: Path, tmp_path: Path) -> No
         (project / "params.yaml").write_text(yaml.safe_dump(made_with))
         assert "other values of grpo.general (grpo@general)." in page_of(project, tmp_path)
         shutil.move(project / "scores/bridge", tmp_path / "bridge")
-        with pytest.raises(InputError, match=r"scores/bridge/scores\.json: not there, and params.yaml has it evaluated"):
+        with pytest.raises(
+            InputError, match=r"scores/bridge/scores\.json: not there, and params.yaml has it evaluated"
+        ):
             page_of(project, tmp_path)
     finally:
         (project / "params.yaml").write_text(recipe)
@@ -260,11 +301,16 @@ def test_the_page_is_named_throughout_and_its_tabs_are_tabs_to_a_keyboard(page: 
     assert count["role"] == "status"
     script = template_text("report.js")
     assert set(re.findall(r"(\w+): \(", script[script.index("const STEPS") : script.index("LISTS.forEach")])) == {
-        "ArrowRight", "ArrowLeft", "Home", "End",
-    }  # fmt: skip
+        "ArrowRight",
+        "ArrowLeft",
+        "Home",
+        "End",
+    }
     scrolled = [a for _, a, _ in found.found if a.get("class") == "scroll"]
     assert scrolled
-    assert all((a["role"], a["tabindex"]) == ("region", "0") and a["aria-label"] for a in scrolled), "wide tables scroll by keys"
+    assert all((a["role"], a["tabindex"]) == ("region", "0") and a["aria-label"] for a in scrolled), (
+        "wide tables scroll by keys"
+    )
 
 
 def test_what_a_contact_sheet_says_stands_below_it_as_text(project: Path, tmp_path: Path) -> None:
@@ -294,13 +340,24 @@ def test_a_gain_stands_with_its_p_value_and_a_tasks_with_holms(page: str, projec
 
 def run_of(commit: str, version: str) -> PastRun:
     return PastRun(
-        Cost(7200, 3600, 2.0, 4.0), datetime(2026, 1, 2, tzinfo=UTC), {}, commit, False, {}, {"torch": version}, ("H200",) * 2
+        Cost(7200, 3600, 2.0, 4.0),
+        datetime(2026, 1, 2, tzinfo=UTC),
+        {},
+        commit,
+        False,
+        {},
+        {"torch": version},
+        ("H200",) * 2,
     )
 
 
 def test_runs_that_differ_say_which_they_were(project: Path) -> None:
     params = load_params(project / "params.yaml")
-    runs = {"base": run_of("a" * 40, "1"), "sft@cold-start": run_of("a" * 40, "2"), "grpo@bridge": run_of("b" * 40, "2")}
+    runs = {
+        "base": run_of("a" * 40, "1"),
+        "sft@cold-start": run_of("a" * 40, "2"),
+        "grpo@bridge": run_of("b" * 40, "2"),
+    }
     about = environment(project, params, runs, datetime(2026, 1, 3, tzinfo=UTC))
     assert [(variant["facts"], variant["stages"]) for variant in about["versions"]] == [
         ({"torch": "2"}, ["grpo@bridge", "sft@cold-start"]),
@@ -325,7 +382,12 @@ def opened(page: Path, folder: Path) -> tuple[str, str, set[str]]:
     done = subprocess.run(
         [
             *(CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", *quiet, "--host-resolver-rules=MAP * ~NOTFOUND"),
-            *(f"--user-data-dir={folder / 'profile'}", f"--log-net-log={log}", "--enable-logging=stderr", "--window-size=390,900"),
+            *(
+                f"--user-data-dir={folder / 'profile'}",
+                f"--log-net-log={log}",
+                "--enable-logging=stderr",
+                "--window-size=390,900",
+            ),
             *("--dump-dom", page.as_uri()),
         ],
         capture_output=True,
@@ -335,13 +397,17 @@ def opened(page: Path, folder: Path) -> tuple[str, str, set[str]]:
     )
     events = [event.get("params", {}) for event in json.loads(log.read_text())["events"]]
     # The browser sends requests of its own, too; those have no page behind them.
-    asked = {str(e["url"]) for e in events if "url" in e and str(e.get("network_isolation_key", "")).startswith("file:")}
+    asked = {
+        str(e["url"]) for e in events if "url" in e and str(e.get("network_isolation_key", "")).startswith("file:")
+    }
     return done.stdout, done.stderr, {url for url in asked if url.startswith("http")}
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
-def test_a_browser_without_a_network_shows_it_and_complains_of_nothing(page: str, project: Path, tmp_path: Path) -> None:
+def test_a_browser_without_a_network_shows_it_and_complains_of_nothing(
+    page: str, project: Path, tmp_path: Path
+) -> None:
     curious = tmp_path / "curious.html"
     curious.write_text('<img src="http://evil.example/pixel.png"><script>console.error("oh")</script>')
     _, said, asked = opened(curious, tmp_path)

@@ -13,8 +13,18 @@ from tests.support.checkout import ROOT
 
 
 def test_the_longest_chain_runs_along_the_top_and_scores_stand_side_by_side() -> None:
-    deps = {"base": ["data"], "sft@a": ["models/base/final"], "grpo@b": ["models/a/final"], "evaluate@a": ["models/a/final"]}
-    deps |= {"evaluate@b": ["models/b/final"], "evaluate@base": ["models/base"], "summary": ["scores", "data"], "synthesize": []}
+    deps = {
+        "base": ["data"],
+        "sft@a": ["models/base/final"],
+        "grpo@b": ["models/a/final"],
+        "evaluate@a": ["models/a/final"],
+    }
+    deps |= {
+        "evaluate@b": ["models/b/final"],
+        "evaluate@base": ["models/base"],
+        "summary": ["scores", "data"],
+        "synthesize": [],
+    }
     outs = {"synthesize": ["data/samples"], "base": ["models/base"], "sft@a": ["models/a"], "grpo@b": ["models/b"]}
     outs |= {f"evaluate@{row}": [f"scores/{row}"] for row in ("base", "a", "b")} | {"summary": ["reports"]}
     edges = dag.edges_of(deps, outs)
@@ -44,7 +54,9 @@ def test_the_page_holds_what_leads_each_list() -> None:
     assert counts["new>old"]["caption"] == {"better": 19, "worse": 20, "same": 1}
     assert counts["old>new"]["mcqa"] == {"better": 19, "worse": 19, "same": 1}
     order = replies.leading(values, task_of, "old", "new")
-    assert set(order[:4]) == {"caption/0", "caption/39", "mcqa/1", "mcqa/39"}, "the greatest changes of each task come first"
+    assert set(order[:4]) == {"caption/0", "caption/39", "mcqa/1", "mcqa/39"}, (
+        "the greatest changes of each task come first"
+    )
     assert "mcqa/0" not in order
     assert len(order) == len(set(order)) == 4 * replies.LEADING
 

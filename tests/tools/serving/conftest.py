@@ -1,4 +1,5 @@
-"""The project that is served, its videos, its champion, and a server as a process of its own; made once for each module."""
+"""The project that is served, its videos, its champion, and a server as a process of its own; made
+once for each module."""
 
 from __future__ import annotations
 

@@ -51,7 +51,9 @@ from tests.support.serving_project import (
 
 
 def test_it_answers_about_a_file_and_about_bytes_alike(champion: Any, videos: Path) -> None:
-    sent = {colour: base64.b64encode((videos / f"deep/{colour}.mp4").read_bytes()).decode() for colour in ("red", "blue")}
+    sent = {
+        colour: base64.b64encode((videos / f"deep/{colour}.mp4").read_bytes()).decode() for colour in ("red", "blue")
+    }
     by_path, by_link, by_bytes, other, another = ask(
         champion,
         ROW,
@@ -64,7 +66,9 @@ def test_it_answers_about_a_file_and_about_bytes_alike(champion: Any, videos: Pa
     assert (other["answer"], another["thinking"]) == ("a blue bar", "it is green")
 
 
-def test_it_is_asked_as_it_was_trained(champion: Any, project: Path, videos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_is_asked_as_it_was_trained(
+    champion: Any, project: Path, videos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Frames and prompts follow the parameters at the version's registration, not the present
     params.yaml."""
     asked: list[tuple[str, Any]] = []
@@ -112,7 +116,9 @@ def test_it_is_asked_as_it_was_trained(champion: Any, project: Path, videos: Pat
         ({"video": "deep/red.mp4", "question": "?" * 9000}, "row 0: question"),
         ({"video": "deep/red.mp4", "task": "poem"}, "row 0: task: .*'caption'"),
     ],
-    ids=lambda value: None if isinstance(value, str) else "-".join(f"{k}={v[:12]}" for k, v in value.items()) or "no-video",
+    ids=lambda value: (
+        None if isinstance(value, str) else "-".join(f"{k}={v[:12]}" for k, v in value.items()) or "no-video"
+    ),
 )
 def test_a_bad_request_is_refused_with_a_sentence(champion: Any, row: dict[str, str], says: str) -> None:
     with pytest.raises(Refusal, match=says) as refused:
@@ -155,20 +161,36 @@ SCORES = {
     "mean": 0.375,
     "format": 0.925,
     "tasks": {
-        "mcqa": {"mean": 0.375, "low": 0.3125, "high": 0.4375, "samples": 240, "format": 0.925, "blank": 0.25, "shuffled": 0.3}
+        "mcqa": {
+            "mean": 0.375,
+            "low": 0.3125,
+            "high": 0.4375,
+            "samples": 240,
+            "format": 0.925,
+            "blank": 0.25,
+            "shuffled": 0.3,
+        }
     },
 }
 
 
 def test_what_is_put_through_a_benchmark_is_asked_as_its_version_says(project: Path, exported: Path) -> None:
     params = load_params(project / "params.yaml")
-    other = params.model_copy(update={"prompt": params.prompt.model_copy(update={"instruction": "As params.yaml says now"})})
-    chosen = [select_model(Session(project), other, which, None) for which in (URI, f"models:/{MODEL}/1", "champion", "1")]
+    other = params.model_copy(
+        update={"prompt": params.prompt.model_copy(update={"instruction": "As params.yaml says now"})}
+    )
+    chosen = [
+        select_model(Session(project), other, which, None) for which in (URI, f"models:/{MODEL}/1", "champion", "1")
+    ]
     assert {one.version.number for one in chosen if one.version} == {1}
     assert len({one.identity["weights"] for one in chosen}) == 1
     for one in (*chosen, select_model(Session(project), other, str(exported), None)):
         assert one.has_settings
-        assert (one.prompt, one.max_new_tokens, one.precision) == (params.prompt, params.evaluation.max_new_tokens, "fp32")
+        assert (one.prompt, one.max_new_tokens, one.precision) == (
+            params.prompt,
+            params.evaluation.max_new_tokens,
+            "fp32",
+        )
     assert not select_model(Session(project), other, str(project / "made"), None).has_settings
     assert select_model(Session(project), other, str(project / "made"), None).prompt == other.prompt
     with pytest.raises(TrackingError, match="no version '9'"):
@@ -212,7 +234,11 @@ def card_inputs(video: Path) -> dict[str, Any]:
 def test_a_card_says_what_a_reader_needs(exported: Path, project: Path, tmp_path: Path) -> None:
     page = (exported / "README.md").read_text()
     front = yaml.safe_load(page.split("---")[1])
-    assert (front["library_name"], front["pipeline_tag"], front["license"]) == ("transformers", "video-text-to-text", "apache-2.0")
+    assert (front["library_name"], front["pipeline_tag"], front["license"]) == (
+        "transformers",
+        "video-text-to-text",
+        "apache-2.0",
+    )
     for part in (
         "recipe | `tiny`",
         "vllm serve",
@@ -252,13 +278,16 @@ def test_a_card_says_by_which_rule_text_was_placed_behind_videos(project: Path, 
     page, usage = (exported / "README.md").read_text(), usage_of(load_params(ROOT / "params.yaml"), "base")
     assert json.loads((exported / "config.json").read_text())["positions_behind_video"] == "after_last"
     row = (
-        "| positions behind a video | one after the video's last position on any axis, time included (transformers <= 5.2, vLLM) |"
+        "| positions behind a video | one after the video's last position on any axis, time included (transformers <="
+        " 5.2, vLLM) |"
     )
     assert row in page
     assert "transformers from 5.3 on goes on by the larger" in page
     old = card(explain(Session(project), "1"), usage, {"model_type": "qwen2_5_vl"})
     assert "| positions behind a video | not stated: trained by an older version" in old
-    third = card(explain(Session(project), "1"), usage, {"model_type": "qwen3_vl", "positions_behind_video": "after_last"})
+    third = card(
+        explain(Session(project), "1"), usage, {"model_type": "qwen3_vl", "positions_behind_video": "after_last"}
+    )
     assert "| positions behind a video | a grid a frame" in third
     assert "get_rope_index" not in third
 
@@ -283,11 +312,15 @@ def test_a_version_of_older_code_says_what_to_do(project: Path, tmp_path: Path) 
     export_version(Session(project), CHAMPION, tmp_path / "model")
 
 
-def test_one_file_is_one_video_however_it_is_named(champion: Any, videos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_file_is_one_video_however_it_is_named(
+    champion: Any, videos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     inner = champion.unwrap_python_model()
     names = ["deep/red.mp4", "./deep/red.mp4", "deep/./red.mp4", "inner.mp4"]
     sent = base64.b64encode((videos / "deep/red.mp4").read_bytes()).decode()
-    rows = [{"question": QUESTION, "video": name} for name in names] + [{"question": QUESTION, "video_base64": sent}] * 3
+    rows = [{"question": QUESTION, "video": name} for name in names] + [
+        {"question": QUESTION, "video_base64": sent}
+    ] * 3
     taken = inner.receive(parse_rows(rows))
     try:
         assert [len(taken.questions), len(taken.files)] == [7, 2]
@@ -297,7 +330,9 @@ def test_one_file_is_one_video_however_it_is_named(champion: Any, videos: Path, 
         inner.receive(parse_rows([{"question": QUESTION, "video_base64": base64.b64encode(b"x" * 900_000)}] * 3))
 
 
-def test_frames_that_are_too_large_together_are_refused_and_none_are_shown(champion: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_frames_that_are_too_large_together_are_refused_and_none_are_shown(
+    champion: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     shown = sum(frames_of(champion, name).pixels.nbytes for name in ("deep/red.mp4", "deep/blue.mp4"))
     monkeypatch.setattr("stages.tools.serving.server.REQUEST_FRAME_BYTES", shown - 1)
     assert ask(champion, ROW) == [RED]
@@ -348,7 +383,12 @@ def test_a_key_is_demanded(keyed: Running) -> None:
     body = json.dumps({"dataframe_records": [ROW]}).encode()
     right = {"Authorization": f"Bearer {KEY}"}
     assert keyed("POST", "/invocations", body, right).document == {"predictions": [RED]}
-    for headers in ({}, {"Authorization": "Bearer no"}, {"Authorization": f"Basic {KEY}"}, {"Authorization": f"Bearer {KEY}x"}):
+    for headers in (
+        {},
+        {"Authorization": "Bearer no"},
+        {"Authorization": f"Basic {KEY}"},
+        {"Authorization": f"Bearer {KEY}x"},
+    ):
         for method, path in (("POST", "/invocations"), ("GET", "/version"), ("GET", "/docs"), ("GET", "/openapi.json")):
             refused = keyed(method, path, body if method == "POST" else None, headers)
             assert refused.status == 401, (headers, path)
@@ -356,4 +396,7 @@ def test_a_key_is_demanded(keyed: Running) -> None:
             assert "send 'Authorization: Bearer KEY' with its VIDBRIDGE_SERVE_KEY" in refused.document["message"]
             assert KEY not in refused.text
     assert keyed("GET", "/ping").status == 200
-    assert keyed("GET", "/openapi.json", None, right).document["components"]["securitySchemes"]["key"]["scheme"] == "bearer"
+    assert (
+        keyed("GET", "/openapi.json", None, right).document["components"]["securitySchemes"]["key"]["scheme"]
+        == "bearer"
+    )

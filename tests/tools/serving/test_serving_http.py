@@ -61,7 +61,9 @@ def test_an_alias_that_the_gate_did_not_put_there_is_told(server: Server) -> Non
     )
 
 
-@pytest.mark.parametrize("source", ["FOLDER", "file://FOLDER", "runs:/0123/model", "http://127.0.0.1:9/model", "dvc://../x.dir"])
+@pytest.mark.parametrize(
+    "source", ["FOLDER", "file://FOLDER", "runs:/0123/model", "http://127.0.0.1:9/model", "dvc://../x.dir"]
+)
 def test_a_poisoned_source_is_refused_and_nothing_of_it_runs(
     source: str, project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -78,7 +80,9 @@ def test_a_poisoned_source_is_refused_and_nothing_of_it_runs(
 
 def test_the_printed_command_works_in_a_shell(server: Server) -> None:
     (line,) = [line for line in server.printed.read_text().splitlines() if line.startswith("try: ")]
-    done = subprocess.run(["sh", "-c", line.removeprefix("try: ")], capture_output=True, text=True, timeout=120, check=True)
+    done = subprocess.run(
+        ["sh", "-c", line.removeprefix("try: ")], capture_output=True, text=True, timeout=120, check=True
+    )
     (answer,) = json.loads(done.stdout)["predictions"]
     assert set(answer) == {"thinking", "answer", "reply"}
 
@@ -90,7 +94,10 @@ def test_any_name_is_quoted_for_the_shell(name: str, server: Server, large_video
     command = example(f"http://127.0.0.1:{server.port}", tmp_path / "films", 2 << 20, keyed=False)
     # Not in the server's folder: the name has arrived whole if the message repeats it.
     done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, timeout=60, check=True, cwd=tmp_path)
-    assert json.loads(done.stdout)["message"] == f"video: {name!r} is not a file in the server's folder; send the path of one"
+    assert (
+        json.loads(done.stdout)["message"]
+        == f"video: {name!r} is not a file in the server's folder; send the path of one"
+    )
     assert [path.name for path in tmp_path.iterdir()] == ["films"]
 
 
@@ -106,15 +113,21 @@ def test_the_command_names_what_can_be_asked_about(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("keyed", [False, True])
-def test_without_a_folder_the_command_sends_a_video(keyed: bool, server: Server, large_videos: Path, tmp_path: Path) -> None:
+def test_without_a_folder_the_command_sends_a_video(
+    keyed: bool, server: Server, large_videos: Path, tmp_path: Path
+) -> None:
     shutil.copyfile(large_videos / "deep/red.mp4", tmp_path / "clip.mp4")
     command = example(f"http://127.0.0.1:{server.port}", None, 2 << 20, keyed=keyed)
     env = {**os.environ, "VIDBRIDGE_SERVE_KEY": "0123456789abcdef"}
-    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, timeout=60, check=True, cwd=tmp_path, env=env)
+    done = subprocess.run(
+        ["sh", "-c", command], capture_output=True, text=True, timeout=60, check=True, cwd=tmp_path, env=env
+    )
     assert set(json.loads(done.stdout)["predictions"][0]) == {"thinking", "answer", "reply"}
 
 
-def test_where_the_project_has_videos_the_command_sends_one_of_them(server: Server, large_videos: Path, tmp_path: Path) -> None:
+def test_where_the_project_has_videos_the_command_sends_one_of_them(
+    server: Server, large_videos: Path, tmp_path: Path
+) -> None:
     (tmp_path / "my films").mkdir()
     shutil.copyfile(large_videos / "deep/red.mp4", tmp_path / "my films/one.mp4")
     command = example(f"http://127.0.0.1:{server.port}", None, 2 << 20, keyed=False, own=tmp_path / "my films")
@@ -171,7 +184,11 @@ def test_nothing_but_json_is_read(kind: str, says: str, server: Server) -> None:
         ({"dataframe_records": [ROW], "inputs": [ROW]}, 400, "send one of them"),
         ({"dataframe_records": [ROW], "extra": 1}, 400, "'extra' is not known; a request has one of dataframe_records"),
         ({"dataframe_records": [ROW], "params": {"temperature": 1}}, 400, "params: not supported"),
-        ({"dataframe_records": [ROW | {"max_new_tokens": 5}]}, 400, "row 0: 'max_new_tokens' is not known; a row has question"),
+        (
+            {"dataframe_records": [ROW | {"max_new_tokens": 5}]},
+            400,
+            "row 0: 'max_new_tokens' is not known; a row has question",
+        ),
         ({"dataframe_records": [ROW, ROW | {"option": ["a"]}]}, 400, "row 1: 'option' is not known"),
         ({"dataframe_records": [ROW | {"k" * 100_000: 1}]}, 400, "is not known"),
         ({"dataframe_records": [ROW | {"question": 5}]}, 400, "row 0: question"),
@@ -196,7 +213,9 @@ def test_nothing_but_json_is_read(kind: str, says: str, server: Server) -> None:
     ],
     ids=lambda value: value if isinstance(value, str) else None,
 )
-def test_a_bad_body_is_refused_with_a_sentence(body: bytes | dict[str, Any], status: int, says: str, server: Server) -> None:
+def test_a_bad_body_is_refused_with_a_sentence(
+    body: bytes | dict[str, Any], status: int, says: str, server: Server
+) -> None:
     refused(server.ask(body if isinstance(body, bytes) else json.dumps(body).encode()), status, says)
 
 
@@ -221,7 +240,11 @@ def test_other_sites_and_other_names_are_refused(server: Server) -> None:
     ):
         refused(server.ask(rows({"video": "deep/red.mp4"}), headers), 403, says)
         assert request(server.port, "GET", "/docs", None, headers).status == 403
-    for headers in ({"Host": "localhost"}, {"Host": f"[::1]:{server.port}"}, {"Origin": f"http://127.0.0.1:{server.port}"}):
+    for headers in (
+        {"Host": "localhost"},
+        {"Host": f"[::1]:{server.port}"},
+        {"Origin": f"http://127.0.0.1:{server.port}"},
+    ):
         assert server.ask(rows({"video": "deep/red.mp4"}), headers).status == 200
     preflight = request(server.port, "OPTIONS", "/invocations", None, {"Origin": f"http://127.0.0.1:{server.port}"})
     assert preflight.status == 405
@@ -267,7 +290,10 @@ def test_fifty_at_once_are_all_answered(server: Server) -> None:
 
 
 def test_unfinished_bodies_keep_nobody_waiting_and_leave_a_line_each(server: Server) -> None:
-    head = "POST /invocations HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 1000000\r\n\r\n"
+    head = (
+        "POST /invocations HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length:"
+        " 1000000\r\n\r\n"
+    )
     lines = [socket.create_connection(("127.0.0.1", server.port)) for _ in range(300)]
     try:
         for line in lines:

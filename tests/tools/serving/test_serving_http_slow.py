@@ -29,7 +29,9 @@ from tests.support.serving_project import (
 def test_it_can_be_ended_while_it_starts(after: str, project: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-u", "-m", "flows.cli.main", "serve"]
     with (tmp_path / "out").open("wb") as out:
-        process = subprocess.Popen(command, cwd=project, env=environment(project), stdout=out, stderr=out, start_new_session=True)
+        process = subprocess.Popen(
+            command, cwd=project, env=environment(project), stdout=out, stderr=out, start_new_session=True
+        )
     try:
         deadline = time.monotonic() + 120
         while after not in (tmp_path / "out").read_text():
@@ -73,7 +75,18 @@ def test_what_comes_too_slowly_is_ended(server: Server) -> None:
 @pytest.mark.slow
 def test_one_slow_file_keeps_no_other_client_waiting(server: Server, large_videos: Path) -> None:
     """Ten minutes of one group of pictures: the last frame needs all before it."""
-    long = ["-f", "lavfi", "-i", "color=black:s=1280x720:r=25:d=600", "-c:v", "libx264", "-preset", "ultrafast", "-g", "1000000"]
+    long = [
+        "-f",
+        "lavfi",
+        "-i",
+        "color=black:s=1280x720:r=25:d=600",
+        "-c:v",
+        "libx264",
+        "-preset",
+        "ultrafast",
+        "-g",
+        "1000000",
+    ]
     subprocess.run([ffmpeg_binary(), "-v", "error", *long, str(large_videos / "long.mp4")], check=True, timeout=600)
     assert (large_videos / "long.mp4").stat().st_size < 2 << 20
     with ThreadPoolExecutor(4) as slow:

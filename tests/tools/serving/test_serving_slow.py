@@ -75,9 +75,13 @@ def test_a_slow_video_costs_its_own_request_and_no_other(champion: Any, monkeypa
         monkeypatch.setattr("stages.tools.serving.videos.QUICK_S", 1.0)
         assert ask(champion, ROW) == [RED]
         with ThreadPoolExecutor(4) as others:
-            blue = [others.submit(refuses_in_time, champion, "decoding video: not done within 3 s", video="deep/blue.mp4")]
+            blue = [
+                others.submit(refuses_in_time, champion, "decoding video: not done within 3 s", video="deep/blue.mp4")
+            ]
             # Two are in the shared processes, where they stay for a second.
-            blue += [others.submit(refuses_in_time, champion, "decoding video", video="deep/blue.mp4") for _ in range(2)]
+            blue += [
+                others.submit(refuses_in_time, champion, "decoding video", video="deep/blue.mp4") for _ in range(2)
+            ]
             time.sleep(1.5)
             waited = []
             while not all(one.done() for one in blue[:1]):
@@ -114,12 +118,15 @@ def test_mlflow_answers_from_an_exported_folder(exported: Path, champion: Any) -
 @pytest.mark.slow
 def test_an_exported_folder_loads_where_nothing_of_ours_is(exported: Path, tmp_path: Path) -> None:
     code = (
-        "from transformers import AutoModelForImageTextToText, AutoProcessor; import sys;"
-        f"print(type(AutoModelForImageTextToText.from_pretrained({str(exported)!r})).__name__,"
-        f" type(AutoProcessor.from_pretrained({str(exported)!r})).__name__, [m for m in sys.modules if m in ('stages', 'mlflow')])"
+        "from transformers import AutoModelForImageTextToText, AutoProcessor; import"
+        f" sys;print(type(AutoModelForImageTextToText.from_pretrained({str(exported)!r})).__name__,"
+        f" type(AutoProcessor.from_pretrained({str(exported)!r})).__name__, [m for m in sys.modules if m in ('stages',"
+        " 'mlflow')])"
     )
     env = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    done = subprocess.run([sys.executable, "-I", "-c", code], cwd=tmp_path, env=env, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-I", "-c", code], cwd=tmp_path, env=env, capture_output=True, text=True, check=True
+    )
     assert done.stdout.split("\n")[-2] == "Qwen2_5_VLForConditionalGeneration Qwen2_5_VLProcessor []"
 
 
@@ -179,7 +186,9 @@ def test_sixteen_rows_under_the_limits_of_a_7b_recipe_take_less_than_two_gigabyt
     (model / "processor_config.json").write_text(json.dumps(config))
     for number in range(16):
         source = ["-f", "lavfi", "-i", f"testsrc2=s=1280x720:r=25:d={1 + number / 10}", "-preset", "ultrafast"]
-        subprocess.run([ffmpeg_binary(), "-v", "error", *source, str(tmp_path / f"{number}.mp4")], check=True, timeout=60)
+        subprocess.run(
+            [ffmpeg_binary(), "-v", "error", *source, str(tmp_path / f"{number}.mp4")], check=True, timeout=60
+        )
     code = """if True:
         import sys, threading, time, psutil
         from pathlib import Path

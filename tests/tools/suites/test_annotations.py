@@ -53,7 +53,12 @@ def test_mvbench_is_a_folder_of_tasks_whose_rows_have_no_id(tmp_path: Path) -> N
         (tmp_path / "json").mkdir(exist_ok=True)
         (tmp_path / f"json/{task}.json").write_text(json.dumps([mvbench(), mvbench(answer="it falls")]))
     items = BENCHMARKS["mvbench"].read(tmp_path).items
-    assert [item.item_id for item in items] == ["action_antonym/0", "action_antonym/1", "state_change/0", "state_change/1"]
+    assert [item.item_id for item in items] == [
+        "action_antonym/0",
+        "action_antonym/1",
+        "state_change/0",
+        "state_change/1",
+    ]
     assert [item.truth for item in items[:2]] == ["B", "A"]
     assert items[0].video != items[2].video, "equal names in different tasks are different videos"
 
@@ -115,15 +120,23 @@ def test_annotations_of_another_benchmark_are_recognised(tmp_path: Path, mine: s
 @pytest.mark.parametrize(
     ("row", "said"),
     [
-        (video_mme(options=["Apples", "Candles", "Berries", "Fruit"]), r"row 1: options: option 'Apples' does not begin with A\."),
+        (
+            video_mme(options=["Apples", "Candles", "Berries", "Fruit"]),
+            r"row 1: options: option 'Apples' does not begin with A\.",
+        ),
         (video_mme(answer="E"), r"row 1: answer: .*\(value 'E'\)"),
         (video_mme(question=None), "row 1: question: .*value None"),
-        ({key: value for key, value in video_mme().items() if key != "duration"}, "duration: missing; the row has video_id"),
+        (
+            {key: value for key, value in video_mme().items() if key != "duration"},
+            "duration: missing; the row has video_id",
+        ),
         (["no", "object"], "the row"),
     ],
 )
 def test_a_broken_row_is_set_aside_with_field_and_value(tmp_path: Path, row: Any, said: str) -> None:
-    found = BENCHMARKS["video-mme"].read(lines(tmp_path / "a.jsonl", [row, video_mme(question_id="2"), video_mme(question_id="3")]))
+    found = BENCHMARKS["video-mme"].read(
+        lines(tmp_path / "a.jsonl", [row, video_mme(question_id="2"), video_mme(question_id="3")])
+    )
     assert [item.item_id for item in found.items] == ["2", "3"]
     [reject] = found.set_aside
     assert (reject.item, reject.reason) == ("a.jsonl row 1", "unusable-row")
@@ -173,9 +186,20 @@ def test_rows_shaped_like_published_odd_ones_are_set_aside_and_never_scored(tmp_
 
     empty = {"question": "", "answer": "", "category": ""}
     other = [{"question": "Where?", "answer": "outside"}]
-    vdc = [{"v1": [*VDC["v1"], empty]}, {"v2": VDC["v1"]}, {"v2": VDC["v1"]}, {"v3": other}, {"v3": VDC["v1"]}, {"v4": [empty]}]
+    vdc = [
+        {"v1": [*VDC["v1"], empty]},
+        {"v2": VDC["v1"]},
+        {"v2": VDC["v1"]},
+        {"v3": other},
+        {"v3": VDC["v1"]},
+        {"v4": [empty]},
+    ]
     found = BENCHMARKS["vdc"].read(lines(tmp_path / "short.jsonl", vdc))
-    assert [(item.item_id, len(item.row.qa_list)) for item in found.items] == [("short/v1", 2), ("short/v2", 2), ("short/v3", 1)]
+    assert [(item.item_id, len(item.row.qa_list)) for item in found.items] == [
+        ("short/v1", 2),
+        ("short/v2", 2),
+        ("short/v3", 1),
+    ]
     assert [(reject.item, reject.reason) for reject in found.set_aside] == [
         ("short.jsonl row 1: qa_list.2", "blank-part"),
         ("short.jsonl row 6: qa_list.0", "blank-part"),

@@ -103,7 +103,9 @@ def test_p_values() -> None:
 def test_two_videos_that_were_both_won_say_little(tmp_path: Path) -> None:
     rows = [video_mme(question_id=f"{i}", videoID=f"v{i}") for i in range(2)]
     cell = (
-        compared(tmp_path, "video-mme", rows, {"0": "B", "1": "B"}, {"0": "C", "1": "C"}).differences["strict"].overall["accuracy"]
+        compared(tmp_path, "video-mme", rows, {"0": "B", "1": "B"}, {"0": "C", "1": "C"})
+        .differences["strict"]
+        .overall["accuracy"]
     )
     assert cell.p == pytest.approx(0.5)
     assert cell.low <= 0 < cell.mean == 100
@@ -143,7 +145,11 @@ def test_two_clips_of_a_mixture_are_both_units(tmp_path: Path) -> None:
     rows = samples("mix_vid_qa")
     replies = {row["sample_id"]: render_reply("x", row["reference"]) for row in rows}
     result = score(
-        PARAMS, "mix-vid-qa-test", lines(tmp_path / "mix_vid_qa.jsonl", rows), predicted(tmp_path, replies), baselines=False
+        PARAMS,
+        "mix-vid-qa-test",
+        lines(tmp_path / "mix_vid_qa.jsonl", rows),
+        predicted(tmp_path, replies),
+        baselines=False,
     )
     cell = result.scores["strict"].overall["mean judge score x 100"]
     assert (cell.mean, cell.units) == (100, 2)

@@ -37,7 +37,8 @@ def test_any_reply_has_a_score_of_at_most_one(task: str, answer: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("answer", "letter"), [("B", "B"), ("Because", "B"), ("C or B", "B"), ("Apple", "A"), ("it is so", None), ("H", None)]
+    ("answer", "letter"),
+    [("B", "B"), ("Because", "B"), ("C or B", "B"), ("Apple", "A"), ("it is so", None), ("H", None)],
 )
 def test_the_first_letter_in_the_alphabet_counts(answer: str, letter: str | None) -> None:
     assert released_letter(answer) == letter

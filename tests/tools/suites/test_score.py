@@ -24,7 +24,18 @@ from stages.tools.suites.published.table import baseline_replies, cells
 from stages.tools.suites.results import BenchmarkEvaluation
 from stages.tools.suites.score import score
 from tests.support.judge_server import Asked, Fault, JudgeServer, judge_server
-from tests.support.suite_files import PARAMS, VDC, VDC_HARNESS, carebench, dream, lines, mvbench, predicted, samples, video_mme
+from tests.support.suite_files import (
+    PARAMS,
+    VDC,
+    VDC_HARNESS,
+    carebench,
+    dream,
+    lines,
+    mvbench,
+    predicted,
+    samples,
+    video_mme,
+)
 
 
 def scored(
@@ -47,7 +58,9 @@ def test_video_mme_by_hand(tmp_path: Path) -> None:
     replies = {
         "001-1": render_reply("A is tempting.", "B"),  # VLMEvalKit reads the thinking
         "001-2": "",
-        "002-1": "Candles or Berries",  # two options strictly; a first capital letter, and a last one, for the harnesses
+        "002-1": (
+            "Candles or Berries"
+        ),  # two options strictly; a first capital letter, and a last one, for the harnesses
         "003-1": "The answer is B.",
     }
     result = scored(tmp_path, "video-mme", rows, replies)
@@ -116,7 +129,9 @@ def test_dream_1k_by_hand(tmp_path: Path) -> None:
     printed = Console(record=True, width=400)
     show_result(printed, result)
     assert "rough: Judged by the rule judge" in printed.export_text()
-    assert all(roughly_judged(result.model_copy(update={"judge": judge})) is None for judge in (None, {"kind": "openai"}))
+    assert all(
+        roughly_judged(result.model_copy(update={"judge": judge})) is None for judge in (None, {"kind": "openai"})
+    )
     thought = scored(tmp_path, "dream-1k", rows[:1], {"1": render_reply("what is it", "the red bar rises then grows")})
     assert mean(thought, "strict", "F1") == 100
     assert mean(thought, "compat: tarsier", "F1") < 100
@@ -135,14 +150,21 @@ def test_carebench_and_vdc_by_hand(tmp_path: Path) -> None:
 
 def test_our_own_tests_by_hand(tmp_path: Path) -> None:
     rows = samples("dark_event_infer")
-    says = [render_reply("x", rows[0]["reference"]), rows[1]["reference"], "the red bar moves", render_reply("x", "or so")]
+    says = [
+        render_reply("x", rows[0]["reference"]),
+        rows[1]["reference"],
+        "the red bar moves",
+        render_reply("x", "or so"),
+    ]
     replies = dict(zip((row["sample_id"] for row in rows), says, strict=True))
     result = scored(tmp_path, "dark-event-infer-test", rows, replies)
     measure = "mean judge score x 100"
     # 2, 2, another subject's vague verb 0, and no event 0.
     assert rows[2]["reference"].startswith("the blue circle")
     assert mean(result, "strict", measure) == 100
-    assert mean(result, "compat: VidBridge-R1", measure) == 50, "the released code reads the two with think and answer blocks only"
+    assert mean(result, "compat: VidBridge-R1", measure) == 50, (
+        "the released code reads the two with think and answer blocks only"
+    )
 
 
 def test_replies_without_a_verdict_are_in_no_mean_and_are_counted(tmp_path: Path) -> None:
@@ -176,10 +198,14 @@ def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[JudgeSer
         running.says = {
             "objects": lambda asked: {"objects": asked.inside["description"].split(" then ")},
             "shows": lambda asked: {"reason": "", "seen": asked.inside["object"] in asked.inside["description"]},
-            "answer_from": lambda asked: {"answer": asked.inside["description"] if "moves" in asked.before["question"] else ""},
+            "answer_from": lambda asked: {
+                "answer": asked.inside["description"] if "moves" in asked.before["question"] else ""
+            },
             "agrees": _agrees,
         }
-        for key, value in running.environment(VIDBRIDGE_JUDGE_CACHE=str(tmp_path / "judge"), VIDBRIDGE_JUDGE_RETRIES="1").items():
+        for key, value in running.environment(
+            VIDBRIDGE_JUDGE_CACHE=str(tmp_path / "judge"), VIDBRIDGE_JUDGE_RETRIES="1"
+        ).items():
             monkeypatch.setenv(key, value)
         yield running
 
@@ -207,12 +233,17 @@ def test_an_endpoint_judges_captions_and_nothing_is_asked_twice(tmp_path: Path, 
     assert max(server.times_asked().values()) == 1
     before = server.requests
     assert (
-        scored(tmp_path, "vdc", [VDC], {"camera/v1": "the red bar rises"}, file="camera.jsonl", params=ASKING).scores == vdc.scores
+        scored(tmp_path, "vdc", [VDC], {"camera/v1": "the red bar rises"}, file="camera.jsonl", params=ASKING).scores
+        == vdc.scores
     )
     assert server.requests == before, "every verdict was kept"
-    care = scored(tmp_path, "carebench", [carebench(objects=["red bar"])], {"v.mp4": "the red bar rises"}, params=ASKING)
+    care = scored(
+        tmp_path, "carebench", [carebench(objects=["red bar"])], {"v.mp4": "the red bar rises"}, params=ASKING
+    )
     assert mean(care, "strict", "action F1") == mean(care, "strict", "object F1") == 100
-    dream_1k = scored(tmp_path, "dream-1k", [dream(events=[dream()["description"]])], {"1": dream()["description"]}, params=ASKING)
+    dream_1k = scored(
+        tmp_path, "dream-1k", [dream(events=[dream()["description"]])], {"1": dream()["description"]}, params=ASKING
+    )
     assert mean(dream_1k, "strict", "recall") == 0, "this judge splits the caption, and the event is none of its parts"
 
 
@@ -222,7 +253,9 @@ def test_a_judge_that_is_down_scores_nothing(tmp_path: Path, server: JudgeServer
         scored(tmp_path, "vdc", [VDC], {"camera/v1": "the red bar rises"}, file="camera.jsonl", params=ASKING)
 
 
-def test_a_judge_that_goes_down_before_the_baselines_are_judged_gives_no_baseline(tmp_path: Path, server: JudgeServer) -> None:
+def test_a_judge_that_goes_down_before_the_baselines_are_judged_gives_no_baseline(
+    tmp_path: Path, server: JudgeServer
+) -> None:
     annotations = lines(tmp_path / "camera.jsonl", [VDC])
     replies = predicted(tmp_path, {"camera/v1": "the red bar rises and falls"})
     score(ASKING, "vdc", annotations, replies, baselines=False)
@@ -240,7 +273,9 @@ def test_a_judge_that_goes_down_before_the_baselines_are_judged_gives_no_baselin
         ("vdc", VDC_HARNESS, {**VDC_HARNESS, "qa_list": VDC_HARNESS["qa_list"][:1]}),
     ],
 )
-def test_what_is_scored_by_is_in_the_digest(tmp_path: Path, name: str, row: dict[str, Any], other: dict[str, Any]) -> None:
+def test_what_is_scored_by_is_in_the_digest(
+    tmp_path: Path, name: str, row: dict[str, Any], other: dict[str, Any]
+) -> None:
     digests = set()
     for number, each in enumerate((row, other)):
         annotations = lines(tmp_path / str(number) / "camera.jsonl", [each])

@@ -84,7 +84,9 @@ def test_annotations_may_lie_on_the_hub(project: Path, tmp_path: Path) -> None:
             "--no-baselines",
         ]
         command += ["--predictions", str(predictions)]
-        return subprocess.run(command, cwd=project, env=offline, capture_output=True, text=True, timeout=120, check=False)
+        return subprocess.run(
+            command, cwd=project, env=offline, capture_output=True, text=True, timeout=120, check=False
+        )
 
     there = score(place)
     assert there.returncode == 0, there.stderr

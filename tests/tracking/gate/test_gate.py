@@ -68,7 +68,8 @@ def test_from_the_first_champion_to_the_second_and_back(
     tags = explain(Session(project), 13).version.tags
     assert (tags["vidbridge.rolled_back_by"], tags["vidbridge.rolled_back_because"]) == ("eve", "too slow")
     decided = [
-        (entry.decided.action, entry.decided.version, entry.decided.previous, entry.done) for entry in history(Session(project))
+        (entry.decided.action, entry.decided.version, entry.decided.previous, entry.done)
+        for entry in history(Session(project))
     ]
     assert decided == [
         ("promote", 7, None, True),
@@ -107,7 +108,9 @@ def live(project: Path) -> tuple[int, str, str]:
     return int(number), copy.tags["vidbridge.promoted_by"], copy.tags["vidbridge.reason"]
 
 
-def another_evaluation(project: Path, repro: Callable[[Path], None], save: Callable[[Path, str], str], mean: str) -> None:
+def another_evaluation(
+    project: Path, repro: Callable[[Path], None], save: Callable[[Path, str], str], mean: str
+) -> None:
     """A new candidate with this mean score, under the evaluation d2."""
     (project / "rates.json").write_text("2\n")
     (project / "means.json").write_text((project / "means.json").read_text().replace("d1", "d2").replace("0.8", mean))
@@ -151,7 +154,9 @@ def test_a_champion_scored_again_under_the_new_evaluation_is_compared(
     refused = promote(Session(project))
     assert not refused.moved
     assert "mean: 0.7000 against 0.7500" in " ".join(refused.decision.reasons)
-    assert "-0.0500 [" in refused.verdict, "the samples of both were at hand, the champion's from the run that scored it again"
+    assert "-0.0500 [" in refused.verdict, (
+        "the samples of both were at hand, the champion's from the run that scored it again"
+    )
     asked = find_pair(Session(project), "candidate", "champion")
     assert (asked.digest, asked.to_rescore) == ("d2", None)
     compared = compare_pair(Session(project), asked, 0.95).mean
@@ -163,7 +168,15 @@ def test_a_champion_scored_again_under_the_new_evaluation_is_compared(
 def table(mean: float, digest: str) -> str:
     """Output of `rescore`."""
     return PolicyScores(
-        row="r", digest=digest, split="test", samples=40, mean=mean, blank_mean=0.1, shuffled_mean=0.2, format=1.0, tasks={}
+        row="r",
+        digest=digest,
+        split="test",
+        samples=40,
+        mean=mean,
+        blank_mean=0.1,
+        shuffled_mean=0.2,
+        format=1.0,
+        tasks={},
     ).model_dump_json()
 
 
@@ -197,7 +210,9 @@ def test_a_version_of_before_gauges_were_kept_says_what_to_do(project: Path) -> 
     client.delete_model_version_tag("vidbridge-tiny", "7", "vidbridge.gauges")
     refused = promote(Session(project))
     assert [
-        reason for reason in refused.decision.reasons if "registered before gauges were kept; run vidbridge register" not in reason
+        reason
+        for reason in refused.decision.reasons
+        if "registered before gauges were kept; run vidbridge register" not in reason
     ] == []
     assert register(Session(project)).updated == (7,)
     assert promote(Session(project)).moved
@@ -238,10 +253,16 @@ def test_everything_can_be_shown(project: Path, capsys: pytest.CaptureFixture[st
         console.print(shown)
     found = compare_pair(Session(project), asked, 0.95)
     capsys.readouterr()
-    show.document([comparison_document(asked, found, 0.95), explanation_document(explain(Session(project), "champion"))])
+    show.document(
+        [comparison_document(asked, found, 0.95), explanation_document(explain(Session(project), "champion"))]
+    )
     compared, explained = json.loads(capsys.readouterr().out)
     assert (compared["after"], compared["before"], compared["mean"]["mean"]) == (7, 5, found.mean.mean)
-    assert (explained["version"], explained["aliases"], explained["scores"]["mean"]) == (7, ["candidate", "champion"], 0.8)
+    assert (explained["version"], explained["aliases"], explained["scores"]["mean"]) == (
+        7,
+        ["candidate", "champion"],
+        0.8,
+    )
     text = console.export_text()
     for words in (
         "7 new",

@@ -75,7 +75,10 @@ def test_only_the_tasks_named_are_compared_and_no_other_may_fall_either() -> Non
         ({"scores": []}, "gate.scores"),
         ({"production": "vidbridge-tiny"}, "production: 'vidbridge-tiny' is taken"),
         ({"production": "vidbridge-tiny.gate"}, "production: 'vidbridge-tiny.gate' is taken"),
-        ({"gauges": {"last": 5, "unmeasured": "refuse", "at_most": {"enumerations": 0.1}}}, "gate.gauges.at_most.enumerations"),
+        (
+            {"gauges": {"last": 5, "unmeasured": "refuse", "at_most": {"enumerations": 0.1}}},
+            "gate.gauges.at_most.enumerations",
+        ),
     ],
 )
 def test_a_gate_that_makes_no_sense_is_refused_at_load(change: dict[str, object], said: str) -> None:
@@ -96,8 +99,18 @@ WATCHED = {"enumeration": 0.1}
     ("gauges", "rolls_out", "unmeasured", "said"),
     [
         ({"enumeration": [0.9, 0.1, 0.08]}, True, "refuse", None),
-        ({"enumeration": [0.0, 0.1, 0.14]}, True, "allow", "gauge enumeration: 0.1200 against 0.1000.*list several: not met"),
-        ({}, True, "refuse", r"gauge enumeration: not measured.*in its training \(gate.gauges.unmeasured: refuse\): not met"),
+        (
+            {"enumeration": [0.0, 0.1, 0.14]},
+            True,
+            "allow",
+            "gauge enumeration: 0.1200 against 0.1000.*list several: not met",
+        ),
+        (
+            {},
+            True,
+            "refuse",
+            r"gauge enumeration: not measured.*in its training \(gate.gauges.unmeasured: refuse\): not met",
+        ),
         ({}, True, "allow", None),
         ({}, False, "refuse", None),
         (None, True, "refuse", "registered before gauges were kept; run vidbridge register"),
@@ -112,7 +125,9 @@ def test_gauges_stay_below_their_marks(
     if said:
         assert re.search(said, decision.reasons[0])
     elif not (gauges or {}):
-        assert any("not measured" in reason for reason in decision.reasons), "a gauge without a value is said, never left out"
+        assert any("not measured" in reason for reason in decision.reasons), (
+            "a gauge without a value is said, never left out"
+        )
 
 
 def test_a_gauge_at_its_mark_passes_whatever_rounding_adds() -> None:
@@ -120,12 +135,16 @@ def test_a_gauge_at_its_mark_passes_whatever_rounding_adds() -> None:
     values = [0.1, 0.1, 0.1]
     assert sum(values) / 3 > 0.1, "but for rounding it is"
     for gauges, passes in ((values, True), ([0.1, 0.1, 0.11], False)):
-        decision = decide(card(0.6, a=0.6), card(0.5, a=0.5), gate, BASELINES, Evidence({"enumeration": gauges}, True, "none"))
+        decision = decide(
+            card(0.6, a=0.6), card(0.5, a=0.5), gate, BASELINES, Evidence({"enumeration": gauges}, True, "none")
+        )
         assert decision.promote == passes, decision.reasons
 
 
 def test_what_a_black_video_earns_is_a_gauge_too() -> None:
-    gate = GATE.model_copy(update={"gauges": GaugeLimits(last=1, unmeasured="refuse", at_most={"held_out_blank_video": 0.5})})
+    gate = GATE.model_copy(
+        update={"gauges": GaugeLimits(last=1, unmeasured="refuse", at_most={"held_out_blank_video": 0.5})}
+    )
 
     def with_blank(blank: float | None) -> ScoreCard:
         task = TaskScore(mean=0.6, low=0.6, high=0.6, samples=10, format=1.0, blank=blank)

@@ -26,7 +26,10 @@ def test_it_commits_the_lock_and_leaves_everything_else_alone(
     assert holding_commit(project, "grpo@general", out) is None
 
     commit = record_commit(project, "2026-11-20T12.00")
-    assert git_output(project, "rev-parse", "runs/2026-11-20T12.00", "runs/2026-11-20T12.00~1", "main").split()[0] == commit
+    assert (
+        git_output(project, "rev-parse", "runs/2026-11-20T12.00", "runs/2026-11-20T12.00~1", "main").split()[0]
+        == commit
+    )
     assert git_output(project, "rev-parse", f"{commit}~1").strip() == git_output(project, "rev-parse", "main").strip()
     assert git_output(project, "diff", "--name-only", "main", commit).split() == ["dvc.lock"]
     assert git_output(project, "show", f"{commit}:dvc.lock") == (project / "dvc.lock").read_text().strip()

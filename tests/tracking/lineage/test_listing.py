@@ -13,7 +13,9 @@ from tests.support.poisoned import PATHS
 @pytest.mark.parametrize("path", PATHS.values(), ids=PATHS)
 def test_no_list_with_such_a_path_is_read(path: str) -> None:
     entries = [{"md5": "0" * 32, "relpath": name} for name in ("final/config.json", "final/model.safetensors", path)]
-    with pytest.raises(ListError, match=r"m version 3: folder x\.dir: .*relpath: '.*; nothing of it was placed") as refused:
+    with pytest.raises(
+        ListError, match=r"m version 3: folder x\.dir: .*relpath: '.*; nothing of it was placed"
+    ) as refused:
         parse_list(json.dumps(entries).encode(), "x.dir", "m version 3")
     assert str(refused.value).isascii()
     assert "\n" not in str(refused.value)

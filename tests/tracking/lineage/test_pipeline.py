@@ -11,7 +11,9 @@ def record(name: str, deps: dict[str, str], outs: dict[str, str]) -> StageRecord
 
 
 def test_folders_of_code_are_no_data() -> None:
-    clips = record("ingest", {"videos": "1.dir", "stages/ingest": "2.dir", "code/ingest.txt": "3"}, {"data/clips": "4.dir"})
+    clips = record(
+        "ingest", {"videos": "1.dir", "stages/ingest": "2.dir", "code/ingest.txt": "3"}, {"data/clips": "4.dir"}
+    )
     model = record("sft@a", {"data/clips": "4.dir", "stages/lib/video": "5.dir"}, {"models/a": "6.dir"})
     pipeline = Pipeline({"ingest": clips, "sft@a": model}, frozenset(), {})
     assert pipeline.data(model) == {"data/clips": "4.dir", "videos": "1.dir"}

@@ -34,7 +34,10 @@ def test_mlflow_lists_and_loads_from_the_cache(project: Path, tmp_path: Path) ->
         ("final", True),
         ("history.jsonl", False),
     ]
-    assert [(item.path, item.file_size) for item in repository.list_artifacts("final")][1] == ("final/model.safetensors", 2 << 20)
+    assert [(item.path, item.file_size) for item in repository.list_artifacts("final")][1] == (
+        "final/model.safetensors",
+        2 << 20,
+    )
     assert repository.list_artifacts("final/config.json") == []
     file = Path(repository.download_artifacts("final/config.json", str(tmp_path)))
     assert file == tmp_path / "final/config.json"

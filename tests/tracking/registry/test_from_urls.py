@@ -84,7 +84,14 @@ def test_two_urls_are_enough(cache: Path, template: Path, monkeypatch: pytest.Mo
     assert (weights.stat().st_nlink, stat.S_IMODE(weights.stat().st_mode)) == (2, 0o444)
     loaded = Path(mlflow.artifacts.download_artifacts(URI))
     # MLflow adds a note of its own.
-    assert names(loaded) == ["MLmodel", "config.json", "model.safetensors", "registered_model_meta", "served.py", "vidbridge.json"]
+    assert names(loaded) == [
+        "MLmodel",
+        "config.json",
+        "model.safetensors",
+        "registered_model_meta",
+        "served.py",
+        "vidbridge.json",
+    ]
     assert (loaded / "config.json").read_bytes() == (folder / "config.json").read_bytes()
     shutil.rmtree(loaded)
     # Present content is not fetched again.
@@ -107,14 +114,18 @@ def test_versions_are_compared_by_their_scores_in_the_remote(cache: Path) -> Non
 
 def test_which_model_is_meant_has_to_be_said(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     session = reader()
-    with pytest.raises(TrackingError, match=rf"^VIDBRIDGE_MODEL: not set, .*mlflow\.db has {MODEL}; write models:/NAME@champion"):
+    with pytest.raises(
+        TrackingError, match=rf"^VIDBRIDGE_MODEL: not set, .*mlflow\.db has {MODEL}; write models:/NAME@champion"
+    ):
         find_named(session, "candidate")
     monkeypatch.setenv(MODEL_VARIABLE, "a/b")
     with pytest.raises(TrackingError, match="VIDBRIDGE_MODEL: 'a/b' is not the name of a registered model"):
         find_named(session, "candidate")
     monkeypatch.setenv(MODEL_VARIABLE, "other")
     for which in ("candidate", "models:/other@candidate"):
-        with pytest.raises(TrackingError, match=rf"^other: the registry has no version .* has {MODEL}; name one of these"):
+        with pytest.raises(
+            TrackingError, match=rf"^other: the registry has no version .* has {MODEL}; name one of these"
+        ):
             find_named(session, which)
     with pytest.raises(TrackingError, match=rf"^{MODEL}: no version '99' \(latest: 1"):
         find_named(session, f"models:/{MODEL}/99")
@@ -152,7 +163,10 @@ def remote_there(cache: Path) -> None:
             {"MLFLOW_TRACKING_URI": ""},
             r"is not inside a project .*git clone URL.* MLFLOW_TRACKING_URI names .* VIDBRIDGE_DVC_REMOTE",
         ),
-        ({"MLFLOW_TRACKING_URI": "sqlite:///own.db"}, r"counts from the folder of a project.*write sqlite:////absolute/path\.db"),
+        (
+            {"MLFLOW_TRACKING_URI": "sqlite:///own.db"},
+            r"counts from the folder of a project.*write sqlite:////absolute/path\.db",
+        ),
         ({"MLFLOW_TRACKING_URI": "sqlite:////nowhere/own.db"}, "no such file; correct the path, or name the server"),
         ({"VIDBRIDGE_PROJECT": "/nowhere"}, "VIDBRIDGE_PROJECT: '/nowhere' holds no dvc.yaml"),
         (
@@ -164,7 +178,10 @@ def remote_there(cache: Path) -> None:
             "^XDG_CACHE_HOME: '/proc/vidbridge' cannot be used .*set VIDBRIDGE_CACHE",
         ),
         ({"VIDBRIDGE_CACHE": "", "HOME": "/proc/nowhere"}, "^HOME: '/proc/nowhere/.cache/vidbridge' cannot be used"),
-        (folder_in_the_way, r"cannot be used as the cache folder \((File exists|Not a directory)\); set VIDBRIDGE_CACHE to"),
+        (
+            folder_in_the_way,
+            r"cannot be used as the cache folder \((File exists|Not a directory)\); set VIDBRIDGE_CACHE to",
+        ),
         (project_there, "is a project's folder; name one of its own"),
         (remote_there, "holds objects that are not ours; name a new or an empty folder"),
     ],
@@ -197,15 +214,24 @@ def test_where_the_cache_folder_is(cache: Path, tmp_path: Path, monkeypatch: pyt
     [
         (
             None,
-            r"is not in the cache folder .*VIDBRIDGE_DVC_REMOTE is not set; set VIDBRIDGE_DVC_REMOTE to the URL .* VIDBRIDGE_PROJECT",
+            (
+                r"is not in the cache folder .*VIDBRIDGE_DVC_REMOTE is not set; set VIDBRIDGE_DVC_REMOTE to the URL .*"
+                r" VIDBRIDGE_PROJECT"
+            ),
         ),
         ("team", r"DVC remote 'team': .*doesn't exist; outside a project set its URL in VIDBRIDGE_DVC_REMOTE"),
         ("/nowhere/remote", r"neither in the cache folder .*/nowhere/remote.*set VIDBRIDGE_DVC_REMOTE to the URL"),
         (
             "nothing://known/remote",
-            r"VIDBRIDGE_DVC_REMOTE: nothing://known/remote: not a URL of a DVC remote .*Unsupported URL type nothing://",
+            (
+                r"VIDBRIDGE_DVC_REMOTE: nothing://known/remote: not a URL of a DVC remote .*Unsupported URL type"
+                r" nothing://"
+            ),
         ),
-        ("gs://bucket/remote", "DVC remote 'gs://bucket/remote': gs is supported, but requires 'dvc-gs' to be installed"),
+        (
+            "gs://bucket/remote",
+            "DVC remote 'gs://bucket/remote': gs is supported, but requires 'dvc-gs' to be installed",
+        ),
     ],
 )
 def test_a_remote_that_gives_nothing_is_one_sentence(
@@ -230,7 +256,9 @@ def test_a_remote_that_gives_nothing_is_one_sentence(
 
 
 @pytest.mark.parametrize("path", ["final/../../../../outside", "/tmp/vidbridge-test/file", "final"])
-def test_a_poisoned_list_places_nothing(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str) -> None:
+def test_a_poisoned_list_places_nothing(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str
+) -> None:
     from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
     remote = tmp_path / "remote"
@@ -273,7 +301,9 @@ def test_an_object_counts_once_its_hash_was_looked_at(cache: Path, template: Pat
     there.chmod(0o644)
     there.write_bytes(b"other weights")
     os.environ[REMOTE_VARIABLE] = str(remote)
-    with pytest.raises(TrackingError, match=f"{weights} is neither in the cache folder .* nor, undamaged, in the remote"):
+    with pytest.raises(
+        TrackingError, match=f"{weights} is neither in the cache folder .* nor, undamaged, in the remote"
+    ):
         load_version(reader().root, found)
 
 
@@ -328,7 +358,10 @@ def test_the_cache_folder_stays_below_its_bound(cache: Path, tmp_path: Path, mon
     assert not second.exists()
     for value in ("x", "0", "-1", "nan", "inf"):
         monkeypatch.setenv(SIZE_VARIABLE, value)
-        with pytest.raises(TrackingError, match=rf"VIDBRIDGE_CACHE_GB: '{value}' is not a number of GB"), open_content(root):
+        with (
+            pytest.raises(TrackingError, match=rf"VIDBRIDGE_CACHE_GB: '{value}' is not a number of GB"),
+            open_content(root),
+        ):
             pass
     (root / TAG_FILE).unlink()
     with pytest.raises(TrackingError, match="is not a cache folder"):

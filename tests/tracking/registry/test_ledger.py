@@ -93,7 +93,14 @@ def test_a_promotion_that_was_interrupted_is_completed_by_the_next_command(regis
     promoted = next(entry for entry in history(Session(registered)) if entry.moves)
     # The first steps of `conclude`, and then the machine goes down.
     decided = promoted.decided.__class__(
-        **{**vars(promoted.decided), "version": 5, "previous": 3, "after": case.after, "production": "live", "name": "cut-off"}
+        **{
+            **vars(promoted.decided),
+            "version": 5,
+            "previous": 3,
+            "after": case.after,
+            "production": "live",
+            "name": "cut-off",
+        }
     )
     entry = write_entry(client, gate.ledger, case.candidate, decided, "## the verdict")
     assert (entry.standing, entry.done) == (True, False)
@@ -121,7 +128,9 @@ def test_a_decision_written_twice_by_a_broken_connection_counts_once(registered:
 def test_a_foreign_version_in_the_ledger_is_named(registered: Path) -> None:
     ledger = params_of(registered).gate.ledger
     open_client(registered).create_model_version(ledger, "dvc:///" + "0" * 32 + ".dir")
-    with pytest.raises(TrackingError, match=r"vidbridge-tiny.gate version 2: tag vidbridge.entry: not a decision of the gate"):
+    with pytest.raises(
+        TrackingError, match=r"vidbridge-tiny.gate version 2: tag vidbridge.entry: not a decision of the gate"
+    ):
         history(Session(registered))
 
 
@@ -134,7 +143,8 @@ from stages.tracking.session import Session
 root, rounds, version, meeting = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), Path(sys.argv[4])
 text = (root / "params.yaml").read_text()
 for turn in range(rounds):
-    (root / "params.yaml").write_text(text.replace("registered_model: vidbridge-tiny", f"registered_model: race-{turn}"))
+    changed = text.replace("registered_model: vidbridge-tiny", f"registered_model: race-{turn}")
+    (root / "params.yaml").write_text(changed)
     (meeting / f"{turn}-{version}").touch()
     while len(list(meeting.glob(f"{turn}-*"))) < 2:
         time.sleep(0.002)
@@ -147,8 +157,8 @@ for turn in range(rounds):
 def test_two_machines_that_promote_at_once_never_both_replace_the_same_champion(
     registered: Path, tmp_path: Path, server: bool, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Two processes with folders (and lock files) of their own, one store; each round a new model with a champion, 1, and two that
-    are better: 5 and 7."""
+    """Two processes with folders (and lock files) of their own, one store; each round a new model
+    with a champion, 1, and two that are better: 5 and 7."""
     rounds = 10
     uri = request.getfixturevalue("mlflow_server") if server else tracking_uri(registered)
     versions = all_versions(open_client(registered), MODEL)
@@ -160,7 +170,9 @@ def test_two_machines_that_promote_at_once_never_both_replace_the_same_champion(
         client.create_registered_model(model)
         for version in versions:
             client.create_model_version(model, version.source, tags=dict(version.tags), await_creation_for=0)
-        (registered / "params.yaml").write_text(text.replace("registered_model: vidbridge-tiny", f"registered_model: {model}"))
+        (registered / "params.yaml").write_text(
+            text.replace("registered_model: vidbridge-tiny", f"registered_model: {model}")
+        )
         assert promote(Session(registered), 3).moved
     (registered / "params.yaml").write_text(text)
     roots = [tmp_path / name for name in ("left", "right")]

@@ -71,7 +71,9 @@ def test_a_list_with_such_a_path_places_nothing_through_any_door(
     made = [file.relative_to(registered).as_posix() for file in set(tmp_path.rglob("*")) - before if file.is_file()]
     # The list itself and nothing else was fetched; nothing was placed.
     assert len([file for file in made if file.startswith(".dvc/cache/files/")]) == 1
-    assert not [file for file in made if not file.startswith((".dvc/", ".vidbridge/mlflow.db", ".vidbridge/fetch.lock"))]
+    assert not [
+        file for file in made if not file.startswith((".dvc/", ".vidbridge/mlflow.db", ".vidbridge/fetch.lock"))
+    ]
 
 
 def test_a_huge_list_is_not_fetched(registered: Path, remote: Path) -> None:
@@ -94,7 +96,9 @@ def test_a_hash_that_is_a_path_reads_nothing_of_this_machine(registered: Path, r
         content.fetch([here], "samples")
 
 
-def test_a_lock_that_names_a_path_for_a_hash_sends_nothing_to_the_remote(registered: Path, remote: Path, outside: Path) -> None:
+def test_a_lock_that_names_a_path_for_a_hash_sends_nothing_to_the_remote(
+    registered: Path, remote: Path, outside: Path
+) -> None:
     """`register` pushes what the lock names; DVC copied the file to the remote."""
     lock = registered / "dvc.lock"
     oid = read_lock(registered)["base"].outs["models/base/final"]
@@ -108,14 +112,26 @@ def test_a_lock_that_names_a_path_for_a_hash_sends_nothing_to_the_remote(registe
 
 
 @pytest.mark.parametrize(
-    "source", ["file:///etc", "/etc", "runs:/1/model", "http://127.0.0.1:1/m", "models:/other/1", "hf://a/b", "dvc://../../etc", ""]
+    "source",
+    [
+        "file:///etc",
+        "/etc",
+        "runs:/1/model",
+        "http://127.0.0.1:1/m",
+        "models:/other/1",
+        "hf://a/b",
+        "dvc://../../etc",
+        "",
+    ],
 )
 def test_only_content_is_opened_whatever_source_and_storage_location_say(registered: Path, source: str) -> None:
     version = find_version(open_client(registered), MODEL, "candidate")
     good = version.source
     point(registered, source, good)
     for load in (load_servable, load_version):
-        with pytest.raises(TrackingError, match=rf"{MODEL} version {version.number}: model source '.*': expected dvc://"):
+        with pytest.raises(
+            TrackingError, match=rf"{MODEL} version {version.number}: model source '.*': expected dvc://"
+        ):
             load(registered, find_version(open_client(registered), MODEL, "candidate"))
 
 
@@ -205,14 +221,18 @@ def test_one_version_below_another_does_not_change_it(registered: Path, remote: 
         "config.json"
     ]
     point(registered, f"dvc://{deep}/final")
-    assert sorted(path.name for path in load_version(registered, find_named(Session(registered), "candidate")).iterdir()) == [
+    assert sorted(
+        path.name for path in load_version(registered, find_named(Session(registered), "candidate")).iterdir()
+    ) == [
         "config.json",
         "deep",
         "model.safetensors",
     ]
 
 
-def test_an_alias_that_the_gate_did_not_put_there_is_told_of(registered: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_alias_that_the_gate_did_not_put_there_is_told_of(
+    registered: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     from flows.console.champion import warn_of_moved
     from flows.project.diagnosis import _champion
 
@@ -234,7 +254,8 @@ def test_an_alias_that_the_gate_did_not_put_there_is_told_of(registered: Path, c
     assert capsys.readouterr().err == ""
     client.set_registered_model_alias(MODEL, CHAMPION, "1")
     said = (
-        f"{MODEL}: the alias 'champion' is on version 1, and the gate did not put it there: its last decision (promote, entry 1 of"
+        f"{MODEL}: the alias 'champion' is on version 1, and the gate did not put it there: its last decision (promote,"
+        " entry 1 of"
     )
     assert str(fault()).startswith(said)
     # Both are reported: the one that is there, and the one that should be.
@@ -253,8 +274,9 @@ def test_an_alias_that_the_gate_did_not_put_there_is_told_of(registered: Path, c
     assert fault() is None
     assert _champion(Session(project)).state == "ok"
     point(project, f"dvc://{'0' * 32}.dir/final")
-    assert f"version {moved.candidate.number} is not the content that the gate made 'champion': its source was 'dvc://" in str(
-        fault()
+    assert (
+        f"version {moved.candidate.number} is not the content that the gate made 'champion': its source was 'dvc://"
+        in str(fault())
     )
     found = _champion(Session(project))
     assert (found.state, f"{found.found}; {found.todo}") == ("warn", fault())
@@ -269,7 +291,9 @@ def test_a_production_model_whose_champion_was_moved_is_told_of(registered: Path
     assert promote(Session(registered)).moved
     assert explain(Session(registered), CHAMPION).alias_fault is None
     source = find_version(client, MODEL, 1).source
-    client.create_model_version("vidbridge-live", source, tags={"vidbridge.copy_of": f"{MODEL}/1"}, await_creation_for=0)
+    client.create_model_version(
+        "vidbridge-live", source, tags={"vidbridge.copy_of": f"{MODEL}/1"}, await_creation_for=0
+    )
     client.set_registered_model_alias("vidbridge-live", CHAMPION, "2")
     assert "vidbridge-live: 'champion' is version 2, which is not the copy of version 7" in str(
         explain(Session(registered), CHAMPION).alias_fault
@@ -289,7 +313,9 @@ def test_the_command_says_it_in_a_sentence(registered: Path, remote: Path, outsi
     done = subprocess.run(command, cwd=registered, env=env, capture_output=True, text=True, timeout=100, check=False)
     assert done.returncode == 1
     warned, refused = done.stderr.splitlines()
-    assert warned.startswith(f"warning: {MODEL}: the alias 'champion' is on version 7, and the gate did not put it there")
+    assert warned.startswith(
+        f"warning: {MODEL}: the alias 'champion' is on version 7, and the gate did not put it there"
+    )
     assert refused.startswith("error: ")
     assert "may leave its folder (an empty part, '.' or '..'); nothing of it was placed" in refused
     assert not (tmp_path / "made").exists()
@@ -326,7 +352,9 @@ def test_a_tag_that_is_not_what_it_should_be_says_which(registered: Path) -> Non
                 "scores.d9": lambda version=version: version.scores_under("d9"),
             }
             read = readers.get(tag, lambda version=version, tag=tag: getattr(version, tag))
-            with pytest.raises(TrackingError, match=rf"{MODEL} version {number}: tag vidbridge\.{tag}: [^:]") as refused:
+            with pytest.raises(
+                TrackingError, match=rf"{MODEL} version {number}: tag vidbridge\.{tag}: [^:]"
+            ) as refused:
                 read()
             assert "\n" not in str(refused.value)
         client.set_model_version_tag(MODEL, str(number), f"vidbridge.{tag}", whole)
@@ -347,8 +375,18 @@ def test_parents_in_a_circle_end(registered: Path) -> None:
 def test_an_entry_of_the_ledger_that_is_none_is_one_sentence(registered: Path) -> None:
     client = open_client(registered)
     source = find_version(client, MODEL, "candidate").source
-    entry = {"at_ms": "yesterday", "action": "promote", "version": 1, "previous": None, "after": 0, "author": "x", "reason": ""}
+    entry = {
+        "at_ms": "yesterday",
+        "action": "promote",
+        "version": 1,
+        "previous": None,
+        "after": 0,
+        "author": "x",
+        "reason": "",
+    }
     tags = {"vidbridge.entry": json.dumps(entry | {"reasons": [], "mean": None, "production": None, "name": "n"})}
     client.create_model_version(LEDGER, source, tags=tags, await_creation_for=0)
-    with pytest.raises(TrackingError, match=r"tag vidbridge\.entry: not a decision of the gate \(Input should be a valid integer"):
+    with pytest.raises(
+        TrackingError, match=r"tag vidbridge\.entry: not a decision of the gate \(Input should be a valid integer"
+    ):
         history(Session(registered))

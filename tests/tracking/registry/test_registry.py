@@ -40,7 +40,9 @@ VERSIONS = [
 def weights(folder: Path) -> int:
     """Bytes of model weights below a folder, each file (not each link) once."""
     files = {
-        path.stat().st_ino: path.stat().st_size for path in folder.rglob("*") if path.is_file() and path.stat().st_size >= 1 << 20
+        path.stat().st_ino: path.stat().st_size
+        for path in folder.rglob("*")
+        if path.is_file() and path.stat().st_size >= 1 << 20
     }
     return sum(files.values())
 
@@ -63,12 +65,22 @@ def test_a_version_says_where_it_comes_from(project: Path, git_output: Callable[
     lock = read_lock(project)
     found = explain(Session(project), "candidate")
     version = found.version
-    assert (version.number, version.stage, version.step, version.final, version.recipe) == (7, "grpo@general", 10, True, "tiny")
+    assert (version.number, version.stage, version.step, version.final, version.recipe) == (
+        7,
+        "grpo@general",
+        10,
+        True,
+        "tiny",
+    )
     assert found.commit == found.git_commit == git_output(project, "rev-parse", "HEAD").strip()
     assert found.source == f"dvc://{lock['grpo@general'].outs['models/general']}/final"
     assert found.params["params.yaml"]["grpo.general"]["rollouts"] == 8
     assert found.data == {"data/samples": lock["synthesize"].outs["data/samples"]}
-    assert [(item.stage, item.version) for item in found.ancestors] == [("grpo@bridge", 5), ("sft@cold-start", 3), ("base", 1)]
+    assert [(item.stage, item.version) for item in found.ancestors] == [
+        ("grpo@bridge", 5),
+        ("sft@cold-start", 3),
+        ("base", 1),
+    ]
     assert found.scores is not None
     assert (found.scores.mean, found.scores.digest) == (0.8, "d1")
     assert version.baselines is not None
@@ -86,7 +98,9 @@ def test_a_version_says_where_it_comes_from(project: Path, git_output: Callable[
     assert explain(Session(project), 1).source == f"dvc:///{lock['base'].outs['models/base/final']}"
 
 
-def test_a_changed_row_gives_new_versions_of_it_and_of_what_follows(project: Path, repro: Callable[[Path], None]) -> None:
+def test_a_changed_row_gives_new_versions_of_it_and_of_what_follows(
+    project: Path, repro: Callable[[Path], None]
+) -> None:
     register(Session(project))
     params = yaml.safe_load((project / "params.yaml").read_text())
     params["grpo"]["general"]["completions_per_device"] //= 2
@@ -133,8 +147,8 @@ def test_lock_and_parameters_are_kept_with_a_run(project: Path, tmp_path: Path) 
 
 
 REGISTER = (
-    "import sys; from pathlib import Path; from stages.tracking.registry.register import register; from stages.tracking.session import Session;"
-    " register(Session(Path(sys.argv[1])))"
+    "import sys; from pathlib import Path; from stages.tracking.registry.register import register; from"
+    " stages.tracking.session import Session; register(Session(Path(sys.argv[1])))"
 )
 
 
@@ -169,7 +183,9 @@ def test_a_damaged_checkpoint_list_is_named(project: Path, repro: Callable[[Path
     text = (project / "make.py").read_text()
     (project / "make.py").write_text(text.replace('"path": path,', '"path": path + "x",'))
     repro(project)
-    with pytest.raises(TrackingError, match=r"models/cold-start/checkpoints.jsonl line 1: path 'checkpoint-5x' is not in the out"):
+    with pytest.raises(
+        TrackingError, match=r"models/cold-start/checkpoints.jsonl line 1: path 'checkpoint-5x' is not in the out"
+    ):
         register(Session(project))
 
 
@@ -197,7 +213,9 @@ def test_a_server_takes_the_versions_and_a_clone_with_an_empty_cache_loads_them(
         monkeypatch.setenv("VIDBRIDGE_DVC_REMOTE", str(project / ".vidbridge/remote"))
         folder = Path(mlflow.artifacts.download_artifacts(f"models:/{name}@candidate"))
         assert {path.name for path in folder.iterdir()} >= {"config.json", "model.safetensors"}
-        assert (folder / "model.safetensors").read_bytes() == (project / "models/general/final/model.safetensors").read_bytes()
+        assert (folder / "model.safetensors").read_bytes() == (
+            project / "models/general/final/model.safetensors"
+        ).read_bytes()
         base = Path(mlflow.artifacts.download_artifacts(f"models:/{name}/1"))
         assert json.loads((base / "config.json").read_text())["trained"] == "base"
         # Only what was asked for was fetched: one final policy and the base, of seven.

@@ -166,7 +166,9 @@ def test_in_a_ledger_of_0_1_only_versions_that_were_promoted_count(registered: P
 
 
 @pytest.mark.parametrize("lost", ["deleted", "freed", "removed_videos"])
-def test_a_move_that_can_never_be_finished_is_passed_over(registered: Path, lost: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_move_that_can_never_be_finished_is_passed_over(
+    registered: Path, lost: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     client, gate = open_client(registered), load_params(registered / "params.yaml").gate
     assert promote(Session(registered), 3).moved
     write_entry(client, KEPT, find_version(client, MODEL, 5), decided(5, after=1, previous=3), "told")

@@ -140,11 +140,14 @@ def test_the_experiment_is_the_one_that_the_environment_names(project: Path, mon
     assert experiment_name() == "team-b"
     client = open_client(project)
     with stage_run("base", load_params(project / "params.yaml")) as run:
-        assert client.get_run(run.run_id or "").info.experiment_id == client.get_experiment_by_name("team-b").experiment_id
+        assert (
+            client.get_run(run.run_id or "").info.experiment_id == client.get_experiment_by_name("team-b").experiment_id
+        )
     assert client.get_experiment_by_name("vidbridge") is None
     client.delete_experiment(experiment_id(client, project))
     with pytest.raises(
-        TrackingError, match=r"'team-b' was deleted; restore it: mlflow experiments restore -x \d+, or name another: MLFLOW"
+        TrackingError,
+        match=r"'team-b' was deleted; restore it: mlflow experiments restore -x \d+, or name another: MLFLOW",
     ):
         experiment_id(client, project)
 
@@ -156,7 +159,8 @@ def test_what_mlflow_refuses_is_told_from_what_it_does_not_answer(monkeypatch: p
     monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "dev")
     # MLflow's own text, from a server with basic auth.
     denied = MlflowException(
-        "API request to endpoint /x failed with error code 403 != 200. Response body: 'Permission denied'", PERMISSION_DENIED
+        "API request to endpoint /x failed with error code 403 != 200. Response body: 'Permission denied'",
+        PERMISSION_DENIED,
     )
     said = str(store_error("m", denied, "EDIT on the registered model 'm'"))
     assert said.startswith(
@@ -244,7 +248,9 @@ def test_a_store_that_is_down_is_a_problem_of_the_run(project: Path, monkeypatch
     assert tracking_uri(project).startswith("sqlite:///")
 
 
-def test_git_that_is_not_there_is_to_be_installed(project: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_git_that_is_not_there_is_to_be_installed(
+    project: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(FileNotFoundError):
         subprocess.run(["git"], check=False)
@@ -263,9 +269,15 @@ def test_errors_of_the_layers_below_are_sentences_and_defects_are_not(monkeypatc
     said = sentence_of(refused.value) or ""
     assert said.startswith("PREFECT_API_URL: http://ann:***@h/api: stopped answering (")
     answer = httpx.Response(401, request=httpx.Request("GET", "http://h"))
-    assert "PREFECT_API_AUTH_STRING" in (sentence_of(httpx.HTTPStatusError("no", request=answer.request, response=answer)) or "")
+    assert "PREFECT_API_AUTH_STRING" in (
+        sentence_of(httpx.HTTPStatusError("no", request=answer.request, response=answer)) or ""
+    )
     away = MlflowException("API request to http://h/x failed with exception HTTPConnectionPool(host='h')")
     assert "MLFLOW_TRACKING_URI" in (sentence_of(away) or "")
     assert "another process holds" in (sentence_of(sqlite3.OperationalError("database is locked")) or "")
-    for defect in (MlflowException("no such column"), KeyError("x"), sqlite3.OperationalError("near SELECT: syntax error")):
+    for defect in (
+        MlflowException("no such column"),
+        KeyError("x"),
+        sqlite3.OperationalError("near SELECT: syntax error"),
+    ):
         assert sentence_of(defect) is None

@@ -40,7 +40,9 @@ with stage_run(sys.argv[1], load_params("params.yaml")) as run:
 def writer(project: Path, stage: str, sleep_s: float) -> subprocess.Popen[str]:
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-W", "error", "-c", WRITER, stage, str(sleep_s)]
-    return subprocess.Popen(command, cwd=project, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        command, cwd=project, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
 
 
 @pytest.mark.slow
@@ -55,7 +57,9 @@ def test_two_processes_may_create_the_store_together(project: Path) -> None:
     client = open_client(project)
     runs = client.search_runs([client.get_experiment_by_name(EXPERIMENT).experiment_id])
     assert [run.info.status for run in runs] == ["FINISHED"] * 2
-    assert [(run, name) for run in runs for name in "ab" if len(client.get_metric_history(run.info.run_id, name)) != 200] == []
+    assert [
+        (run, name) for run in runs for name in "ab" if len(client.get_metric_history(run.info.run_id, name)) != 200
+    ] == []
 
 
 def test_sigterm_ends_the_run_as_killed(project: Path) -> None:
@@ -83,7 +87,9 @@ def test_a_run_whose_process_was_killed_is_ended_by_the_next_pipeline_run_and_a_
         pass
     client = open_client(project)
     runs = client.search_runs([client.get_experiment_by_name(EXPERIMENT).experiment_id])
-    assert {run.data.tags["vidbridge.stage"]: run.info.status for run in runs if "vidbridge.stage" in run.data.tags} == {
+    assert {
+        run.data.tags["vidbridge.stage"]: run.info.status for run in runs if "vidbridge.stage" in run.data.tags
+    } == {
         "base": "KILLED",
         "summary": "RUNNING",
     }
@@ -139,7 +145,9 @@ def test_a_run_of_another_host_is_judged_by_its_sign_of_life(
 def test_nothing_is_learned_of_a_run_while_the_store_is_away() -> None:
     watch = Watch(patience_s=300, every_s=15)
     for now_s in (0.0, 15.0, 30.0):
-        assert watch.look({"run": Sign("7"), "other": Sign("1", note="1 280")}, now_s) == (["other"] if now_s > 15 else [])
+        assert watch.look({"run": Sign("7"), "other": Sign("1", note="1 280")}, now_s) == (
+            ["other"] if now_s > 15 else []
+        )
     # The store was down for an hour: neither the run nor this watcher could reach it.
     assert watch.look({"run": Sign("7")}, 3630.0) == []
     for step in range(1, 18):

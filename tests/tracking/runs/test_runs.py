@@ -44,7 +44,9 @@ def test_a_run_says_what_it_is_made_of(project: Path, params: Params) -> None:
     assert found.data.metrics["process/cpu_s"] > 0
     assert found.data.metrics["process/peak_gb"] > 0
     assert found.data.metrics["process/gpu_h"] == 0, "nothing here has worked on a GPU"
-    assert [(point.step, point.value) for point in open_client(project).get_metric_history(run.run_id or "", "reward")] == [
+    assert [
+        (point.step, point.value) for point in open_client(project).get_metric_history(run.run_id or "", "reward")
+    ] == [
         (1, 0.25),
         (2, 0.5),
     ]
@@ -75,7 +77,9 @@ def test_every_rank_has_a_gpu_of_its_own(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_the_stage_digest_is_that_of_the_lock_and_follows_parameters(project: Path, params: Params) -> None:
     with stage_run("grpo@bridge", params) as run:
         pass
-    assert [version.run_id for version in register(Session(project)).created if version.stage == "grpo@bridge"] == [run.run_id] * 2
+    assert [version.run_id for version in register(Session(project)).created if version.stage == "grpo@bridge"] == [
+        run.run_id
+    ] * 2
     text = (project / "params.yaml").read_text()
     (project / "params.yaml").write_text(re.sub(r"learning_rate: \S+", "learning_rate: 3.0e-4", text))
     with stage_run("grpo@bridge", load_params(project / "params.yaml")) as changed:
@@ -83,7 +87,9 @@ def test_the_stage_digest_is_that_of_the_lock_and_follows_parameters(project: Pa
     assert changed.tags[TAG + "stage_digest"] != run.tags[TAG + "stage_digest"]
 
 
-def test_a_stage_is_the_child_of_the_pipelines_run(project: Path, params: Params, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stage_is_the_child_of_the_pipelines_run(
+    project: Path, params: Params, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with pipeline_run(params, tags={"trigger": "schedule"}) as parent:
         monkeypatch.setenv("VIDBRIDGE_PIPELINE_RUN", parent.run_id or "")
         with stage_run("base", params) as child:
@@ -94,7 +100,9 @@ def test_a_stage_is_the_child_of_the_pipelines_run(project: Path, params: Params
     assert status(project, parent.run_id) == status(project, child.run_id) == "FINISHED"
 
 
-@pytest.mark.parametrize(("raised", "expected"), [(ValueError, "FAILED"), (KeyboardInterrupt, "KILLED"), (SystemExit, "FAILED")])
+@pytest.mark.parametrize(
+    ("raised", "expected"), [(ValueError, "FAILED"), (KeyboardInterrupt, "KILLED"), (SystemExit, "FAILED")]
+)
 def test_how_a_stage_ended_is_seen(project: Path, params: Params, raised: type[BaseException], expected: str) -> None:
     with pytest.raises(raised), stage_run("base", params) as run:  # noqa: PT012
         run.log(1, {"loss": 1.0})
@@ -105,7 +113,9 @@ def test_how_a_stage_ended_is_seen(project: Path, params: Params, raised: type[B
 
 def test_a_checkpoint_is_there_at_once(project: Path, params: Params) -> None:
     with stage_run("grpo@bridge", params) as run:
-        checkpoint = Checkpoint(stage="grpo@bridge", step=25, path="checkpoint-25", final=False, metrics={"reward": 0.5})
+        checkpoint = Checkpoint(
+            stage="grpo@bridge", step=25, path="checkpoint-25", final=False, metrics={"reward": 0.5}
+        )
         run.log(25, {"loss": 0.1})
         run.checkpoint(checkpoint, project / "models/bridge/checkpoint-5")
         found = open_client(project).get_run(run.run_id or "")
@@ -115,7 +125,12 @@ def test_a_checkpoint_is_there_at_once(project: Path, params: Params) -> None:
             assert time.monotonic() < deadline
             found = open_client(project).get_run(run.run_id or "")
     row = json.loads(found.data.tags[f"{TAG}checkpoint.00000025"])
-    assert row == {"step": 25, "path": "checkpoint-25", "final": False, "location": str(project / "models/bridge/checkpoint-5")}
+    assert row == {
+        "step": 25,
+        "path": "checkpoint-25",
+        "final": False,
+        "location": str(project / "models/bridge/checkpoint-5"),
+    }
     assert found.data.metrics == {"loss": 0.1, "checkpoint/reward": 0.5}
     assert found.info.status == "RUNNING"
 
@@ -127,7 +142,8 @@ def test_a_page_is_among_the_files_of_its_run(project: Path, params: Params) -> 
         client, run_id = open_client(project), run.run_id or ""
         assert [file.path for file in client.list_artifacts(run_id, "rollouts")] == ["rollouts/step-00000025.html"]
         assert (
-            Path(client.download_artifacts(run_id, "rollouts/step-00000025.html")).read_text(encoding="utf-8") == "<p>Größe ✓</p>"
+            Path(client.download_artifacts(run_id, "rollouts/step-00000025.html")).read_text(encoding="utf-8")
+            == "<p>Größe ✓</p>"
         )
 
 
@@ -154,7 +170,9 @@ def test_where_no_file_can_be_put_metrics_are_kept_and_the_stage_ends_well(
     assert Path(client.download_artifacts(run_id, "rollouts/step-00000025.html")).read_text() == "<p>seen</p>"
 
 
-def test_what_can_never_be_sent_holds_up_nothing(project: Path, params: Params, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_can_never_be_sent_holds_up_nothing(
+    project: Path, params: Params, capsys: pytest.CaptureFixture[str]
+) -> None:
     client = open_client(project)
     runs = []
     for _ in range(2):
@@ -165,7 +183,13 @@ def test_what_can_never_be_sent_holds_up_nothing(project: Path, params: Params, 
     folder.mkdir(parents=True, exist_ok=True)
     tag = json.dumps(["tag", "late", "yes"]) + "\n"
     page = json.dumps(["text", "page.html", "<p></p>"]) + "\n"
-    poisoned = {runs[0]: tag, "0" * 32: page, "1" * 32: tag, "2" * 32: tag + '["metric", "rew', "3" * 32: '["metric", 1]\n'}
+    poisoned = {
+        runs[0]: tag,
+        "0" * 32: page,
+        "1" * 32: tag,
+        "2" * 32: tag + '["metric", "rew',
+        "3" * 32: '["metric", 1]\n',
+    }
     for name, text in poisoned.items() | {(runs[1], tag)}:
         (folder / f"{name}.jsonl").write_text(text)
     assert send_unsent(client, project) == 1

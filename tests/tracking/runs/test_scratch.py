@@ -20,7 +20,10 @@ stages:
       deps: ["${source}", data/clips, "models/${item.init}", stages/sft/stage.py, stages/lib/video]
       params: [seed, "sft.${key}"]
 """
-PARAMS = "seed: 1\nsource: data/mine\nsft: {short: {init: base, steps: 2}, long: {init: base, steps: 9}}\njudge: {kind: rule}\n"
+PARAMS = (
+    "seed: 1\nsource: data/mine\nsft: {short: {init: base, steps: 2}, long: {init: base, steps: 9}}\njudge: {kind:"
+    " rule}\n"
+)
 LOCK = """
 schema: '2.0'
 stages:
@@ -81,7 +84,8 @@ def edit(name: str, old: str, new: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "old", "new"), [("stages/sft/stage.py", "RATE = 1", "RATE = 2"), ("stages/lib/video/reader.py", "25", "30")]
+    ("name", "old", "new"),
+    [("stages/sft/stage.py", "RATE = 1", "RATE = 2"), ("stages/lib/video/reader.py", "25", "30")],
 )
 def test_code_that_dvc_yaml_lists_drops_the_checkpoints(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, name: str, old: str, new: str
@@ -165,6 +169,9 @@ def test_other_ranks_use_the_folder_of_the_first(monkeypatch: pytest.MonkeyPatch
 
 
 def test_a_stage_that_dvc_yaml_does_not_have_is_refused() -> None:
-    with pytest.raises(TrackingError, match=r"stages: 'grpo' is not among them \(sft\); add it"), scratch_of("grpo@bridge"):
+    with (
+        pytest.raises(TrackingError, match=r"stages: 'grpo' is not among them \(sft\); add it"),
+        scratch_of("grpo@bridge"),
+    ):
         pass
     assert not Path(".vidbridge").exists()

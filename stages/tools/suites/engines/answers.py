@@ -44,7 +44,9 @@ class Answers:
         content_of: ContentOf,
         replaced: Mapping[View, frozenset[str]],
     ) -> None:
-        self.replies: dict[View, dict[str, str]] = {view: _read(paths.predictions_file(folder, view), identity) for view in VIEWS}
+        self.replies: dict[View, dict[str, str]] = {
+            view: _read(paths.predictions_file(folder, view), identity) for view in VIEWS
+        }
         #: Questions of this call without a reply, by question, with the reason.
         self.unanswered: dict[Question, str] = {}
         #: Ids of questions whose reply was dropped, since its video has changed.
@@ -63,7 +65,9 @@ class Answers:
                 continue
             if len(answer.reply) > MAX_CHARACTERS:
                 # In the file it would prevent all others from being scored.
-                self.unanswered[question] = f"a reply of {len(answer.reply):,} characters, at most {MAX_CHARACTERS:,} are kept"
+                self.unanswered[question] = (
+                    f"a reply of {len(answer.reply):,} characters, at most {MAX_CHARACTERS:,} are kept"
+                )
                 continue
             row = {"id": question.item_id, "reply": answer.reply, "frames": answer.frames, "identity": self._identity}
             row["content"] = self._content_of(question.item_id)
@@ -99,18 +103,25 @@ def open_answers(folder: Path, identity: Mapping[str, Any], content_of: ContentO
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise EngineError(f"--out: {folder}: cannot be made ({error.strerror}); name a folder that can be written to") from error
+        raise EngineError(
+            f"--out: {folder}: cannot be made ({error.strerror}); name a folder that can be written to"
+        ) from error
     with ExitStack() as stack:
         try:
             stack.enter_context(FileLock(folder / _LOCK_FILE, timeout=0))
         except Timeout as error:
-            raise EngineError(f"--out: another evaluation is writing into {folder}; wait for it, or name another folder") from error
+            raise EngineError(
+                f"--out: another evaluation is writing into {folder}; wait for it, or name another folder"
+            ) from error
         _check_identity(folder, identity)
         replaced = {}
         for view in VIEWS:
             _drop_half_line(paths.predictions_file(folder, view))
             replaced[view] = _drop_replaced(paths.predictions_file(folder, view), digest(identity), content_of)
-        files = {view: stack.enter_context(paths.predictions_file(folder, view).open("a", encoding="utf-8")) for view in VIEWS}
+        files = {
+            view: stack.enter_context(paths.predictions_file(folder, view).open("a", encoding="utf-8"))
+            for view in VIEWS
+        }
         answers = Answers(folder, digest(identity), files, content_of, replaced)
         try:
             yield answers
@@ -140,7 +151,8 @@ def _check_identity(folder: Path, identity: Mapping[str, Any]) -> None:
             if stored.get(name) != expected.get(name)
         ]
         raise EngineError(
-            f"--out: {folder} holds replies of another evaluation, which differs in {'; '.join(differs)}; name another folder"
+            f"--out: {folder} holds replies of another evaluation, which differs in {'; '.join(differs)}; name another"
+            " folder"
         )
 
 
@@ -189,11 +201,13 @@ def _rows(path: Path, identity: str) -> dict[str, tuple[str, str | None, str]]:
             item_id, reply, whose, content = row["id"], row["reply"], row["identity"], row["content"]
         except (ValueError, KeyError, TypeError) as error:
             raise EngineError(
-                f"--out: {path}:{number}: no reply of this command ({error!r}); delete that line, or name another folder"
+                f"--out: {path}:{number}: no reply of this command ({error!r}); delete that line, or name another"
+                " folder"
             ) from error
         if whose != identity:
             raise EngineError(
-                f"--out: {path}:{number}: the reply of another evaluation ({whose}, not {identity}); name another folder"
+                f"--out: {path}:{number}: the reply of another evaluation ({whose}, not {identity}); name another"
+                " folder"
             )
         rows[item_id] = (reply, content, line)
     return rows

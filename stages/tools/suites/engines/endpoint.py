@@ -78,8 +78,8 @@ class EndpointModel:
         self._failed_in_a_row = 0
 
     def answer(self, questions: Sequence[Question], pending: set[Question], load: Load, on_answers: OnAnswers) -> None:
-        """Ask the pending questions; ``on_answers`` is called after each answer. A question that the
-        endpoint does not answer has none.
+        """Ask the pending questions; ``on_answers`` is called after each answer. A question that
+        the endpoint does not answer has none.
 
         Raises:
             JudgeError: the endpoint refuses all questions (key, address, name of the model).
@@ -121,7 +121,9 @@ class EndpointModel:
         for view, questions in groupby(of_video, key=lambda question: question.view):
             same = list(questions)
             try:
-                content = await asyncio.to_thread(content_of, apply_view(frames, view, f"{self._seed}/{video_key}"), self._form)
+                content = await asyncio.to_thread(
+                    content_of, apply_view(frames, view, f"{self._seed}/{video_key}"), self._form
+                )
             except VideoError as error:
                 on_answers([Answer(question, None, 0, str(error)) for question in same])
                 continue
@@ -200,7 +202,9 @@ def content_of(frames: Frames, form: Form) -> list[Any]:
     pictures = [_fitted(pixels) for pixels in frames.pixels]
     if form == "mp4":
         return [{"type": "video_url", "video_url": {"url": _data_url("video/mp4", _mp4(pictures, frames))}}]
-    return [{"type": "image_url", "image_url": {"url": _data_url("image/jpeg", _jpeg(picture))}} for picture in pictures]
+    return [
+        {"type": "image_url", "image_url": {"url": _data_url("image/jpeg", _jpeg(picture))}} for picture in pictures
+    ]
 
 
 def _fitted(pixels: np.ndarray[Any, np.dtype[np.uint8]]) -> Image.Image:

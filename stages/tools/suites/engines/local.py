@@ -57,7 +57,8 @@ class LocalModel:
                 encoded = [prompt for prompt, _ in prompts.values()]
                 replies = greedy_replies(self._model, self._processor, encoded, self._max_new_tokens)
             answered = [
-                Answer(question, reply, frames, "") for (question, (_, frames)), reply in zip(prompts.items(), replies, strict=True)
+                Answer(question, reply, frames, "")
+                for (question, (_, frames)), reply in zip(prompts.items(), replies, strict=True)
             ]
             on_answers([answer for answer in (*answered, *failed) if answer.question in pending])
 
@@ -66,7 +67,9 @@ class _Videos:
     """Videos of a batch's questions. Only the last one is kept, since questions about one video are
     adjacent."""
 
-    def __init__(self, processor: ProcessorMixin, load: Load, room: int, all_questions: Sequence[Question], seed: int) -> None:
+    def __init__(
+        self, processor: ProcessorMixin, load: Load, room: int, all_questions: Sequence[Question], seed: int
+    ) -> None:
         self._processor, self._load, self._room, self._seed = processor, load, room, seed
         self._prompts = {
             video_key: list(dict.fromkeys(question.prompt for question in questions))
@@ -111,7 +114,8 @@ class _Videos:
             fewer = min(count - 2, count * self._room // longest // 2 * 2)
             if fewer < 2:
                 raise VideoError(
-                    "too-large", f"{longest} tokens with {count} frames, and the model takes {self._room} beside a reply"
+                    "too-large",
+                    f"{longest} tokens with {count} frames, and the model takes {self._room} beside a reply",
                 )
             frames = thinned(frames, fewer)
 

@@ -30,7 +30,10 @@ MAX_PIXELS_PER_FRAME = 196 * 28 * 28
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _PROCESSOR_FILES = ("preprocessor_config.json", "video_preprocessor_config.json", "processor_config.json")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
-_REMEDY = "copy the files of the model it was trained from beside it: AutoProcessor.from_pretrained(MODEL).save_pretrained(FOLDER)"
+_REMEDY = (
+    "copy the files of the model it was trained from beside it:"
+    " AutoProcessor.from_pretrained(MODEL).save_pretrained(FOLDER)"
+)
 
 
 @dataclass(frozen=True)
@@ -104,11 +107,15 @@ def _of_registry(session: Session, params: Params, which: str) -> SelectedModel:
 
 def _of_folder(params: Params, folder: Path) -> SelectedModel:
     if not folder.is_dir():
-        raise EngineError(f"--model: {str(folder)!r} is not a folder; name one that holds a model, a version, or a hub id")
+        raise EngineError(
+            f"--model: {str(folder)!r} is not a folder; name one that holds a model, a version, or a hub id"
+        )
     check_folder(folder, str(folder))
     file = folder / paths.USAGE_FILE
     usage = parse_usage(file.read_bytes(), str(file)) if file.is_file() else None
-    return _selected(params, "/".join(folder.resolve().parts[-2:]), {"weights": f"sha256:{_content(folder)}"}, usage, None, folder)
+    return _selected(
+        params, "/".join(folder.resolve().parts[-2:]), {"weights": f"sha256:{_content(folder)}"}, usage, None, folder
+    )
 
 
 def _of_hub(params: Params, name: str, revision: str | None) -> SelectedModel:
@@ -120,7 +127,9 @@ def _of_hub(params: Params, name: str, revision: str | None) -> SelectedModel:
     pixels = same.max_pixels_per_frame if same else MAX_PIXELS_PER_FRAME
     identity = {"weights": f"{name}@{revision}", "max_pixels_per_frame": str(pixels)}
     load = partial(_load_hub, name, revision, params.model.precision, pixels)
-    return SelectedModel(name, identity, params.prompt, params.evaluation.max_new_tokens, params.model.precision, False, None, load)
+    return SelectedModel(
+        name, identity, params.prompt, params.evaluation.max_new_tokens, params.model.precision, False, None, load
+    )
 
 
 def _selected(
@@ -152,7 +161,8 @@ def check_folder(folder: Path, name: str) -> None:
         lacks = "tokenizer_config.json"
     if lacks is not None:
         raise EngineError(
-            f"--model: {name}: a checkpoint without a processor ({lacks} is missing), so it cannot be shown a video; {_REMEDY}"
+            f"--model: {name}: a checkpoint without a processor ({lacks} is missing), so it cannot be shown a video;"
+            f" {_REMEDY}"
         )
 
 
@@ -197,7 +207,9 @@ def _load_hub(name: str, revision: str, precision: Precision, pixels: int) -> tu
         return load_pretrained(name, revision, precision, pixels)
     except ModelUnavailableError as error:
         # Its message refers to params.yaml, which does not name this model.
-        raise EngineError(str(error).replace("model.name:", "--model:").replace("model.revision", "--revision")) from error
+        raise EngineError(
+            str(error).replace("model.name:", "--model:").replace("model.revision", "--revision")
+        ) from error
 
 
 def _content(folder: Path) -> str:

@@ -31,7 +31,9 @@ def video_key_of(item: Item[Any]) -> str:
 
 def protocol(frames: FrameProtocol) -> str:
     """Description of the frame protocol in words, as part of an evaluation's record."""
-    return f"{frames.frames} frames" if frames.fps is None else f"{float(frames.fps):g} a second, at most {frames.frames}"
+    return (
+        f"{frames.frames} frames" if frames.fps is None else f"{float(frames.fps):g} a second, at most {frames.frames}"
+    )
 
 
 class VideoLoader:
@@ -74,7 +76,9 @@ class VideoLoader:
         if isinstance(item.row, Sample):
             return self._load_sample(item.row)
         if self._videos is None:
-            raise EngineError(f"--videos: not set, and the question {item.item_id!r} is about {item.video!r}; name its folder")
+            raise EngineError(
+                f"--videos: not set, and the question {item.item_id!r} is about {item.video!r}; name its folder"
+            )
         path = self._videos.find(item.video)
         try:
             return load_at(path, item.frames.fps, item.frames.frames, item.part_s)
@@ -110,7 +114,9 @@ class VideoFolder:
 
     def __init__(self, folder: Path) -> None:
         if not folder.is_dir():
-            raise EngineError(f"--videos: {str(folder)!r} is not a folder; name the one that holds the benchmark's videos")
+            raise EngineError(
+                f"--videos: {str(folder)!r} is not a folder; name the one that holds the benchmark's videos"
+            )
         self._folder = folder
         self._known: Mapping[str, list[Path]] | None = None
 
@@ -127,10 +133,17 @@ class VideoFolder:
             raise VideoError("unsafe-name", f"{name[:200]!r} leads out of the folder of videos")
         if (self._folder / path).is_file():
             return self._folder / path
-        matches = self._files().get(path.name) or self._files().get(f"{path.name}.*") or self._files().get(f"{path.stem}.*") or []
+        matches = (
+            self._files().get(path.name)
+            or self._files().get(f"{path.name}.*")
+            or self._files().get(f"{path.stem}.*")
+            or []
+        )
         if len(matches) > 1:
             places = ", ".join(str(file.relative_to(self._folder)) for file in matches[:3])
-            raise VideoError("ambiguous-name", f"{name!r} may be {places}; lay the right one at {name} in the folder of videos")
+            raise VideoError(
+                "ambiguous-name", f"{name!r} may be {places}; lay the right one at {name} in the folder of videos"
+            )
         if not matches:
             raise VideoError("missing-file", f"{name!r} is not in the folder of videos")
         return matches[0]

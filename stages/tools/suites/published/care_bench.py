@@ -71,19 +71,28 @@ def _compat(item: Item[Row], reply: str, examiner: Examiner) -> Mark:
 
 
 def _mark(row: Row, caption: str, examiner: Examiner, nothing: float) -> Mark:
-    actions = recall_and_precision(caption, row.caption, row.events, examiner.extract_events, examiner.entailed, nothing)
+    actions = recall_and_precision(
+        caption, row.caption, row.events, examiner.extract_events, examiner.entailed, nothing
+    )
     objects = recall_and_precision(caption, row.caption, row.objects, examiner.extract_objects, examiner.shows, nothing)
     if actions is None or objects is None:
         return Mark(None)
     return Mark(
-        dict(zip(("action recall", "action precision", "object recall", "object precision"), actions + objects, strict=True))
+        dict(
+            zip(
+                ("action recall", "action precision", "object recall", "object precision"),
+                actions + objects,
+                strict=True,
+            )
+        )
     )
 
 
 FILES = ("metadata.json", "*care*bench*.json*")
 BENCHMARK = Benchmark(
     name="carebench",
-    record="field names: MCG-NJU/CaReBench at 03afdda and its code at f67d9aa; compat: that code, on this project's judge",
+    record="field names: MCG-NJU/CaReBench at 03afdda and its code at f67d9aa; compat: that code, on this project's"
+    " judge",
     files=FILES,
     read=read,
     prompt=prompt,
@@ -96,7 +105,9 @@ BENCHMARK = Benchmark(
         Measure("object precision", ("object precision",), 100),
     ),
     by_judge=(
-        JudgedScoring("strict", "reasoning taken away; a description without an event or object has precision 0", _strict),
+        JudgedScoring(
+            "strict", "reasoning taken away; a description without an event or object has precision 0", _strict
+        ),
         JudgedScoring("compat: CaReBench", "the reply as it is; without an event or object, precision 1", _compat),
     ),
 )

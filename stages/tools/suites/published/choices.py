@@ -78,7 +78,9 @@ def lmms_eval_letter(reply: str, letters: str) -> str:
     text, bare = f" {text} ", text.strip()
     if not reply.strip():
         return ""
-    candidates = [(rank, text.rfind(way.replace("?", option)), option) for rank, way in _LMMS_WRITTEN for option in letters]
+    candidates = [
+        (rank, text.rfind(way.replace("?", option)), option) for rank, way in _LMMS_WRITTEN for option in letters
+    ]
     lower = text.lower()
     for phrase in _LMMS_PHRASES:
         if (at := lower.find(phrase)) >= 0:
@@ -90,7 +92,9 @@ def lmms_eval_letter(reply: str, letters: str) -> str:
     if not any(at >= 0 for _, at, _ in candidates):
         candidates += [(0, text.rfind(option), option) for option in letters]
     return max(
-        ((rank, at, option) for rank, at, option in candidates if at >= 0), key=lambda candidate: candidate[:2], default=(0, 0, "")
+        ((rank, at, option) for rank, at, option in candidates if at >= 0),
+        key=lambda candidate: candidate[:2],
+        default=(0, 0, ""),
     )[2]
 
 
@@ -171,7 +175,11 @@ def vlmevalkit_right(reply: str, options: Sequence[str], last: int, first: int) 
     """
     expected = f"({letter(last).lower()})"
     first_word = reply.lower().strip().split(" ")[0]
-    return first_word.replace(".", "") in expected or expected in first_word or vlmevalkit_option(reply, options) == letter(first)
+    return (
+        first_word.replace(".", "") in expected
+        or expected in first_word
+        or vlmevalkit_option(reply, options) == letter(first)
+    )
 
 
 def vlmevalkit_option(reply: str, options: Sequence[str]) -> str | None:

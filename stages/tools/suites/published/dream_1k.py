@@ -125,14 +125,17 @@ def _compat(item: Item[Row], reply: str, examiner: Examiner) -> Mark:
 
 
 def _mark(row: Row, caption: str, examiner: Examiner, nothing: float) -> Mark:
-    shares = recall_and_precision(caption, row.description, row.events, examiner.extract_events, examiner.entailed, nothing)
+    shares = recall_and_precision(
+        caption, row.description, row.events, examiner.extract_events, examiner.entailed, nothing
+    )
     return Mark(None if shares is None else dict(zip(("recall", "precision"), shares, strict=True)))
 
 
 FILES = ("metadata.json", "DREAM-1k.jsonl", "DREAM-1K.json*")
 BENCHMARK = Benchmark(
     name="dream-1k",
-    record="field names: omni-research/DREAM-1K at 99da78d, bytedance/tarsier at 63de87a; compat: tarsier, on this project's judge",
+    record="field names: omni-research/DREAM-1K at 99da78d, bytedance/tarsier at 63de87a; compat: tarsier, on this"
+    " project's judge",
     files=FILES,
     read=read,
     prompt=prompt,
@@ -144,7 +147,10 @@ BENCHMARK = Benchmark(
     by_judge=(
         JudgedScoring("strict", "reasoning taken away; a description without an event has precision 0", _strict),
         JudgedScoring(
-            "compat: tarsier", "the reply as it is; without an event, precision 1; means over sources first", _compat, "source"
+            "compat: tarsier",
+            "the reply as it is; without an event, precision 1; means over sources first",
+            _compat,
+            "source",
         ),
     ),
 )

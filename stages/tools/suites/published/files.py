@@ -104,7 +104,9 @@ def collect_questions(
             items = list(items_of(raw))
         except AnnotationError as error:
             first, faulty = first or error, faulty + 1
-            set_aside.append(Reject(item=raw.where, reason="unusable-row", detail=str(error).removeprefix("annotations: ")))
+            set_aside.append(
+                Reject(item=raw.where, reason="unusable-row", detail=str(error).removeprefix("annotations: "))
+            )
             if (item_id := id_of(raw)) is not None:
                 not_asked.add(item_id)
             continue
@@ -119,10 +121,14 @@ def collect_questions(
     if first is not None and 2 * faulty > entries:
         others = f" (and {faulty - 1:,} more of {entries:,} rows are at fault)" if faulty > 1 else ""
         raise AnnotationError(f"{first}{others}") from first
-    return Questions(tuple(item for _, item in first_of.values()), tuple(set_aside), frozenset(not_asked - first_of.keys()))
+    return Questions(
+        tuple(item for _, item in first_of.values()), tuple(set_aside), frozenset(not_asked - first_of.keys())
+    )
 
 
-def without_blanks(raws: Iterable[Raw], path: tuple[str, ...], fields: tuple[str, ...] = ()) -> tuple[list[Raw], list[Reject]]:
+def without_blanks(
+    raws: Iterable[Raw], path: tuple[str, ...], fields: tuple[str, ...] = ()
+) -> tuple[list[Raw], list[Reject]]:
     """Remove blank elements from the entries' lists at ``path``. Returns the entries and a reject
     per blank.
 
@@ -158,7 +164,9 @@ def without_blanks(raws: Iterable[Raw], path: tuple[str, ...], fields: tuple[str
 def _is_blank(entry: object, fields: tuple[str, ...]) -> bool:
     if not fields:
         return isinstance(entry, str) and not entry.strip()
-    return isinstance(entry, dict) and any(isinstance(text := entry.get(field), str) and not text.strip() for field in fields)
+    return isinstance(entry, dict) and any(
+        isinstance(text := entry.get(field), str) and not text.strip() for field in fields
+    )
 
 
 def text_of(raw: Raw, field: str) -> str | None:
@@ -176,7 +184,9 @@ def _files(path: Path, names: tuple[str, ...]) -> list[Path]:
     if path.is_file():
         return [path]
     if not path.is_dir():
-        raise AnnotationError(f"annotations: {path}: no such file or folder; pass the benchmark's annotation file, or its folder")
+        raise AnnotationError(
+            f"annotations: {path}: no such file or folder; pass the benchmark's annotation file, or its folder"
+        )
     # The first name that exists: a folder may hold the same annotations in two forms.
     for name in names:
         if matches := sorted(file for file in path.rglob(name) if file.is_file()):

@@ -16,7 +16,8 @@ _DATASET = re.compile(r"hf://datasets/(?P<name>[\w.-]+/[\w.-]+)@(?P<commit>[0-9a
 
 
 def download_annotations(address: str, files: tuple[str, ...]) -> Path:
-    """Download the annotations of ``address`` if they are not in the cache. Returns their local path.
+    """Download the annotations of ``address`` if they are not in the cache. Returns their local
+    path.
 
     Args:
         files: names of annotation files, as
@@ -36,9 +37,13 @@ def download_annotations(address: str, files: tuple[str, ...]) -> Path:
 
     inside = match["inside"] or ""
     is_file = "." in Path(inside).name
-    patterns = [inside] if is_file else [f"{inside}/{name}".lstrip("/") for file in files for name in (file, f"**/{file}")]
+    patterns = (
+        [inside] if is_file else [f"{inside}/{name}".lstrip("/") for file in files for name in (file, f"**/{file}")]
+    )
     try:
-        folder = snapshot_download(match["name"], repo_type="dataset", revision=match["commit"], allow_patterns=patterns)
+        folder = snapshot_download(
+            match["name"], repo_type="dataset", revision=match["commit"], allow_patterns=patterns
+        )
     except (HFValidationError, OSError) as error:
         raise AnnotationError(
             f"--annotations: {address}: the hub does not provide it, and it was not downloaded before"

@@ -25,7 +25,13 @@ from stages.tools.suites.published.benchmark import (
     Scoring,
     Words,
 )
-from stages.tools.suites.published.choices import letter, lmms_eval_answer, lmms_eval_spoken, strict_choice, vlmevalkit_right
+from stages.tools.suites.published.choices import (
+    letter,
+    lmms_eval_answer,
+    lmms_eval_spoken,
+    strict_choice,
+    vlmevalkit_right,
+)
 from stages.tools.suites.published.files import Raw, collect_questions, parse_row, rows
 
 #: VLMEvalKit marks a prediction with this text as failed, and its table then counts it as right.
@@ -77,7 +83,9 @@ class Row(PublishedRow):
     @model_validator(mode="after")
     def _part_has_two_ends(self) -> Row:
         if (self.start is None) != (self.end is None):
-            raise ValueError(f"start {self.start}, end {self.end}: a part of a video needs both, the whole of it neither")
+            raise ValueError(
+                f"start {self.start}, end {self.end}: a part of a video needs both, the whole of it neither"
+            )
         return self
 
 
@@ -130,16 +138,23 @@ def _vlmevalkit(item: Item[Row], reply: str) -> Mark:
 FILES = ("json/*.json", "*.json", "*.jsonl", "*.parquet")
 BENCHMARK = Benchmark(
     name="mvbench",
-    record="field names: OpenGVLab/MVBench, as both read it; compat: lmms-eval at 75571cf, VLMEvalKit at e8e78f0 (exact matching)",
+    record="field names: OpenGVLab/MVBench, as both read it; compat: lmms-eval at 75571cf, VLMEvalKit at e8e78f0"
+    " (exact matching)",
     files=FILES,
     read=read,
     prompt=prompt,
     measures=(Measure("accuracy", ("right",), 100),),
     by_rule=(
         Scoring("strict", "one option, reasoning taken away; anything else is wrong", _strict),
-        Scoring("compat: lmms-eval", "the first word that is a letter A to E, the article too; empty replies left out", _lmms_eval),
         Scoring(
-            "compat: VLMEvalKit", "the first word holds the letter or is held by it, else inferred; empty is right", _vlmevalkit
+            "compat: lmms-eval",
+            "the first word that is a letter A to E, the article too; empty replies left out",
+            _lmms_eval,
+        ),
+        Scoring(
+            "compat: VLMEvalKit",
+            "the first word holds the letter or is held by it, else inferred; empty is right",
+            _vlmevalkit,
         ),
     ),
 )

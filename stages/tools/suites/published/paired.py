@@ -61,7 +61,9 @@ def overall_differences(
 ) -> dict[str, dict[str, Difference]]:
     """Scoring to measure to :class:`Difference`, over all items."""
     return {
-        scoring.name: _differences(benchmark.measures, items, this[scoring.name], other[scoring.name], scoring.macro, confidence)
+        scoring.name: _differences(
+            benchmark.measures, items, this[scoring.name], other[scoring.name], scoring.macro, confidence
+        )
         for scoring in benchmark.scorings
     }
 
@@ -76,7 +78,9 @@ def _differences(
 ) -> dict[str, Difference]:
     both = _count_in_both(this, other)
     if not both:
-        return {measure.name: Difference(mean=None, low=None, high=None, p=None, items=0, units=0) for measure in measures}
+        return {
+            measure.name: Difference(mean=None, low=None, high=None, p=None, items=0, units=0) for measure in measures
+        }
     design = design_of([items[i] for i in both], macro)
     ours, theirs = ([each[i] for i in both] for each in (this, other))
     differences = {}
@@ -104,7 +108,10 @@ def _adjusted(
         raised |= dict(zip((key for key, _ in tested), holm([p for _, p in tested]), strict=True))
     return {
         category: {
-            value: {name: cell.model_copy(update={"p_holm": raised.get((category, value, name))}) for name, cell in cells.items()}
+            value: {
+                name: cell.model_copy(update={"p_holm": raised.get((category, value, name))})
+                for name, cell in cells.items()
+            }
             for value, cells in values.items()
         }
         for category, values in by.items()

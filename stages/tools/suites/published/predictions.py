@@ -41,7 +41,9 @@ def read_predictions(file: Path, questions: Questions[Any]) -> Predictions:
     except OSError as error:
         raise PredictionError(f"predictions: {file}: {error.strerror}; pass a JSON Lines file, {_FORM}") from error
     except UnicodeDecodeError as error:
-        raise PredictionError(f"predictions: {file}: not UTF-8 text: {error}; pass a JSON Lines file, {_FORM}") from error
+        raise PredictionError(
+            f"predictions: {file}: not UTF-8 text: {error}; pass a JSON Lines file, {_FORM}"
+        ) from error
     items = questions.items
     allowed = {item.item_id for item in items} | questions.not_asked
     faults: defaultdict[str, list[str]] = defaultdict(list)
@@ -54,12 +56,16 @@ def read_predictions(file: Path, questions: Questions[Any]) -> Predictions:
         if reply_of is not None:
             item_id, reply = reply_of
             if item_id in at:
-                fault = ("duplicate", f"id: {display_value(item_id)} is in line {at[item_id]} too; keep one reply per question")
+                fault = (
+                    "duplicate",
+                    f"id: {display_value(item_id)} is in line {at[item_id]} too; keep one reply per question",
+                )
             elif item_id not in allowed:
                 example = items[0].item_id
                 fault = (
                     "unknown",
-                    f"id: {display_value(item_id)} is not a question of these annotations; ids are written like {example!r}",
+                    f"id: {display_value(item_id)} is not a question of these annotations; ids are written like"
+                    f" {example!r}",
                 )
             else:
                 replies[item_id] = reply
@@ -95,7 +101,10 @@ def _read(line: str) -> tuple[tuple[str, str] | None, tuple[str, str] | None]:
         return ("object", f"{display_value(row)} is not an object; write {_FORM}"), None
     for field in ("id", "reply"):
         if field not in row:
-            return (f"no {field}", f"{field}: missing; the line has {', '.join(list(row)[:8]) or 'nothing'}; write {_FORM}"), None
+            return (
+                f"no {field}",
+                f"{field}: missing; the line has {', '.join(list(row)[:8]) or 'nothing'}; write {_FORM}",
+            ), None
         if not isinstance(row[field], str):
             return (f"{field} type", f"{field}: {display_value(row[field])} is not text; write it in quotes"), None
     if len(row["reply"]) > MAX_CHARACTERS:

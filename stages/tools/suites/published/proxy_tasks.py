@@ -42,14 +42,17 @@ def _benchmark(name: str, task: TaskName, says: Says, most: float) -> Benchmark[
     files = (f"test/{task}.jsonl", f"{task}.jsonl")
     return Benchmark(
         name=name,
-        record="this project's held-out samples (stages/domain/core/records.py, Sample); compat: the released code of VidBridge-R1",
+        record="this project's held-out samples (stages/domain/core/records.py, Sample); compat: the released code of"
+        " VidBridge-R1",
         files=files,
         read=partial(_read, files=files, task=task),
         prompt=_prompt,
         measures=(Measure("mean judge score x 100", ("native",), 100, most),),
         by_judge=(
             JudgedScoring(
-                "strict", "reasoning taken away; an empty or unreadable reply is 0", partial(_mark, reads=final_answer, says=says)
+                "strict",
+                "reasoning taken away; an empty or unreadable reply is 0",
+                partial(_mark, reads=final_answer, says=says),
             ),
             JudgedScoring(
                 "compat: VidBridge-R1",
@@ -100,4 +103,6 @@ def _mark(item: Item[Sample], reply: str, examiner: Examiner, reads: Reads, says
 DARK_EVENT_INFER = _benchmark(
     "dark-event-infer-test", "dark_event_infer", lambda judge, sample, answer: judge.covers(sample, answer), most=2.0
 )
-MIX_VID_QA = _benchmark("mix-vid-qa-test", "mix_vid_qa", lambda judge, sample, answer: judge.right(sample, answer), most=1.0)
+MIX_VID_QA = _benchmark(
+    "mix-vid-qa-test", "mix_vid_qa", lambda judge, sample, answer: judge.right(sample, answer), most=1.0
+)

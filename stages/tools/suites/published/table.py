@@ -62,7 +62,9 @@ def counts(mark: Mark) -> bool:
 
 def design_of(items: Sequence[Item[Any]], macro: str | None) -> Design:
     """Design of the items' videos. ``macro``: the category whose values have equal weight."""
-    return Design.of([item.units for item in items], None if macro is None else [item.categories[macro] for item in items])
+    return Design.of(
+        [item.units for item in items], None if macro is None else [item.categories[macro] for item in items]
+    )
 
 
 def by_item(measure: Measure, marks: Sequence[Mark], design: Design) -> Floats:
@@ -72,7 +74,9 @@ def by_item(measure: Measure, marks: Sequence[Mark], design: Design) -> Floats:
     Args:
         marks: all of them in means.
     """
-    first, *second = (np.array([mark.parts[part] for mark in marks if mark.parts], dtype=np.float64) for part in measure.parts)
+    first, *second = (
+        np.array([mark.parts[part] for mark in marks if mark.parts], dtype=np.float64) for part in measure.parts
+    )
     return harmonic(first, second[0], design) if second else first
 
 

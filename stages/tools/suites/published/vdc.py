@@ -36,7 +36,8 @@ from stages.tools.suites.published.files import Raw, collect_questions, parse_ro
 QUESTIONS = {
     "short": "Tell in one sentence what the video shows.",
     "detailed": "Describe the video in detail.",
-    "main_object": "Describe the main subject of the video: what it looks like, where it is, what it does and how it moves.",
+    "main_object": "Describe the main subject of the video: what it looks like, where it is, what it does and how it"
+    " moves.",
     "background": "Describe the background of the video: objects, place, weather and time.",
     "camera": "Describe the work of the camera in the video: shots, angles and movements.",
 }
@@ -128,13 +129,16 @@ def _mark(row: Row, caption: str, examiner: Examiner) -> Mark:
 FILES = ("VDCScore_qa/*.jsonl", "*.jsonl", "*.parquet")
 BENCHMARK = Benchmark(
     name="vdc",
-    record="field names: wchai/Video-Detailed-Caption at dc19e7e, lmms-eval at 75571cf; compat: lmms-eval, on this project's judge",
+    record="field names: wchai/Video-Detailed-Caption at dc19e7e, lmms-eval at 75571cf; compat: lmms-eval, on this"
+    " project's judge",
     files=FILES,
     read=read,
     prompt=prompt,
     measures=(Measure("accuracy", ("right",), 100), Measure("score", ("marks",), 1, 5)),
     by_judge=(
         JudgedScoring("strict", "reasoning taken away; a question that the caption does not answer is wrong", _strict),
-        JudgedScoring("compat: lmms-eval", "complete reasoning blocks taken away; whatever else is there is the caption", _compat),
+        JudgedScoring(
+            "compat: lmms-eval", "complete reasoning blocks taken away; whatever else is there is the caption", _compat
+        ),
     ),
 )

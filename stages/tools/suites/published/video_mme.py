@@ -25,7 +25,13 @@ from stages.tools.suites.published.benchmark import (
     Scoring,
     Words,
 )
-from stages.tools.suites.published.choices import letter, lmms_eval_letter, lmms_eval_spoken, strict_choice, vlmevalkit_letter
+from stages.tools.suites.published.choices import (
+    letter,
+    lmms_eval_letter,
+    lmms_eval_spoken,
+    strict_choice,
+    vlmevalkit_letter,
+)
 from stages.tools.suites.published.files import collect_questions, parse_row, rows, text_of
 
 _LETTERS = "ABCD"
@@ -51,7 +57,9 @@ class Row(PublishedRow):
 
 
 def read(path: Path) -> Questions[Row]:
-    return collect_questions(rows(path, FILES), lambda raw: [_item(parse_row(Row, raw))], lambda raw: text_of(raw, "question_id"))
+    return collect_questions(
+        rows(path, FILES), lambda raw: [_item(parse_row(Row, raw))], lambda raw: text_of(raw, "question_id")
+    )
 
 
 def _item(row: Row) -> Item[Row]:
@@ -89,7 +97,8 @@ def _vlmevalkit(item: Item[Row], reply: str) -> Mark:
 FILES = ("test-*.parquet", "videomme*.parquet", "*video*mme*.json*")
 BENCHMARK = Benchmark(
     name="video-mme",
-    record="field names: lmms-lab/Video-MME at ead1408; compat: lmms-eval at 75571cf, VLMEvalKit at e8e78f0 (exact matching)",
+    record="field names: lmms-lab/Video-MME at ead1408; compat: lmms-eval at 75571cf, VLMEvalKit at e8e78f0 (exact"
+    " matching)",
     files=FILES,
     read=read,
     prompt=prompt,

@@ -14,7 +14,10 @@ def test_one_folder_takes_one_evaluation_at_a_time_and_no_strange_lines(tmp_path
     question = Question("1", "video", "a", "?")
     with open_answers(tmp_path, {"a": 1}, lambda _: "9c11") as answers:
         answers.add([Answer(question, 'two lines\u2028of it\nand "more"', 2, "")])
-        with pytest.raises(EngineError, match="another evaluation is writing"), open_answers(tmp_path, {"a": 1}, lambda _: "9c11"):
+        with (
+            pytest.raises(EngineError, match="another evaluation is writing"),
+            open_answers(tmp_path, {"a": 1}, lambda _: "9c11"),
+        ):
             pass
     with open_answers(tmp_path, {"a": 1}, lambda _: "9c11") as answers:
         assert answers.replies["video"] == {"1": 'two lines\u2028of it\nand "more"'}

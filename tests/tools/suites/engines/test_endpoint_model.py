@@ -125,7 +125,9 @@ def ask(root: Path, videos: Path, tmp_path: Path, model: Model) -> Callable[...,
     params: Params = load_params(root / "params.yaml")
 
     def asked(each: int, *others: str, controls: int | None = 0) -> dict[str, Any]:
-        given = order(about_colours(tmp_path, each, *others), videos, tmp_path / "out", controls=controls, batch_size=None)
+        given = order(
+            about_colours(tmp_path, each, *others), videos, tmp_path / "out", controls=controls, batch_size=None
+        )
         engine = endpoint_engine(params, given, model.url, "eye", "r1", "jpeg")
         return evaluate(root, params, given, engine, baselines=False, against=None)
 
@@ -164,7 +166,9 @@ def test_what_does_not_come_is_asked_again_and_never_scored(
     assert {text.split(" ? ")[1][0] for text, count in (model.asked - before).items()} == {"1", "2"}
 
 
-def test_an_endpoint_that_is_down_is_not_asked_everything(ask: Callable[..., dict[str, Any]], model: Model, tmp_path: Path) -> None:
+def test_an_endpoint_that_is_down_is_not_asked_everything(
+    ask: Callable[..., dict[str, Any]], model: Model, tmp_path: Path
+) -> None:
     model.status = lambda text, times: 200 if "? 0 " in text or "? 1 " in text else 503
     result = ask(30)
     assert result.answered == 2, "of the first video; then it is down"
@@ -173,7 +177,9 @@ def test_an_endpoint_that_is_down_is_not_asked_everything(ask: Callable[..., dic
     assert sum(model.asked.values()) < 90
 
 
-def test_a_key_that_is_refused_ends_it_and_rows_stay(ask: Callable[..., dict[str, Any]], model: Model, tmp_path: Path) -> None:
+def test_a_key_that_is_refused_ends_it_and_rows_stay(
+    ask: Callable[..., dict[str, Any]], model: Model, tmp_path: Path
+) -> None:
     model.status = lambda text, times: 401 if "? 3 " in text else 200
     with pytest.raises(JudgeError, match=r"^--endpoint: .* answers 401: .* set VIDBRIDGE_ENDPOINT_KEY$"):
         ask(4)
@@ -212,7 +218,9 @@ def test_frames_are_sent_as_pictures_or_as_a_video_of_exactly_them(videos: Path,
     with pytest.raises(IndexError, match="there are 6"):
         read_frames(file, [6])
     large = Frames(np.zeros((2, 1081, 1920, 3), np.uint8), (0, 1), 2, frames.rate)
-    sent = Image.open(BytesIO(base64.b64decode(content_of(large, "jpeg")[0]["image_url"]["url"].partition(";base64,")[2])))
+    sent = Image.open(
+        BytesIO(base64.b64decode(content_of(large, "jpeg")[0]["image_url"]["url"].partition(";base64,")[2]))
+    )
     assert sent.size[0] * sent.size[1] <= 196 * 28 * 28
     assert sent.size[0] / sent.size[1] == pytest.approx(1920 / 1081, rel=0.02)
 

@@ -20,7 +20,17 @@ from tests.support.checkout import ROOT
 def given(folder: Path, videos: Path | None, *more: str) -> list[str]:
     annotations = folder / "videomme.jsonl"
     shown = ["--videos", str(videos)] if videos else []
-    return ["evaluate", "--benchmark", "video-mme", "--annotations", str(annotations), *shown, "--out", str(folder / "out"), *more]
+    return [
+        "evaluate",
+        "--benchmark",
+        "video-mme",
+        "--annotations",
+        str(annotations),
+        *shown,
+        "--out",
+        str(folder / "out"),
+        *more,
+    ]
 
 
 @pytest.mark.parametrize(
@@ -62,10 +72,17 @@ def test_a_model_in_a_folder_and_the_table_of_a_pair(tmp_path: Path, root: Path,
     about_colours(tmp_path, 3, "gone")
     lines = [json.dumps({"id": f"{name}-{n}", "reply": "B"}) for name in ("red", "green", "blue") for n in range(3)]
     (tmp_path / "other.jsonl").write_text("\n".join(lines))
-    command = [sys.executable, "-m", "flows.cli.main", *given(tmp_path, videos, "--model", "./model", "--controls", "4")]
+    command = [
+        sys.executable,
+        "-m",
+        "flows.cli.main",
+        *given(tmp_path, videos, "--model", "./model", "--controls", "4"),
+    ]
     command += ["--against", str(tmp_path / "other.jsonl")]
     environment = {**os.environ, "VIDBRIDGE_PROJECT": str(root), "PYTHONPATH": str(ROOT), "COLUMNS": "160"}
-    done = subprocess.run(command, cwd=taught.parent, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    done = subprocess.run(
+        command, cwd=taught.parent, env=environment, capture_output=True, text=True, timeout=300, check=False
+    )
     assert done.returncode == 0, done.stderr
     for words in (
         "PARTIAL",
@@ -80,7 +97,13 @@ def test_a_model_in_a_folder_and_the_table_of_a_pair(tmp_path: Path, root: Path,
     assert "question/s" in done.stderr, "how far it is, and how long it will take"
     assert (tmp_path / "out/scores.md").is_file()
     bare = subprocess.run(
-        [*command[:-4], "--no-controls"], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60, check=False
+        [*command[:-4], "--no-controls"],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
     )
     assert (bare.returncode, bare.stderr.splitlines()[-1]) == (
         1,

@@ -52,14 +52,18 @@ def ask(root: Path, params: Params, given: EvaluationRequest, model: Path, **cha
     return evaluate(root, params, given, engine, **{"baselines": True, "against": None, **changes})
 
 
-def test_scores_controls_files_and_a_run(root: Path, params: Params, taught: Path, videos: Path, tmp_path: Path) -> None:
+def test_scores_controls_files_and_a_run(
+    root: Path, params: Params, taught: Path, videos: Path, tmp_path: Path
+) -> None:
     annotations = about_colours(tmp_path, 2, "gone", "broken")
     out = tmp_path / "out"
     result = ask(root, params, order(annotations, videos, out), taught)
     strict = result.scores["strict"].overall["accuracy"]
     assert (strict.items, strict.mean) == (6, 100), "it names the colour, and that is one option in words"
     assert result.scores["strict"].by["duration"]["long"]["accuracy"].items == 3
-    assert result.controls["shuffled"].scores["strict"]["accuracy"].mean == 100, "one colour in any order is that colour"
+    assert result.controls["shuffled"].scores["strict"]["accuracy"].mean == 100, (
+        "one colour in any order is that colour"
+    )
     blank = result.controls["blank"]
     assert blank.questions == 6
     assert blank.scores["strict"]["accuracy"].mean <= 100 / 3, "black is one of them at most"
@@ -72,7 +76,10 @@ def test_scores_controls_files_and_a_run(root: Path, params: Params, taught: Pat
     assert reasons["broken"].startswith("not-a-video")
     listed = [json.loads(line) for line in (out / "unanswered.jsonl").read_text().splitlines()]
     assert {(row["id"], row["view"]) for row in listed} == {
-        (f"{name}-{number}", view) for name in ("gone", "broken") for number in range(2) for view in ("video", "blank", "shuffled")
+        (f"{name}-{number}", view)
+        for name in ("gone", "broken")
+        for number in range(2)
+        for view in ("video", "blank", "shuffled")
     }
     # Anyone scores the file as it is, with the same result.
     alone = score(params, "video-mme", annotations, out / "predictions.jsonl", baselines=True)
@@ -130,8 +137,13 @@ def test_a_video_is_decoded_and_seen_once_for_all_its_questions(
     assert sum(seen) == 3
     # The replies equal those of the plain model.
     plain, _ = load_model(taught, "fp32")
-    shown = {name: load_at(videos / "deep" / f"{name}.mp4", items[0].frames.fps, 128, None) for name in ("red", "green", "blue")}
-    alone = generate(plain, processor, [(q.prompt, shown[q.video_key]) for q in asked], max_new_tokens=24, batch_size=batch_size)
+    shown = {
+        name: load_at(videos / "deep" / f"{name}.mp4", items[0].frames.fps, 128, None)
+        for name in ("red", "green", "blue")
+    }
+    alone = generate(
+        plain, processor, [(q.prompt, shown[q.video_key]) for q in asked], max_new_tokens=24, batch_size=batch_size
+    )
     assert [answer.reply for answer in answers] == alone
     assert len(set(alone)) >= 3
 
@@ -158,7 +170,9 @@ def _child(root: Path, params: Params, given: EvaluationRequest, model: Path) ->
     ask(root, params, given, model)
 
 
-def test_an_evaluation_that_is_killed_goes_on_where_it_was(root: Path, params: Params, videos: Path, tmp_path: Path) -> None:
+def test_an_evaluation_that_is_killed_goes_on_where_it_was(
+    root: Path, params: Params, videos: Path, tmp_path: Path
+) -> None:
     # A random initialisation rambles: the replies differ, and all have the maximum length.
     model, processor = tiny("qwen2_5_vl")
     save_model(model, processor, tmp_path / "model")
@@ -219,7 +233,8 @@ def test_a_video_that_was_replaced_under_its_name_is_asked_about_again_and_no_ot
     capsys.readouterr()
     again = ask(root, params, given, taught)
     controlled = sum(
-        row["id"].startswith("red") for row in map(json.loads, (tmp_path / "out/predictions_blank.jsonl").read_text().splitlines())
+        row["id"].startswith("red")
+        for row in map(json.loads, (tmp_path / "out/predictions_blank.jsonl").read_text().splitlines())
     )
     assert again.replaced == {"red": 2 + 2 * controlled}
     assert "1 videos hold something else than when they were asked about; asking again: red" in capsys.readouterr().out
@@ -233,13 +248,17 @@ def test_a_video_that_was_replaced_under_its_name_is_asked_about_again_and_no_ot
     assert replies(tmp_path / "out") == after
 
 
-def test_captions_are_asked_for_and_judged(root: Path, params: Params, taught: Path, videos: Path, tmp_path: Path) -> None:
+def test_captions_are_asked_for_and_judged(
+    root: Path, params: Params, taught: Path, videos: Path, tmp_path: Path
+) -> None:
     shutil.copytree(videos / "deep", tmp_path / "all" / "video")
     annotations = captions(tmp_path)
     given = order(annotations, tmp_path / "all", tmp_path / "out", benchmark="dream-1k", controls=2)
     result = ask(root, params, given, taught, baselines=False)
     assert result.scores["strict"].overall["F1"].mean == 100
-    assert {json.loads(line)["frames"] for line in (tmp_path / "out/predictions.jsonl").read_text().splitlines()} == {16}
+    assert {json.loads(line)["frames"] for line in (tmp_path / "out/predictions.jsonl").read_text().splitlines()} == {
+        16
+    }
     assert result.controls["blank"].questions == 2
     assert result.judge["name"] == "rule"
     assert "questions asked 2, drawn with seed 7" in (tmp_path / "out/scores.md").read_text()
@@ -268,7 +287,9 @@ def test_frames_that_a_model_does_not_take_are_a_reason(videos: Path) -> None:
     single = replace(shown, pixels=shown.pixels[:1], indices=shown.indices[:1])
     thread = replace(shown, pixels=shown.pixels[:, :8].repeat(60, axis=2))
     asked = [
-        Question(f"{sight}/{view}", view, sight, "what ?") for sight in ("single", "thread", "red") for view in ("video", "blank")
+        Question(f"{sight}/{view}", view, sight, "what ?")
+        for sight in ("single", "thread", "red")
+        for view in ("video", "blank")
     ]
     given = {"single": single, "thread": thread, "red": shown}
     answers: list[Answer] = []
@@ -331,7 +352,8 @@ def test_a_hub_model_that_is_not_here(root: Path, params: Params, monkeypatch: p
     chosen = select_model(Session(root), params, "nobody/has-this-model", "0" * 40)
     assert chosen.identity == {"weights": f"nobody/has-this-model@{'0' * 40}", "max_pixels_per_frame": "153664"}
     with pytest.raises(
-        EngineError, match=r"--model: 'nobody/has-this-model' at --revision '0+' cannot be loaded; HF_HUB_OFFLINE is set"
+        EngineError,
+        match=r"--model: 'nobody/has-this-model' at --revision '0+' cannot be loaded; HF_HUB_OFFLINE is set",
     ):
         chosen.load()
 
@@ -344,7 +366,9 @@ def test_orders_that_make_no_sense(root: Path, params: Params, taught: Path, vid
         ask(root, params, order(annotations, tmp_path / "nowhere", tmp_path / "out"), taught)
     empty = tmp_path / "empty"
     empty.mkdir()
-    with pytest.raises(EngineError, match="video-mme: no question was answered, so nothing was scored; the first: missing-file"):
+    with pytest.raises(
+        EngineError, match="video-mme: no question was answered, so nothing was scored; the first: missing-file"
+    ):
         ask(root, params, order(annotations, empty, tmp_path / "out"), taught)
     assert len((tmp_path / "out/unanswered.jsonl").read_text().splitlines()) == 9
 
@@ -355,21 +379,27 @@ def test_what_can_only_be_used_at_the_end_is_looked_at_before_a_question_is_aske
     given = order(about_colours(tmp_path, 1), videos, tmp_path / "out")
     with pytest.raises(PredictionError, match=r"other\.jsonl: No such file"):
         ask(root, params, given, taught, against=tmp_path / "other.jsonl")
-    judge = OpenAIJudgeParams(kind="openai", model="m", revision="r", temperature=0, max_tokens=9, seed=0, max_unavailable=0)
+    judge = OpenAIJudgeParams(
+        kind="openai", model="m", revision="r", temperature=0, max_tokens=9, seed=0, max_unavailable=0
+    )
     judged = order(captions(tmp_path), videos, tmp_path / "out", benchmark="dream-1k")
     with pytest.raises(JudgeError, match="VIDBRIDGE_JUDGE_URL: not set"):
         ask(root, params.model_copy(update={"judge": judge}), judged, taught)
     assert not (tmp_path / "out").exists()
 
 
-def test_samples_cut_in_another_way_are_another_evaluation(root: Path, params: Params, taught: Path, tmp_path: Path) -> None:
+def test_samples_cut_in_another_way_are_another_evaluation(
+    root: Path, params: Params, taught: Path, tmp_path: Path
+) -> None:
     given = order(tmp_path, tmp_path, tmp_path / "out", benchmark="dark-event-infer-test")
     engine = model_engine(Session(root), params, given, str(taught), None)
     rows = samples("dark_event_infer")
     longer = copy.deepcopy(rows)
     longer[0]["timeline"]["dark"][0]["stop"] += 1
     one, same, other = (
-        identity_of(params, given.benchmark, read_questions(given.benchmark, lines(tmp_path / name, each)).items, engine)
+        identity_of(
+            params, given.benchmark, read_questions(given.benchmark, lines(tmp_path / name, each)).items, engine
+        )
         for name, each in (("one.jsonl", rows), ("same.jsonl", rows), ("other.jsonl", longer))
     )
     assert one == same != other, "its frames are others, whatever its name, question and reference"

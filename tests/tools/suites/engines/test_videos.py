@@ -62,7 +62,9 @@ def test_frames_by_protocol_of_the_whole_and_of_a_part(tmp_path: Path) -> None:
     assert (len(part), part[0], part[-1]) == (4, pytest.approx(40, abs=1), pytest.approx(63, abs=1))
     assert load_at(file, None, 4, (5.0, 99.0)).total == 40
     between = load_at(file, Fraction(1), 128, (2.51, 2.6))
-    assert (between.total, round(float(between.pixels[0].mean()) / 3)) == (1, pytest.approx(20, abs=1)), "on display since 2.5 s"
+    assert (between.total, round(float(between.pixels[0].mean()) / 3)) == (1, pytest.approx(20, abs=1)), (
+        "on display since 2.5 s"
+    )
     assert load_at(file, None, 4, (9.9, 10.0)).total == 1
     assert load_at(file, None, 4, (2.4, 2.6)).total == 1, "the frame that begins in it"
     for wrong in ((11.0, 12.0), (5.0, 5.0), (6.0, 5.0), (-1.0, 2.0)):
@@ -88,7 +90,9 @@ def test_rows_of_mvbench_name_a_part_of_their_video(tmp_path: Path) -> None:
 def test_parts_late_in_a_long_video_are_told_apart(tmp_path: Path) -> None:
     rows = [mvbench(start=1234.567, end=1240.0), mvbench(start=1234.568, end=1240.0)]
     items = read_questions("mvbench", lines(tmp_path / "action.json", rows)).items
-    assert len({video_key_of(item) for item in items}) == 2, "else one of the two would be asked about the other's frames"
+    assert len({video_key_of(item) for item in items}) == 2, (
+        "else one of the two would be asked about the other's frames"
+    )
 
 
 def test_controls_are_drawn_by_seed() -> None:
