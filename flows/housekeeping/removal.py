@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -233,9 +234,7 @@ def _tell(session: Session, affected: Sequence[Affected], videos: Sequence[Exclu
             number = str(version.number)
             if now:
                 value = tag_value(sorted(now))
-                retry_on_conflict(
-                    lambda v=version, n=number, t=value: client.set_model_version_tag(v.model, n, REMOVED, t)
-                )  # type: ignore[misc]
+                retry_on_conflict(partial(client.set_model_version_tag, version.model, number, REMOVED, value))
             else:
                 client.delete_model_version_tag(version.model, number, REMOVED)
             tagged.append(f"{version.model} version {number}")
