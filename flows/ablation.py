@@ -131,14 +131,16 @@ def check(root: Path, params: Params) -> str:
     """
     if params.ablation is None:
         raise UsageError(
-            f"ablation: the recipe {params.recipe} has none; write one (infra/recipes/tiny.yaml has an example), or"
-            " take a recipe that has: vidbridge recipe list"
+            "ablation",
+            f"the recipe {params.recipe} has none",
+            "write one (infra/recipes/tiny.yaml has an example), or take a recipe that has: vidbridge recipe list",
         )
     if edited := git(root, "status", "--porcelain", "--", "stages", paths.CODE, paths.PIPELINE_FILE):
         first = edited.splitlines()[0].split()[-1]
         raise UsageError(
-            f"{first}: edited and not committed, and an ablation runs from a commit; commit it, or put it aside: git"
-            " stash"
+            first,
+            "edited and not committed, and an ablation runs from a commit",
+            "commit it, or put it aside: git stash",
         )
     return git(root, "rev-parse", "HEAD")
 

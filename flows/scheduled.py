@@ -101,8 +101,9 @@ def only_as_deployed(fixed: Mapping[str, str | None]) -> Deployed:
         expected = deployment.parameters.get(name, scheduled.parameters.properties[name].get("default"))
         if value != expected:
             raise FlowError(
-                f"{name}: this run sets {value!r}, and only the deployment may ({expected!r}); "
-                f"leave it out, or deploy again: vidbridge deploy"
+                name,
+                f"this run sets {value!r}, and only the deployment may ({expected!r})",
+                "leave it out, or deploy again: vidbridge deploy",
             )
     return Deployed(deployment.name, str(deployment_id))
 
@@ -210,7 +211,7 @@ def _bring_up_to_date(clone: Clone, source: str | None, recipe: str | None, targ
     if not clone.shared_remote:
         lines.append("**The DVC remote is this worker's own**: give `.dvc/config` one that others can read.")
     if report.registration.pushed is None:
-        raise FlowError("dvc push: no remote; dvc remote add -d NAME URL, then commit .dvc/config")
+        raise FlowError("dvc push", "no remote", "dvc remote add -d NAME URL, then commit .dvc/config")
     ran = ", ".join(result.stage for result in report.ran) or "nothing, all of it was made before"
     lines.append(f"Ran: {ran}.")
     if promote and registered.awaits_gate(root) and (candidate := report.registration.candidate) is not None:

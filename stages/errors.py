@@ -1,16 +1,95 @@
-"""Base of all errors whose message is enough for the user: field, value, remedy. Other exceptions
-are defects and print a traceback."""
+"""The errors of the program: one tree. Each carries the field that is wrong, the problem with its
+value, and the remedy. Other exceptions are defects and print a traceback."""
 
 from __future__ import annotations
 
 import errno
+from collections.abc import Iterable
+from typing import NamedTuple, Self
+
+
+class Fault(NamedTuple):
+    """Result of a check whose caller knows the field: the problem, and the remedy."""
+
+    problem: str
+    remedy: str
+
+    def __str__(self) -> str:
+        return f"{self.problem}; {self.remedy}"
 
 
 class VidbridgeError(Exception):
-    """A failure that the user can act on; ``status`` is the exit status of the command (1: failure,
-    2: wrong usage)."""
+    """A failure that the user can act on. Its text is ``FIELD: PROBLEM; REMEDY``, and a line for
+    each of ``others``.
+
+    Attributes:
+        field: what is wrong: an option, a key, a variable, a file, a row, a model, a server.
+        problem: its value, and what is wrong with it.
+        remedy: what to do; empty only where an outside program's own text says it.
+        others: errors found together with this one.
+        status: exit status of the command (1: failure, 2: wrong usage).
+    """
 
     status = 1
+
+    def __init__(self, field: str, problem: str, remedy: str) -> None:
+        # All parts go to the base class, so that the error can be pickled out of a process.
+        super().__init__(field, problem, remedy)
+        self.field = field
+        self.problem = problem
+        self.remedy = remedy
+        self.others: tuple[VidbridgeError, ...] = ()
+
+    def __str__(self) -> str:
+        own = f"{self.field}: {self.problem}" + (f"; {self.remedy}" if self.remedy else "")
+        return "\n".join([own, *map(str, self.others)])
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({str(self)!r})"
+
+    @classmethod
+    def from_error(
+        cls,
+        error: VidbridgeError,
+        *,
+        field: str | None = None,
+        within: str | None = None,
+        remedy: str | None = None,
+    ) -> Self:
+        """The same failure as an error of this class.
+
+        Args:
+            field: name of the field at this place, where it differs from ``error.field``.
+            within: what the field belongs to; it becomes the field, and the field part of the
+                problem.
+            remedy: what to do at this place, instead of ``error.remedy``.
+        """
+        name, problem = error.field if field is None else field, error.problem
+        if within is not None:
+            name, problem = within, f"{name}: {problem}"
+        same = cls(name, problem, error.remedy if remedy is None else remedy)
+        same.others = error.others
+        return same
+
+    @classmethod
+    def joined(cls, errors: Iterable[VidbridgeError]) -> Self:
+        """One error of this class for several that were found together (at least one)."""
+        first, *others = errors
+        whole = cls.from_error(first)
+        whole.others = (*first.others, *others)
+        return whole
+
+
+class InputError(VidbridgeError):
+    """Something that the user wrote or passed is invalid: parameters, options, rows, annotations."""
+
+
+class EndpointError(VidbridgeError):
+    """An endpoint of a model (judge, writer, model under test) cannot be used, or did not answer."""
+
+
+class MachineError(VidbridgeError):
+    """This machine or its environment lacks something: a program, a process, memory, a folder."""
 
 
 class Terminated(SystemExit):

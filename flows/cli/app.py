@@ -126,7 +126,7 @@ def global_options(
     from flows.processes import dotenv, verbosity
 
     if verbose and quiet:
-        raise UsageError("--verbose, --quiet: contradict each other; set one of them")
+        raise UsageError("--verbose, --quiet", "contradict each other", "set one of them")
     dotenv.load()
     verbosity.choose(verbose=verbose, quiet=quiet)
 
@@ -176,9 +176,11 @@ def version_of(version: str | None, model: str | None) -> str:
         UsageError: both are given, or ``--model`` names no version.
     """
     if version is not None and model is not None:
-        raise UsageError("--version, --model: contradict each other; set one of them")
+        raise UsageError("--version, --model", "contradict each other", "set one of them")
     if model is not None and not model.startswith("models:"):
         raise UsageError(
-            f"--model: {model!r} is not a version; write models:/NAME@champion or models:/NAME/3, or --version {model}"
+            "--model",
+            f"{model!r} is not a version",
+            f"write models:/NAME@champion or models:/NAME/3, or --version {model}",
         )
     return version or model or "champion"

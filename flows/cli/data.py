@@ -115,7 +115,7 @@ def _check(
     from stages.tools.dataset.check import check as examine
 
     if not is_utf8(str(folder)):
-        raise UsageError(f"folder: {str(folder)!r}: its name is not UTF-8; rename it")
+        raise UsageError("folder", f"{str(folder)!r}: its name is not UTF-8", "rename it")
     params, out = params_or_default(root), show.console()
     try:
         report = examine(params, folder, annotation_format, annotations)
@@ -153,7 +153,9 @@ def _export(root: Path, out: Path, kind: str, tasks: Sequence[str], splits: Sequ
         _among("--split", splits, SPLITS),
     )
     if out.exists() and not (out.is_dir() and (not any(out.iterdir()) or (out / "README.md").exists())):
-        raise UsageError(f"out: {str(out)!r} holds something else; name a new folder, or one that an export has made")
+        raise UsageError(
+            "out", f"{str(out)!r} holds something else", "name a new folder, or one that an export has made"
+        )
     exported = write(root, out, kinds[0], names, wanted or SPLITS, limit)
     console = show.console()
     for (split, task), count in exported.samples.items():
@@ -168,5 +170,5 @@ def _among(option: str, given: Sequence[str], known: Sequence[Name]) -> list[Nam
     """Return the values of an option, each checked to be a known one."""
     for value in given:
         if value not in known:
-            raise UsageError(f"{option}: {value!r} is unknown; choose among {', '.join(known)}")
+            raise UsageError(option, f"{value!r} is unknown", f"choose among {', '.join(known)}")
     return [name for value in given for name in known if name == value]

@@ -97,7 +97,7 @@ def evaluate(
     from stages.tools.suites.evaluate import EvaluationRequest
 
     if no_controls and controls is not None:
-        raise UsageError("--controls, --no-controls: contradict each other; set one of them")
+        raise UsageError("--controls, --no-controls", "contradict each other", "set one of them")
     order = EvaluationRequest(
         benchmark=benchmark,
         annotations=_annotations_at(annotations, benchmark),
@@ -190,8 +190,9 @@ def _evaluate(
     _check_flags(order, model, endpoint, endpoint_model, form)
     if session.project is None and order.benchmark in _OWN:
         raise UsageError(
-            f"--benchmark: {order.benchmark} asks about edits of a project's own clips, and {Path.cwd()} is not inside"
-            f" one; {WAYS.partition(', or')[0]}"
+            "--benchmark",
+            f"{order.benchmark} asks about edits of a project's own clips, and {Path.cwd()} is not inside one",
+            f"{WAYS.partition(', or')[0]}",
         )
     params = session.params if session.project is not None else default_params()
     engine = _engine(session, params, order, model, revision, endpoint, endpoint_model, form)
@@ -218,25 +219,28 @@ def _check_flags(
 ) -> None:
     if (model is None) == (endpoint is None):
         raise UsageError(
-            "--model, --endpoint: exactly one is needed; set a model that runs here, or the address of one that"
-            " answers elsewhere"
+            "--model, --endpoint",
+            "exactly one is needed",
+            "set a model that runs here, or the address of one that answers elsewhere",
         )
     if endpoint is not None and endpoint_model is None:
-        raise UsageError("--endpoint-model: not given; name the model as the endpoint does")
+        raise UsageError("--endpoint-model", "not given", "name the model as the endpoint does")
     if endpoint is None and endpoint_model is not None:
-        raise UsageError("--endpoint-model: means nothing without --endpoint; leave it out, or set the address")
+        raise UsageError("--endpoint-model", "means nothing without --endpoint", "leave it out, or set the address")
     if endpoint is not None and order.batch_size is not None:
-        raise UsageError("--batch-size: is of a model that runs here; an endpoint's is VIDBRIDGE_ENDPOINT_CONCURRENCY")
+        raise UsageError(
+            "--batch-size", "is of a model that runs here", "an endpoint's is VIDBRIDGE_ENDPOINT_CONCURRENCY"
+        )
     if form not in _FORMS:
         raise UsageError(
-            f"--endpoint-video: {form!r} is unknown; give jpeg (a picture a frame) or mp4 (one short video)"
+            "--endpoint-video", f"{form!r} is unknown", "give jpeg (a picture a frame) or mp4 (one short video)"
         )
     if endpoint is None and form != _FORMS[0]:
-        raise UsageError("--endpoint-video: means nothing without --endpoint; leave it out, or set the address")
+        raise UsageError("--endpoint-video", "means nothing without --endpoint", "leave it out, or set the address")
     if order.out.exists() and not order.out.is_dir():
-        raise UsageError(f"--out: {str(order.out)!r} is not a folder; name one, it is created if missing")
+        raise UsageError("--out", f"{str(order.out)!r} is not a folder", "name one, it is created if missing")
     if order.videos is None and order.benchmark not in _OWN:
-        raise UsageError(f"--videos: not given; name the folder that holds the videos of {order.benchmark}")
+        raise UsageError("--videos", "not given", f"name the folder that holds the videos of {order.benchmark}")
 
 
 def _engine(
@@ -281,9 +285,9 @@ def _score(
 
     _check_benchmark(benchmark)
     if out is not None and not out.parent.is_dir():
-        raise UsageError(f"--out: {str(out.parent)!r} is not a folder; create it, or name a file in another one")
+        raise UsageError("--out", f"{str(out.parent)!r} is not a folder", "create it, or name a file in another one")
     if out is not None and out in (annotations, predictions, against):
-        raise UsageError(f"--out: {str(out)!r} is what is to be scored; name another file")
+        raise UsageError("--out", f"{str(out)!r} is what is to be scored", "name another file")
     result = scored(params_or_default(root), benchmark, annotations, predictions, baselines=baselines, against=against)
     if out is not None:
         write_record(out, result)
@@ -319,4 +323,4 @@ def _check_benchmark(name: str) -> None:
     from stages.tools.suites.published.registry import BENCHMARKS
 
     if name not in BENCHMARKS:
-        raise UsageError(f"--benchmark: {name!r} is unknown; choose among {', '.join(BENCHMARKS)}")
+        raise UsageError("--benchmark", f"{name!r} is unknown", f"choose among {', '.join(BENCHMARKS)}")

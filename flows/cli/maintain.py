@@ -71,7 +71,7 @@ def accept(
     """
     if (stage is None) == (not every):
         raise UsageError(
-            "stage, --all: exactly one is needed; name the stage whose change does not matter, or set --all"
+            "stage, --all", "exactly one is needed", "name the stage whose change does not matter, or set --all"
         )
     from flows.project import accept as acceptance
 

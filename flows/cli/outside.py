@@ -38,7 +38,9 @@ def reader() -> Session:
         return Session(root)
     uri = os.environ.get("MLFLOW_TRACKING_URI", "").strip()
     if not uri:
-        raise UsageError(f"working directory: {Path.cwd()} is not inside a project (no dvc.yaml upward of it); {WAYS}")
+        raise UsageError(
+            "working directory", f"{Path.cwd()} is not inside a project (no dvc.yaml upward of it)", f"{WAYS}"
+        )
     from stages.runtime.paths import STATE
     from stages.tracking.lineage.cache_folder import cache_folder
     from stages.tracking.lineage.uri import display_uri, sqlite_path
@@ -46,12 +48,15 @@ def reader() -> Session:
     database = sqlite_path(uri)
     if database is not None and not database.is_absolute():
         raise UsageError(
-            f"MLFLOW_TRACKING_URI: {display_uri(uri)}: its path counts from the folder of a project, and {Path.cwd()}"
-            " is not inside one; write sqlite:////absolute/path.db"
+            "MLFLOW_TRACKING_URI",
+            f"{display_uri(uri)}: its path counts from the folder of a project, and {Path.cwd()} is not inside one",
+            "write sqlite:////absolute/path.db",
         )
     if database is not None and not database.is_file():
         # MLflow would make an empty one there, and find nothing in it.
-        raise UsageError(f"MLFLOW_TRACKING_URI: {display_uri(uri)}: no such file; correct the path, or name the server")
+        raise UsageError(
+            "MLFLOW_TRACKING_URI", f"{display_uri(uri)}: no such file", "correct the path, or name the server"
+        )
     root = cache_folder()
     # A project's own lie in its folder; here the working folder may be read-only, and is nobody's
     # place for them.

@@ -224,8 +224,10 @@ def compare_versions(session: Session, after: str, before: str, *, as_json: bool
     if versions.to_rescore is not None:
         if session.project is None:
             raise UsageError(
-                f"compare: version {versions.to_rescore.number} was not scored under evaluation {versions.digest}, and"
-                f" scoring it again takes the project's samples; {WAYS.partition(', or')[0]}"
+                "compare",
+                f"version {versions.to_rescore.number} was not scored under evaluation {versions.digest}, and"
+                f" scoring it again takes the project's samples",
+                f"{WAYS.partition(', or')[0]}",
             )
         progress.print(
             f"version {versions.to_rescore.number} was not scored under evaluation {versions.digest}; scoring it now"

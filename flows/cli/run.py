@@ -70,8 +70,9 @@ def run(
         if recipe is not None or wanted:
             if dry_run:
                 raise UsageError(
-                    "--dry-run: changes nothing, and --recipe, --set and --seed change params.yaml; leave one of them"
-                    " out"
+                    "--dry-run",
+                    "changes nothing, and --recipe, --set and --seed change params.yaml",
+                    "leave one of them out",
                 )
             _change_params(root, recipe, wanted)
         bring_up_to_date(root, stage, dry_run=dry_run, ask=not yes, push=push)

@@ -40,7 +40,7 @@ def predict(
     uri = app.version_of(version, model if model is not None and model.startswith("models:") else None)
     folder = Path(model) if model is not None and not model.startswith("models:") else None
     if folder is not None and version is not None:
-        raise UsageError("--version, --model: contradict each other; set one of them")
+        raise UsageError("--version, --model", "contradict each other", "set one of them")
     _predict(video.expanduser().resolve(), question, uri, app.as_typed(folder))
 
 
@@ -122,7 +122,7 @@ def _predict(video: Path, question: str, version: str, model: Path | None) -> No
     from stages.runtime.project import ProjectError
 
     if not video.is_file():
-        raise UsageError(f"video: {str(video)!r} is not a file; pass the path of a video")
+        raise UsageError("video", f"{str(video)!r} is not a file", "pass the path of a video")
     from stages.tools.serving import predict as prediction
 
     if model is not None:

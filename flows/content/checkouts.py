@@ -59,10 +59,10 @@ def _check_place(repo: Any, out: Any, name: str) -> None:
     root = Path(repo.root_dir)
     remedy = "name a folder inside the project"
     if not out.is_in_repo or Path(out.fs_path) == root:
-        raise UnsafeContent(f"{name}: lies outside the project {root}, where DVC would delete and write; {remedy}")
+        raise UnsafeContent(name, f"lies outside the project {root}, where DVC would delete and write", f"{remedy}")
     path = Path(out.fs_path).relative_to(root)
     if fault := path_fault(path.as_posix()):
-        raise UnsafeContent(f"{name}: {fault}; {remedy}")
+        raise UnsafeContent(name, fault, remedy)
     for above in (path, *list(path.parents)[:-1]):
         link = root / above
         # A file that is a link leads into DVC's cache.
@@ -73,8 +73,10 @@ def _check_place(repo: Any, out: Any, name: str) -> None:
             and not _own_link(root, above)
         ):
             raise UnsafeContent(
-                f"{name}: {above} is a link to {str(link.readlink())!r} that came with the repository, and DVC would"
-                f" write there; remove it (git rm {above}); a link of your own is not committed"
+                name,
+                f"{above} is a link to {str(link.readlink())!r} that came with the repository, and DVC would"
+                f" write there; remove it (git rm {above})",
+                "a link of your own is not committed",
             )
     if out.stage.cmd and Path(out.fs_path).is_dir():
         for place, folders, _ in os.walk(out.fs_path):
@@ -82,7 +84,9 @@ def _check_place(repo: Any, out: Any, name: str) -> None:
                 inside = Path(place, folder)
                 if inside.is_symlink() and not inside.resolve().is_relative_to(root.resolve()):
                     raise UnsafeContent(
-                        f"{name}: {inside} is a link that leads out, and DVC would write there; remove it: rm {inside}"
+                        name,
+                        f"{inside} is a link that leads out, and DVC would write there",
+                        f"remove it: rm {inside}",
                     )
 
 
@@ -100,8 +104,9 @@ def _check_content(repo: Any, out: Any, name: str) -> None:
     oid = out.hash_info.value
     if not is_hash(oid):
         raise UnsafeContent(
-            f"{name}: {str(oid)[:200]!r} is not a hash of DVC (32 hex digits) and would be read as a path; run the"
-            " stage again"
+            name,
+            f"{str(oid)[:200]!r} is not a hash of DVC (32 hex digits) and would be read as a path",
+            "run the stage again",
         )
     if out.files is None and oid.endswith(".dir") and (path := _list_file(repo, out, oid)) is not None:
         if (size := path.stat().st_size) > MAX_BYTES:
@@ -146,8 +151,9 @@ def watch_lists() -> None:
             for entry in entries:
                 if "md5" in entry and not is_hash(entry["md5"]):
                     raise ListError(
-                        f"list of a folder's files: {entry['relpath']!r}: md5: {entry['md5']!r} is not a hash (32 hex"
-                        " digits); run the stage again"
+                        "list of a folder's files",
+                        f"{entry['relpath']!r}: md5: {entry['md5']!r} is not a hash (32 hex digits)",
+                        "run the stage again",
                     )
         except ListError as error:
             raise DvcException(str(error)) from error

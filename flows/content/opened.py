@@ -36,7 +36,7 @@ def opened_content(root: Path) -> Iterator[ContentStore]:
             yield content
     except DvcException as error:
         chain = [str(error)] + ([str(error.__cause__)] if error.__cause__ else [])
-        raise DvcError(f"dvc.yaml: {': '.join(chain)}; `dvc status` in {root} shows more") from error
+        raise DvcError("dvc.yaml", f"{': '.join(chain)}", f"`dvc status` in {root} shows more") from error
     except UnicodeEncodeError as error:
         source = _source(root)
         sentence = next(unstorable_names(source), None) if source is not None else None
@@ -47,8 +47,9 @@ def opened_content(root: Path) -> Iterator[ContentStore]:
         if error.filename is None or not Path(error.filename).is_symlink():
             raise
         raise DvcError(
-            f"ingest.source: {error.filename!r} is a link that leads nowhere ({error.strerror}), and DVC cannot hash"
-            f" it; remove such links: find {Path(error.filename).parent} -xtype l -delete"
+            "ingest.source",
+            f"{error.filename!r} is a link that leads nowhere ({error.strerror}), and DVC cannot hash it",
+            f"remove such links: find {Path(error.filename).parent} -xtype l -delete",
         ) from error
 
 

@@ -181,7 +181,7 @@ def opened(content: ContentStore) -> Remote | None:
     try:
         return Remote(content)
     except (DvcException, ImportError) as error:
-        raise TrackingError(f"DVC remote {content.remote_name()!r}: {one_line(error)}; correct .dvc/config") from error
+        raise TrackingError(f"DVC remote {content.remote_name()!r}", one_line(error), "correct .dvc/config") from error
 
 
 def push_runs(session: Session) -> tuple[int, tuple[str, ...]]:
@@ -220,7 +220,8 @@ def push_runs(session: Session) -> tuple[int, tuple[str, ...]]:
         if not failed(error):
             raise
         raise TrackingError(
-            f"DVC remote {remote.name}: run cache: {one_line(error)}; is it reachable and writable? then: vidbridge run"
-            " --push"
+            f"DVC remote {remote.name}",
+            f"run cache: {one_line(error)}",
+            "is it reachable and writable? then: vidbridge run --push",
         ) from error
     return new, tuple(remote.notes)

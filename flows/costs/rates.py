@@ -81,7 +81,7 @@ def load_rates(root: Path) -> Rates:
     except FileNotFoundError as error:
         if not named:
             return Rates()
-        raise UsageError(f"{VARIABLE}: {named!r} does not exist; correct the path, or unset it") from error
+        raise UsageError(VARIABLE, f"{named!r} does not exist", "correct the path, or unset it") from error
     except YamlError as error:
         raise UsageError(f"{VARIABLE if named else FILE}: {error}") from error
     try:

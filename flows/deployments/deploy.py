@@ -87,19 +87,22 @@ def deployment_request(
     """
     if not is_repository(root):
         raise UsageError(
-            f"git: {root} is not a repository, and scheduled runs work in a clone of one; create it: git init && git"
-            " add -A && git commit -m start"
+            "git",
+            f"{root} is not a repository, and scheduled runs work in a clone of one",
+            "create it: git init && git add -A && git commit -m start",
         )
     if directory is not None and repository is None:
         raise UsageError(
-            "--directory: is of --repository; a project's own folder in its repository is known, leave the option out"
+            "--directory",
+            "is of --repository",
+            "a project's own folder in its repository is known, leave the option out",
         )
     _check_schedule(cron, timezone)
     named, wanted_pool = name or deployment_name(root), pool or POOL
     for option, value in (("--name", named), ("--pool", wanted_pool)):
         if _BANNED.search(value) or not value.strip():
             raise UsageError(
-                f"{option}: {value!r} cannot be a name in Prefect; use letters, digits, '-', '_', '.' and spaces"
+                option, f"{value!r} cannot be a name in Prefect", "use letters, digits, '-', '_', '.' and spaces"
             )
     address = None if repository is None else check_address(repository)
     followed = branch or _checked_out(root)
@@ -125,7 +128,9 @@ def _check_schedule(cron: str | None, timezone: str | None) -> None:
             near = difflib.get_close_matches(timezone, zones, 1, 0.7)
             meant = f"; did you mean {near[0]}?" if near else ""
             raise UsageError(
-                f"--timezone: {timezone!r} is not a time zone; set an IANA name, such as Europe/Berlin or UTC{meant}"
+                "--timezone",
+                f"{timezone!r} is not a time zone",
+                f"set an IANA name, such as Europe/Berlin or UTC{meant}",
             )
     if cron is not None:
         from prefect.client.schemas.schedules import CronSchedule
@@ -134,8 +139,9 @@ def _check_schedule(cron: str | None, timezone: str | None) -> None:
             CronSchedule(cron=cron, timezone=timezone or "UTC")
         except ValueError as error:
             raise UsageError(
-                f'--cron: {cron!r} is not a schedule; set minute, hour, day, month and weekday, such as "0 3 * * *"'
-                " (every day at 3)"
+                "--cron",
+                f"{cron!r} is not a schedule",
+                'set minute, hour, day, month and weekday, such as "0 3 * * *" (every day at 3)',
             ) from error
 
 
@@ -145,7 +151,9 @@ def _checked_out(root: Path) -> str:
         return found
     at = git(root, "rev-parse", "--short", "HEAD")
     raise UsageError(
-        f"--branch: HEAD is detached (at {at}), so which branch the runs should follow is not known; give --branch NAME"
+        "--branch",
+        f"HEAD is detached (at {at}), so which branch the runs should follow is not known",
+        "give --branch NAME",
     )
 
 
@@ -155,7 +163,9 @@ def _check_branch(place: Path | str, branch: str) -> None:
         return
     there = ", ".join(found[:8]) + (", …" if len(found) > 8 else "") if found else "none"
     what = f"git push {place} {branch}" if isinstance(place, str) else f"git branch {branch} origin/{branch}"
-    raise UsageError(f"--branch: {branch!r} is not in {place} (there: {there}); name one of these, or make it: {what}")
+    raise UsageError(
+        "--branch", f"{branch!r} is not in {place} (there: {there})", f"name one of these, or make it: {what}"
+    )
 
 
 def _source(source: Path, *, elsewhere: bool) -> str:
@@ -163,20 +173,23 @@ def _source(source: Path, *, elsewhere: bool) -> str:
     if elsewhere:
         if not source.is_absolute():
             raise UsageError(
-                f"--source: {str(source)!r} is relative, and with --repository it is a folder of the worker; set its"
-                " absolute path"
+                "--source",
+                f"{str(source)!r} is relative, and with --repository it is a folder of the worker",
+                "set its absolute path",
             )
         return str(source)
     folder = source.expanduser().resolve()
     if not folder.is_dir():
-        raise UsageError(f"source: {str(folder)!r} is not a folder; name the folder of your videos")
+        raise UsageError("source", f"{str(folder)!r} is not a folder", "name the folder of your videos")
     return str(folder)
 
 
 def _folder(directory: str | None) -> str | None:
     folder = PurePosixPath(directory or "")
     if folder.is_absolute() or ".." in folder.parts:
-        raise UsageError(f"--directory: {directory!r} leads out of the repository; set the project's path inside it")
+        raise UsageError(
+            "--directory", f"{directory!r} leads out of the repository", "set the project's path inside it"
+        )
     return None if folder == PurePosixPath(".") else str(folder)
 
 
@@ -197,11 +210,11 @@ def _check_repository(found: BranchContent, recipe: str | None) -> list[str]:
     if not found.is_project:
         there = f" (there is one in {', '.join(found.projects)})" if found.projects else ""
         raise UsageError(
-            f"--directory: {found.where} holds no dvc.yaml{there}; name the folder of the project: --directory SUB"
+            "--directory", f"{found.where} holds no dvc.yaml{there}", "name the folder of the project: --directory SUB"
         )
     if recipe and found.recipe is None:
         names = ", ".join(found.recipes) or "none"
-        raise UsageError(f"--recipe: {recipe!r} is not in {found.where}; it has {names}")
+        raise UsageError("--recipe", f"{recipe!r} is not in {found.where}", f"it has {names}")
     if found.remote is None:
         return [
             f"note: .dvc/config in {found.where} names no remote, so nothing that runs make reaches others, and runs"
@@ -239,14 +252,16 @@ def deploy(root: Path, order: DeploymentRequest, notes: Sequence[str], worker: b
                     stack.enter_context(prefect_server.serving(root, port)).url()
                 else:
                     raise UsageError(
-                        "--no-worker: needs a Prefect server that stays; set PREFECT_API_URL to it, or leave the"
-                        " option out"
+                        "--no-worker",
+                        "needs a Prefect server that stays",
+                        "set PREFECT_API_URL to it, or leave the option out",
                     )
             url = os.environ["PREFECT_API_URL"]
             if not prefect_server.answers(url):
                 raise FlowError(
-                    f"PREFECT_API_URL: {display_uri(url)}: no answer; start that server, correct the address, or unset"
-                    " it"
+                    "PREFECT_API_URL",
+                    f"{display_uri(url)}: no answer",
+                    "start that server, correct the address, or unset it",
                 )
             created = create(root, order, worker=worker)
         full = f"{FLOW}/{order.name}"
@@ -313,7 +328,9 @@ def _prefect_table(root: Path) -> dict[str, Any]:
         table = read_yaml(path)
         str(table["deployments"][0]["name"])
     except (OSError, YamlError, KeyError, IndexError, TypeError) as error:
-        raise UsageError(f"{path}: names no deployment ({error}); restore it: git checkout {PREFECT_FILE}") from error
+        raise UsageError(
+            str(path), f"names no deployment ({error})", f"restore it: git checkout {PREFECT_FILE}"
+        ) from error
     found: dict[str, Any] = table
     return found
 
@@ -374,7 +391,7 @@ def create(root: Path, order: DeploymentRequest, *, worker: bool = True) -> list
     template = _of_project(root, POOL_FILE)
     if not template.is_file():
         raise UsageError(
-            f"{template}: is missing, and without it a run could start any command; git checkout {POOL_FILE}"
+            str(template), "is missing, and without it a run could start any command", f"git checkout {POOL_FILE}"
         )
     with prefect_server.connected(None):
         notes = pools.provide(template, order.pool, process=worker, ours=POOL)
@@ -408,7 +425,7 @@ def until_interrupted(processes: dict[str, subprocess.Popen[bytes]]) -> None:
         while True:
             for name, process in processes.items():
                 if process.poll() is not None:
-                    raise FlowError(f"{name}: ended with status {process.returncode}; see the logs in .vidbridge")
+                    raise FlowError(name, f"ended with status {process.returncode}", "see the logs in .vidbridge")
             time.sleep(0.5)
     except KeyboardInterrupt:
         typer.echo("\nstopped")

@@ -32,7 +32,7 @@ def _asking() -> Iterator[SyncPrefectClient]:
         with get_client(sync_client=True) as client:
             yield client
     except HTTPError as error:
-        raise FlowError(f"Prefect: {one_line(redacted(error))}; look at the server of PREFECT_API_URL") from error
+        raise FlowError("Prefect", f"{one_line(redacted(error))}", "look at the server of PREFECT_API_URL") from error
 
 
 def provide(template: Path, name: str, *, process: bool, ours: str) -> list[str]:
@@ -53,8 +53,9 @@ def provide(template: Path, name: str, *, process: bool, ours: str) -> list[str]
             return []
         if process and pool.type != PROCESS:
             raise UsageError(
-                f"--pool: {name!r} starts runs by {pool.type}, and the worker of this command starts processes; "
-                "start its worker yourself and add --no-worker, or name another pool"
+                "--pool",
+                f"{name!r} starts runs by {pool.type}, and the worker of this command starts processes",
+                "start its worker yourself and add --no-worker, or name another pool",
             )
         if is_locked(pool.base_job_template):
             same = pool.base_job_template == wanted
@@ -68,9 +69,11 @@ def provide(template: Path, name: str, *, process: bool, ours: str) -> list[str]
             client.update_work_pool(name, WorkPoolUpdate(base_job_template=wanted))
             return [f"note: work pool {name} let runs set their command; now no run can ({template.name})"]
     raise UsageError(
-        f"--pool: {name!r} is there already, and lets a run set how it is started (command, environment, folder), so it"
-        f" could start anything; name another one (--pool NAME), or lock this one: prefect work-pool update {name}"
-        f" --base-job-template {template}"
+        "--pool",
+        f"{name!r} is there already, and lets a run set how it is started (command, environment, folder), so it"
+        f" could start anything",
+        f"name another one (--pool NAME), or lock this one: prefect work-pool update {name}"
+        f" --base-job-template {template}",
     )
 
 

@@ -45,14 +45,16 @@ def check_address(repository: str) -> str:
     """
     if redacted(repository) != repository:
         raise UsageError(
-            f"--repository: {redacted(repository)!r} holds a password, and everyone who sees the deployment would read"
-            " it; leave it out, and give the worker a key or one of git's credential helpers"
+            "--repository",
+            f"{redacted(repository)!r} holds a password, and everyone who sees the deployment would read it",
+            "leave it out, and give the worker a key or one of git's credential helpers",
         )
     is_path = ":" not in repository.split("/", maxsplit=1)[0]  # else a URL, or host:path as ssh takes it
     if not repository.strip() or repository.startswith("-") or (is_path and not repository.startswith("/")):
         raise UsageError(
-            f"--repository: {repository!r} means nothing to a worker elsewhere; set a URL, or an absolute path that it"
-            " sees too"
+            "--repository",
+            f"{repository!r} means nothing to a worker elsewhere",
+            "set a URL, or an absolute path that it sees too",
         )
     return repository
 
@@ -69,7 +71,7 @@ def branches(address: Path | str) -> tuple[str, ...]:
         listed = git(Path.cwd(), "ls-remote", "--heads", "--", address)
     except TrackingError as error:
         raise FlowError(
-            f"--repository: {address} cannot be read from here ({error}); correct the address, or your access"
+            "--repository", f"{address} cannot be read from here ({error})", "correct the address, or your access"
         ) from error
     return tuple(line.partition("refs/heads/")[2] for line in listed.splitlines())
 

@@ -39,7 +39,7 @@ def stage_slots() -> int:
     """
     text = os.environ.get("VIDBRIDGE_STAGE_SLOTS", "2")
     if not text.isdigit() or int(text) < 1:
-        raise UsageError(f"VIDBRIDGE_STAGE_SLOTS: {text!r} is not a number of stages; set a whole number >= 1")
+        raise UsageError("VIDBRIDGE_STAGE_SLOTS", f"{text!r} is not a number of stages", "set a whole number >= 1")
     return int(text)
 
 

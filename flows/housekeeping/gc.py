@@ -124,7 +124,9 @@ def gc(root: Path, order: GcOptions, *, yes: bool, as_json: bool) -> None:
     for other in order.also:
         if not (other / layout.PIPELINE_FILE).is_file():
             raise UsageError(
-                f"--also: {str(other)!r} holds no dvc.yaml; name the folder of a project that uses this cache or remote"
+                "--also",
+                f"{str(other)!r} holds no dvc.yaml",
+                "name the folder of a project that uses this cache or remote",
             )
     with Session(root) as session, ExitStack() as stack:
         if yes:
@@ -163,7 +165,7 @@ def _dvc_lock(content: ContentStore) -> Iterator[None]:
     try:
         content.repo.lock.lock()
     except LockError as error:
-        raise FlowError("gc: DVC is at work in this project; wait for it (dvc says more: dvc status)") from error
+        raise FlowError("gc", "DVC is at work in this project", "wait for it (dvc says more: dvc status)") from error
     try:
         yield
     finally:
@@ -184,12 +186,13 @@ def _find(session: Session, order: GcOptions, marked: list[Standing], *, yes: bo
     if order.remote:
         remote_odb = content.remote()
         if remote_odb is None:
-            raise UsageError("--remote: this project has no DVC remote; add one: dvc remote add -d NAME URL")
+            raise UsageError("--remote", "this project has no DVC remote", "add one: dvc remote add -d NAME URL")
         remote = inventory("remote", remote_odb, shared=True)
     elif order.versions and content.remote_name():
         raise UsageError(
-            "--versions: this project has a DVC remote, where copies of those weights would be left; add --remote:"
-            " vidbridge gc --remote --versions"
+            "--versions",
+            "this project has a DVC remote, where copies of those weights would be left",
+            "add --remote: vidbridge gc --remote --versions",
         )
     if order.remote or order.versions or cache.shared:
         needs += origin_needs(root)
@@ -252,7 +255,7 @@ def _others_needs(root: Path, other: Path) -> list[Need]:
         FlowError, TrackingError: these cannot be asked; nothing was freed.
     """
     if said := other_store(other):
-        raise FlowError(f"--also {other}: {said}; nothing was freed")
+        raise FlowError(f"--also {other}", said, "nothing was freed")
     from mlflow.exceptions import MlflowException
 
     try:
@@ -264,7 +267,7 @@ def _others_needs(root: Path, other: Path) -> list[Need]:
         return [*needs, *registry(open_client(other), frozenset(), frozenset(), 0.0).needs]
     except (TrackingError, MlflowException) as error:
         raise TrackingError(
-            f"--also {other}: what it needs cannot be told: {redacted(one_line(str(error)))}; nothing was freed"
+            f"--also {other}", f"what it needs cannot be told: {redacted(one_line(str(error)))}", "nothing was freed"
         ) from error
 
 
@@ -278,9 +281,10 @@ def _verify_versions(session: Session, known: Registry) -> None:
     model = session.params.gate.registered_model
     if not any(one.version.model == model for one in known.versions):
         raise UsageError(
-            f"MLFLOW_TRACKING_URI: {display_uri(tracking_uri(session.root))} holds no version of {model}, so it cannot"
-            " tell what a shared cache, the remote or --versions may lose; set it to the store in which this project"
-            " registers, or register first: vidbridge register"
+            "MLFLOW_TRACKING_URI",
+            f"{display_uri(tracking_uri(session.root))} holds no version of {model}, so it cannot"
+            " tell what a shared cache, the remote or --versions may lose",
+            "set it to the store in which this project registers, or register first: vidbridge register",
         )
 
 
@@ -307,7 +311,7 @@ def _has_weights(content: ContentStore, lists: Lists, version: Version) -> bool:
     try:
         return not set(missing) - set(remote.oids_exist(missing))
     except Exception as error:  # whatever the remote's library raises
-        raise TrackingError(f"DVC remote: {redacted(one_line(str(error)))}; try again when it answers") from error
+        raise TrackingError("DVC remote", f"{redacted(one_line(str(error)))}", "try again when it answers") from error
 
 
 def _registry(

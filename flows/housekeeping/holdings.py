@@ -71,7 +71,7 @@ def inventory(kind: str, odb: Any, *, shared: bool) -> Place:
         listed = _local(odb.path) if isinstance(odb.fs, LocalFileSystem) else _elsewhere(odb)
         return Place(kind, odb, shared, sorted(listed, key=lambda one: one.oid))
     except Exception as error:  # whatever the remote's library raises
-        raise FlowError(f"{kind}: {redacted(str(error))}; it cannot be listed, so nothing was freed") from error
+        raise FlowError(kind, f"{redacted(str(error))}", "it cannot be listed, so nothing was freed") from error
 
 
 def _local(base: str) -> Iterator[Held]:
@@ -232,7 +232,9 @@ def _remove_elsewhere(place: Place, paths: list[str]) -> int:
         pass
     except Exception as error:  # whatever the remote's library raises
         raise FlowError(
-            f"{place.kind}: {redacted(str(error))}; what was freed before stays freed, do it again to free the rest"
+            place.kind,
+            f"{redacted(str(error))}",
+            "what was freed before stays freed, do it again to free the rest",
         ) from error
     else:
         return 0
@@ -303,7 +305,7 @@ def spent_elsewhere(content: ContentStore, freed: frozenset[str]) -> tuple[Any, 
         return None, []  # another one was faster
     except Exception as error:  # whatever the remote's library raises
         raise FlowError(
-            f"remote: {redacted(str(error))}; its run cache cannot be listed, so nothing was freed"
+            "remote", f"{redacted(str(error))}", "its run cache cannot be listed, so nothing was freed"
         ) from error
 
 

@@ -114,7 +114,7 @@ def _excluded(params: Params, names: Sequence[str]) -> list[Video]:
         by_name.setdefault(video.video, []).append(video)
     if unknown := next((name for name in names if name not in by_name), None):
         there = ", ".join(map(repr, by_name)) or "none"
-        raise FlowError(f"video: {unknown!r} is not in ingest.exclude of params.yaml; name one that is: {there}")
+        raise FlowError("video", f"{unknown!r} is not in ingest.exclude of params.yaml", f"name one that is: {there}")
     return [Video(name, tuple(by_name[name]), (), ()) for name in names]
 
 
@@ -151,7 +151,7 @@ def _asking(session: Session) -> Iterator[Any]:
         yield client
     except MlflowException as error:
         raise TrackingError(
-            f"the registry could not be read or written: {error}; do it again when it answers"
+            "the registry could not be read or written", str(error), "do it again when it answers"
         ) from error
 
 

@@ -51,7 +51,7 @@ def delete_scratch(root: Path, ask: bool) -> None:
         return
     size = sum(_size_mb(path) for path in entries)
     if ask and not typer.confirm(f"delete {len(entries)} folders, {size:.1f} MB? These trainings then start at step 0"):
-        raise UsageError("scratch: not confirmed; nothing was deleted")
+        raise UsageError("scratch", "not confirmed", "nothing was deleted")
     deleted, size = 0, 0.0
     with only_run(root):
         for path in entries:

@@ -180,7 +180,7 @@ def recipe(root: Path | None, name: str) -> Recipe:
         if one.name == name:
             return one
     names = ", ".join(one.name for one in every)
-    raise UsageError(f"recipe: {name!r} does not exist; choose one of {names}")
+    raise UsageError("recipe", f"{name!r} does not exist", f"choose one of {names}")
 
 
 def params_or_default(root: Path | None) -> Params:
@@ -244,8 +244,9 @@ def _use(root: Path, name: str, force: bool, smoke: bool) -> Params:
 def _refuse_edits(root: Path, otherwise: str = "") -> None:
     if _holds_edits(root):
         raise UsageError(
-            f"{paths.PARAMS_FILE}: has edits that no commit and no recipe keeps; commit them, or save them as a recipe"
-            f" (cp {paths.PARAMS_FILE} {RECIPES}/NAME.yaml){otherwise}"
+            paths.PARAMS_FILE,
+            "has edits that no commit and no recipe keeps",
+            f"commit them, or save them as a recipe (cp {paths.PARAMS_FILE} {RECIPES}/NAME.yaml){otherwise}",
         )
 
 

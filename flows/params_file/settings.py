@@ -28,7 +28,7 @@ def with_settings(text: str, settings: Sequence[str], name: str = paths.PARAMS_F
     for setting in settings:
         keys, sign, value = setting.partition("=")
         if not sign or not keys or not value.strip():
-            raise UsageError(f"--set: {setting!r} is not NAME=VALUE; write it as grpo.general.steps=50")
+            raise UsageError("--set", f"{setting!r} is not NAME=VALUE", "write it as grpo.general.steps=50")
         text = _with_value(text, keys.strip().split("."), _as_yaml(value.strip(), setting), name)
     return text
 
@@ -42,13 +42,13 @@ def _with_value(text: str, keys: Sequence[str], value: str, name: str) -> str:
             where = ".".join(keys[:depth]) or "the file"
             choices = f"it has {', '.join(pairs)}" if pairs else "it is a single value"
             raise UsageError(
-                f"--set: {'.'.join(keys)} is not in {name} ({where}: {choices}); name a value that stands there"
+                "--set", f"{'.'.join(keys)} is not in {name} ({where}: {choices})", "name a value that stands there"
             )
         node, table = pairs[key], table[key]
     start, end = node.start_mark.index, end_of(node)
     if isinstance(table, (dict, list)) and table and "\n" in text[start:end]:
         raise UsageError(
-            f"--set: {'.'.join(keys)} is a table of several lines; set its values one by one, or edit {name}"
+            "--set", f"{'.'.join(keys)} is a table of several lines", f"set its values one by one, or edit {name}"
         )
     space = "" if text[start - 1].isspace() else " "  # behind a key without a value
     return text[:start] + space + value + text[end:]
@@ -63,10 +63,14 @@ def _as_yaml(value: str, setting: str) -> str:
         placed = parse_yaml(f"a: {{key: {value}, more: 1}}\n", "--set")
     except YamlError as error:
         raise UsageError(
-            f"--set: {setting!r}: its value is not YAML of one line; put quotes around a text, inside of the shell's"
+            "--set",
+            f"{setting!r}: its value is not YAML of one line",
+            "put quotes around a text, inside of the shell's",
         ) from error
     if "\n" in value or placed != {"a": {"key": parsed, "more": 1}}:
         raise UsageError(
-            f"--set: {setting!r}: its value is not YAML of one line; put quotes around a text, inside of the shell's"
+            "--set",
+            f"{setting!r}: its value is not YAML of one line",
+            "put quotes around a text, inside of the shell's",
         )
     return value

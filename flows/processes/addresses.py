@@ -40,14 +40,15 @@ def listening_address(host: str, port: int) -> Address:
         UsageError: the address is not one of this machine, or the port cannot be bound.
     """
     if not 0 <= port <= 65535:
-        raise UsageError(f"--port: {port} is not a port; set one from 1 to 65535, or 0 for any free one")
+        raise UsageError("--port", f"{port} is not a port", "set one from 1 to 65535, or 0 for any free one")
     try:
         found = socket.getaddrinfo(host.strip("[]") or "?", port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except (OSError, UnicodeError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise UsageError(
-            f"--host: {host!r} does not resolve ({reason}); set an address of this machine, such as 127.0.0.1, ::1 or"
-            " 0.0.0.0"
+            "--host",
+            f"{host!r} does not resolve ({reason})",
+            "set an address of this machine, such as 127.0.0.1, ::1 or 0.0.0.0",
         ) from error
     # A name such as localhost may mean both; most clients try IPv4 first.
     family, _, _, _, place = min(found, key=lambda one: one[0] != socket.AF_INET)

@@ -38,10 +38,12 @@ def load() -> Path | None:
         with path.open(encoding="utf-8") as file:
             lines = list(parse_stream(file))
     except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path}: cannot be read ({error}); mend it, or remove it") from error
+        raise UsageError(str(path), f"cannot be read ({error})", "mend it, or remove it") from error
     for line in lines:
         if line.error:
-            raise UsageError(f"{path}: line {line.original.line}: not NAME=value; correct it, or comment it out with #")
+            raise UsageError(
+                str(path), f"line {line.original.line}: not NAME=value", "correct it, or comment it out with #"
+            )
     found = resolve_variables(((line.key, line.value) for line in lines if line.key is not None), override=False)
     for name, value in found.items():
         if value is not None:

@@ -53,7 +53,7 @@ def own_key(home: Path) -> str:
     except FileExistsError:
         return read_key(home)
     except OSError as error:
-        raise FlowError(f"{path}: cannot be written ({error.strerror}); make {home} writable") from error
+        raise FlowError(str(path), f"cannot be written ({error.strerror})", f"make {home} writable") from error
     key = f"{USER}:{secrets.token_urlsafe(_BYTES)}"
     with os.fdopen(descriptor, "w", encoding="ascii") as file:
         os.fchmod(descriptor, 0o600)
@@ -73,7 +73,7 @@ def read_key(home: Path) -> str:
     while not (text := _private_text(path, remedy)) and time.monotonic() < deadline:
         time.sleep(0.02)
     if not _FORM.fullmatch(text):
-        raise FlowError(f"{path}: holds no key of ours; {remedy}")
+        raise FlowError(str(path), "holds no key of ours", remedy)
     return text
 
 
@@ -82,13 +82,15 @@ def _private_text(path: Path, remedy: str) -> str:
         # Follows no link, and does not wait for a writer if it is a pipe.
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
-        raise FlowError(f"{path}: cannot be read ({error.strerror}); {remedy}") from error
+        raise FlowError(str(path), f"cannot be read ({error.strerror})", remedy) from error
     with os.fdopen(descriptor, encoding="ascii", errors="replace") as file:
         found = os.fstat(descriptor)
         if not stat.S_ISREG(found.st_mode):
-            raise FlowError(f"{path}: is not a file; {remedy}")
+            raise FlowError(str(path), "is not a file", remedy)
         if found.st_uid != os.geteuid():
-            raise FlowError(f"{path}: belongs to user {found.st_uid}, not to you ({os.geteuid()}); {remedy}")
+            raise FlowError(str(path), f"belongs to user {found.st_uid}, not to you ({os.geteuid()})", remedy)
         if found.st_mode & 0o077:
-            raise FlowError(f"{path}: mode {stat.S_IMODE(found.st_mode):04o} opens the key to other users; {remedy}")
+            raise FlowError(
+                str(path), f"mode {stat.S_IMODE(found.st_mode):04o} opens the key to other users", f"{remedy}"
+            )
         return file.read(200).strip()

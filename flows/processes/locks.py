@@ -86,7 +86,7 @@ def _acquire(file: IO[str], what: str, doing: str, deadline: float) -> None:
                 time.sleep(_POLL_S)
                 continue
             who, end = _holder(file)
-            raise FlowError(f"{what}: {who} {doing}; wait for it, or end it: {end}") from error
+            raise FlowError(what, f"{who} {doing}", f"wait for it, or end it: {end}") from error
         return
 
 

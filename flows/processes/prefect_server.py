@@ -177,13 +177,15 @@ class Server:
             if self.process.poll() is not None:
                 tail = "\n  ".join(self._log.read_text(errors="replace").splitlines()[-5:])
                 raise FlowError(
-                    f"Prefect server: ended with status {self.process.returncode}; try again, or see {self._log}:\n"
-                    f"  {tail}"
+                    "Prefect server",
+                    f"ended with status {self.process.returncode}",
+                    f"try again, or see {self._log}:\n  {tail}",
                 )
             if time.monotonic() - self._started > STARTUP_S:
                 raise FlowError(
-                    f"Prefect server: no answer within {STARTUP_S} s; see {self._log}, or set PREFECT_API_URL to one"
-                    " that runs"
+                    "Prefect server",
+                    f"no answer within {STARTUP_S} s",
+                    f"see {self._log}, or set PREFECT_API_URL to one that runs",
                 )
             time.sleep(0.05)
         return self.address
@@ -216,7 +218,9 @@ def running_server(root: Path) -> str | None:
         return None
     if not accepts(noted, read_key(home(root))):
         raise FlowError(
-            f"{noted}: refuses the key in {key_file(home(root))}; end vidbridge ui or deploy there and start it again"
+            noted,
+            f"refuses the key in {key_file(home(root))}",
+            "end vidbridge ui or deploy there and start it again",
         )
     return noted
 
@@ -362,8 +366,9 @@ def connected(server: Server | None) -> Iterator[None]:
             and _status(_version(url), PREFECT_API_AUTH_STRING.value(), 10.0) == 401
         ):
             raise FlowError(
-                f"PREFECT_API_URL: {display_uri(url)} asks for a key and refuses ours; set PREFECT_API_AUTH_STRING to"
-                " it (user:password)"
+                "PREFECT_API_URL",
+                f"{display_uri(url)} asks for a key and refuses ours",
+                "set PREFECT_API_AUTH_STRING to it (user:password)",
             )
         try:
             yield

@@ -34,8 +34,9 @@ def accept(root: Path, stage: str, why: str) -> None:
         assert step is not None  # a plan ends with the stage it was made for
         if step.state != "will run" or step.why == ("never ran",):
             raise UsageError(
-                f"stage: {stage} is {'not made yet' if step.state == 'will run' else 'up to date'}; there is nothing to"
-                " accept"
+                "stage",
+                f"{stage} is {'not made yet' if step.state == 'will run' else 'up to date'}",
+                "there is nothing to accept",
             )
         reproduce.accept(root, stage)
         _keep(root, why, {stage: step.why})
@@ -54,7 +55,7 @@ def accept_all(root: Path, why: str) -> None:
     with only_run(root):
         changes = reproduce.accept_all(root)
         if not changes:
-            raise UsageError("accept --all: no stage changed; there is nothing to accept")
+            raise UsageError("accept --all", "no stage changed", "there is nothing to accept")
         _keep(root, why, changes)
     for stage, found in changes.items():
         more = f" and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
@@ -64,7 +65,7 @@ def accept_all(root: Path, why: str) -> None:
 
 def _check_reason(why: str) -> None:
     if not why.strip():
-        raise UsageError("--why: is empty; say why the change does not matter, a later reader has to believe it")
+        raise UsageError("--why", "is empty", "say why the change does not matter, a later reader has to believe it")
 
 
 def _keep(root: Path, why: str, changes: Mapping[str, Sequence[str]]) -> None:

@@ -62,7 +62,7 @@ def init(folder: Path, recipe: str, *, smoke: bool) -> Params:
     """
     if folder.exists() and (not folder.is_dir() or any(path.name != ".git" for path in folder.iterdir())):
         raise UsageError(
-            f"folder: {str(folder)!r} is not empty; name a new or an empty one (an upgraded package: --upgrade)"
+            "folder", f"{str(folder)!r} is not empty", "name a new or an empty one (an upgraded package: --upgrade)"
         )
     text = recipes.smoke_version(None, recipe) if smoke else read_text(recipes.recipe(None, recipe).path)
     params = parse_params(parse_yaml(text, recipe), recipe)
@@ -88,15 +88,16 @@ def upgrade(root: Path) -> str:
     """
     if not package_code.uses_package(root):
         raise UsageError(
-            f"--upgrade: {root} has no folder {package_code.FOLDER}/, so its code is its own; upgrade that with git"
+            "--upgrade", f"{root} has no folder {package_code.FOLDER}/, so its code is its own", "upgrade that with git"
         )
     with only_run(root):
         old, new = read_text(root / paths.PIPELINE_FILE), package_code.pipeline_text()
         if old != new:
             if git(root, "status", "--porcelain", "--", paths.PIPELINE_FILE):
                 raise UsageError(
-                    f"{paths.PIPELINE_FILE}: has edits that no commit keeps; commit them first, git then shows what the"
-                    " upgrade changes"
+                    paths.PIPELINE_FILE,
+                    "has edits that no commit keeps",
+                    "commit them first, git then shows what the upgrade changes",
                 )
             (root / paths.PIPELINE_FILE).write_text(new, encoding="utf-8")
         package_code.refresh(root)

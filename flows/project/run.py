@@ -144,9 +144,9 @@ def _confirm(root: Path, params: Params, plan: Plan) -> None:
     need = preflight.disk_need_gb(params, plan)
     question = f"this trains {params.model.name} and writes about {need:.0f} GB below {root}; go on? [y/N] "
     if not sys.stdin.isatty():
-        raise UsageError(f"run: {question.split(';', maxsplit=1)[0]}; add --yes to start it without a question")
+        raise UsageError("run", f"{question.split(';', maxsplit=1)[0]}", "add --yes to start it without a question")
     if input(one_line(question)).strip().lower() not in ("y", "yes"):
-        raise UsageError("run: not confirmed; nothing was started")
+        raise UsageError("run", "not confirmed", "nothing was started")
 
 
 def _flow(root: Path, target: str, push: bool) -> str:

@@ -88,7 +88,7 @@ def work_folder() -> Path:
         folder = Path(named).expanduser()
         if not folder.is_absolute():
             raise UsageError(
-                f"VIDBRIDGE_WORK: {named!r} is relative, and a worker starts runs elsewhere; name an absolute path"
+                "VIDBRIDGE_WORK", f"{named!r} is relative, and a worker starts runs elsewhere", "name an absolute path"
             )
         return folder
     if os.environ.get("VIDBRIDGE_PROJECT"):
@@ -98,7 +98,7 @@ def work_folder() -> Path:
         (home / "vidbridge").mkdir(parents=True, exist_ok=True)
     except (OSError, RuntimeError) as error:
         raise UsageError(
-            f"VIDBRIDGE_WORK: not set, and this user has no home that can be written ({error}); set it"
+            "VIDBRIDGE_WORK", f"not set, and this user has no home that can be written ({error})", "set it"
         ) from error
     return home / "vidbridge"
 
@@ -178,15 +178,16 @@ def refresh(origin: Origin, folder: Path) -> Clone:
     tip = f"refs/remotes/origin/{origin.branch}"
     if not git(folder, "for-each-ref", "--format=%(refname)", tip):
         raise FlowError(
-            f"branch: {origin.branch!r} is not in {origin.repository} any more; push it, or deploy another one"
+            "branch", f"{origin.branch!r} is not in {origin.repository} any more", "push it, or deploy another one"
         )
     git(folder, "checkout", "--quiet", "--force", "--detach", tip)
     root = folder / origin.directory
     if not (root / paths.PIPELINE_FILE).is_file():
         where = f"folder {origin.directory!r}" if origin.directory else "the top"
         raise FlowError(
-            f"directory: {where} of {origin.repository}, branch {origin.branch}, holds no dvc.yaml; deploy again with"
-            " --directory SUB"
+            "directory",
+            f"{where} of {origin.repository}, branch {origin.branch}, holds no dvc.yaml",
+            "deploy again with --directory SUB",
         )
     shared = share_storage(origin.home, root, folder.parent / "cache")
     return Clone(root, git(folder, "rev-parse", "HEAD"), shared)
@@ -207,7 +208,7 @@ def share_storage(home: Path | None, root: Path, cache: Path | None = None) -> b
 
     target = root / ".dvc"
     if not target.is_dir():
-        raise FlowError(f"{root}: no .dvc; commit what `dvc init` made")
+        raise FlowError(str(root), "no .dvc", "commit what `dvc init` made")
     try:
         # Only its owner's: keys may stand in it.
         os.close(os.open(target / "config.local", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600))
@@ -226,7 +227,7 @@ def share_storage(home: Path | None, root: Path, cache: Path | None = None) -> b
                 local["cache"]["dir"] = str(cache)
         merged = Config(str(target))
     except ConfigError as error:
-        raise FlowError(f"{target}: {error}; correct it: dvc config --list") from error
+        raise FlowError(str(target), error, "correct it: dvc config --list") from error
     name = merged["core"].get("remote")
     url = merged["remote"].get(name, {}).get("url") if name else None
     if os.environ.get("VIDBRIDGE_DVC_REMOTE"):
@@ -271,8 +272,9 @@ def configure(root: Path, recipe: str | None, source: str | None) -> None:
     name = table["ingest"]["annotations"] or (paths.ANNOTATIONS_FILE if plain else None)
     if not folder.is_absolute() or not (folder / name if name else folder).exists():
         raise UsageError(
-            f"source: {source!r} is not an absolute path of a folder with {name or 'annotations'}; name the folder of"
-            " your videos"
+            "source",
+            f"{source!r} is not an absolute path of a folder with {name or 'annotations'}",
+            "name the folder of your videos",
         )
     table["ingest"]["source"] = str(folder)
     with (root / paths.PARAMS_FILE).open("w", encoding="utf-8") as file:

@@ -119,7 +119,7 @@ def take_over(content: ContentStore, steps: Sequence[PlanStep]) -> None:
             entry = run_cache.read_entry(text, key, value, {out.def_path for out in stage.outs})
         except ValueError as error:
             raise TrackingError(
-                f"run cache: entry {step.entry}: {one_line(error)}; try again: vidbridge run"
+                "run cache", f"entry {step.entry}: {one_line(error)}", "try again: vidbridge run"
             ) from error
         run_cache.save(content.repo, key, value, text)
         with lock_repo(content.repo):

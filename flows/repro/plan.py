@@ -133,9 +133,9 @@ def selected(stages: list[Any], target: str) -> list[Any]:
     if found := [stage for stage in stages if stage.name == target]:
         return found
     if group := sorted(stage.name for stage in stages if stage.name.split("@")[0] == target):
-        raise UsageError(f"stage: {target!r} is a group of {len(group)}; name one of them: {', '.join(group)}")
+        raise UsageError("stage", f"{target!r} is a group of {len(group)}", f"name one of them: {', '.join(group)}")
     names = ", ".join(sorted(stage.name for stage in stages))
-    raise UsageError(f"stage: {target!r} is not a stage of dvc.yaml; choose one of {names}")
+    raise UsageError("stage", f"{target!r} is not a stage of dvc.yaml", f"choose one of {names}")
 
 
 def closure(graph: Any, wanted: list[Any]) -> list[Any]:

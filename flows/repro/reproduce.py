@@ -90,7 +90,7 @@ def bring(root: Path, plan: Plan, log: Callable[[str], None], cancelled: threadi
             answer = ask_in_own_process(root, question, take, cancelled=cancelled)
         except Cancelled as error:
             raise StageCancelled(
-                "fetch: cancelled; what has arrived stays in the cache, and the next run continues from there"
+                "fetch", "cancelled", "what has arrived stays in the cache, and the next run continues from there"
             ) from error
         if answer is None:
             raise DvcError(
@@ -186,10 +186,10 @@ def reproduce(
     try:
         status = stream(command, root, stage_environment(root, env), take, cancelled=cancelled, timeout_s=timeout_s)
     except Cancelled as error:
-        raise StageCancelled(f"stage {stage}: cancelled; the next run resumes it at its last checkpoint") from error
+        raise StageCancelled(f"stage {stage}", "cancelled", "the next run resumes it at its last checkpoint") from error
     except TimedOut as error:
         raise StageTimedOut(
-            f"stage {stage}: ran longer than meta.timeout_s {timeout_s:g}; raise it in dvc.yaml, or do less work"
+            f"stage {stage}", f"ran longer than meta.timeout_s {timeout_s:g}", "raise it in dvc.yaml, or do less work"
         ) from error
     if status != 0:
         raise StageFailed(stage, progress.get("exit", status), tuple(tail))
@@ -240,8 +240,10 @@ def accept_all(root: Path) -> dict[str, tuple[str, ...]]:
         if refused:
             listed = "\n  ".join(refused)
             raise UsageError(
-                f"accept --all: nothing was accepted, since more than code changed:\n  {listed}\nrun these (vidbridge"
-                " run), or undo what changed; vidbridge accept STAGE accepts one of them whatever changed"
+                "accept --all",
+                f"nothing was accepted, since more than code changed:\n  {listed}\nrun these (vidbridge"
+                " run), or undo what changed",
+                "vidbridge accept STAGE accepts one of them whatever changed",
             )
         for name in changes:
             repo.commit(target=name, force=True)

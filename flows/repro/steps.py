@@ -126,6 +126,8 @@ def verify_answer(plan: Plan) -> None:
     """
     if plan.unanswered:
         raise DvcError(
-            f"{plan.notes[-1]}: {', '.join(plan.unanswered)}; start it, correct its address or keys, or, to run them"
-            " again, take another remote (dvc remote default NAME)"
+            f"{plan.notes[-1]}",
+            f"{', '.join(plan.unanswered)}",
+            "start it, correct its address or keys, or, to run them"
+            " again, take another remote (dvc remote default NAME)",
         )

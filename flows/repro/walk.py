@@ -326,7 +326,7 @@ def meta_of(stage: Any) -> StageMeta:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
         raise DvcError(
-            f"dvc.yaml: stages.{stage.name}.meta.{where}: {first['msg']} (value {first['input']!r}); correct it"
+            "dvc.yaml", f"stages.{stage.name}.meta.{where}: {first['msg']} (value {first['input']!r})", "correct it"
         ) from error
 
 

@@ -58,7 +58,7 @@ def serve(session: Session, which: str, videos: Path | None, host: str, port: in
     from stages.tracking.registry.servable import load_servable, usage_of_version
 
     if videos is not None and not videos.is_dir():
-        raise UsageError(f"--videos: {str(videos)!r} is not a folder; name the one that videos may be read from")
+        raise UsageError("--videos", f"{str(videos)!r} is not a folder", "name the one that videos may be read from")
     changes = {FOLDER: str(videos)} if videos is not None else {}
     try:
         limits = limits_from_environment(changes)
@@ -68,8 +68,9 @@ def serve(session: Session, which: str, videos: Path | None, host: str, port: in
     address = listening_address(host, port)
     if not address.is_loopback and key is None:
         raise UsageError(
-            f"--host: {host!r} can be reached from other machines, and anyone who reaches it may send requests; set"
-            f" {KEY} to a secret that clients send as 'Authorization: Bearer …', or listen on 127.0.0.1"
+            "--host",
+            f"{host!r} can be reached from other machines, and anyone who reaches it may send requests",
+            f"set {KEY} to a secret that clients send as 'Authorization: Bearer …', or listen on 127.0.0.1",
         )
     with _ended_by_signals():
         root, project = session.root, session.project
@@ -92,7 +93,7 @@ def serve(session: Session, which: str, videos: Path | None, host: str, port: in
                 while not _answers(address.url):
                     if process.poll() is not None or time.monotonic() > deadline:
                         last = "\n  ".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-LOG_LINES:])
-                        raise FlowError(f"the server: did not start; the end of {log}:\n  {last}")
+                        raise FlowError("the server", "did not start", f"the end of {log}:\n  {last}")
                     time.sleep(0.1)
                 show.say(
                     f"version {version.number} of {version.model} ({version.stage}) answers at {address.url} until"

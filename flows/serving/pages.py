@@ -38,7 +38,7 @@ def ui(root: Path, prefect_port: int, mlflow_port: int) -> None:
         FlowError: a server did not start, or the project's key is not private.
     """
     if prefect_port and prefect_port == mlflow_port:
-        raise UsageError(f"--mlflow-port: {mlflow_port} is Prefect's port already; choose another one")
+        raise UsageError("--mlflow-port", f"{mlflow_port} is Prefect's port already", "choose another one")
     with ExitStack() as stack:
         processes: dict[str, subprocess.Popen[bytes]] = {}
         uri = tracking_uri(root)
@@ -97,7 +97,7 @@ def _wait(address: str, process: subprocess.Popen[bytes], log: Path) -> None:
     while _get(f"{address}/health", None) is None:
         if process.poll() is not None or time.monotonic() > deadline:
             tail = "\n  ".join(log.read_text(errors="replace").splitlines()[-5:])
-            raise FlowError(f"MLflow's server: did not start; see {log}:\n  {tail}")
+            raise FlowError("MLflow's server", "did not start", f"see {log}:\n  {tail}")
         time.sleep(0.05)
 
 

@@ -85,8 +85,9 @@ def held_out(params: CorpusParams, seed: int) -> frozenset[Combination]:
     everything = combinations()
     if params.held_out_combinations >= len(everything):
         raise ParamsError(
-            f"corpus.held_out_combinations: {params.held_out_combinations} of {len(everything)} combinations leave none"
-            f" for training; set at most {len(everything) - 1}"
+            "corpus.held_out_combinations",
+            f"{params.held_out_combinations} of {len(everything)} combinations leave none for training",
+            f"set at most {len(everything) - 1}",
         )
     return frozenset(Random(f"{seed}/corpus/held-out").sample(everything, params.held_out_combinations))
 

@@ -50,18 +50,19 @@ def rollout_engine(environ: Mapping[str, str] = os.environ) -> RolloutEngine:
         return "hf"
     if value != "vllm":
         raise EngineError(
-            f"VIDBRIDGE_ROLLOUT_ENGINE: {value!r} is unknown; set hf, or vllm (in the training processes, as TRL's"
-            " server"
-            " takes no videos)"
+            "VIDBRIDGE_ROLLOUT_ENGINE",
+            f"{value!r} is unknown",
+            "set hf, or vllm (in the training processes, as TRL's server takes no videos)",
         )
     if not torch.cuda.is_available():
         raise EngineError(
-            "VIDBRIDGE_ROLLOUT_ENGINE: vllm needs a GPU, and torch sees none; unset it, or run where there is one"
+            "VIDBRIDGE_ROLLOUT_ENGINE", "vllm needs a GPU, and torch sees none", "unset it, or run where there is one"
         )
     if find_spec("vllm") is None:
         raise EngineError(
-            "VIDBRIDGE_ROLLOUT_ENGINE: vllm is not installed; install 'vllm>=0.22,<=0.31' (what TRL 1.16 supports)"
-            " into .venv, or unset it"
+            "VIDBRIDGE_ROLLOUT_ENGINE",
+            "vllm is not installed",
+            "install 'vllm>=0.22,<=0.31' (what TRL 1.16 supports) into .venv, or unset it",
         )
     return "vllm"
 
@@ -81,8 +82,9 @@ def engine_settings(engine: RolloutEngine, environ: Mapping[str, str] = os.envir
         share = 0.0
     if not 0 < share < 1:
         raise EngineError(
-            f"VIDBRIDGE_VLLM_MEMORY: {value!r} is not a fraction of a GPU's memory; set a number between 0 and 1, such"
-            " as 0.3"
+            "VIDBRIDGE_VLLM_MEMORY",
+            f"{value!r} is not a fraction of a GPU's memory",
+            "set a number between 0 and 1, such as 0.3",
         )
     return {"use_vllm": True, "vllm_mode": "colocate", "vllm_gpu_memory_utilization": share}
 
@@ -133,8 +135,9 @@ class VideoEngine:
         """
         if len(self.requests) != len(prompts):
             raise EngineError(
-                f"vLLM: {len(prompts)} prompts but {len(self.requests)} requests; TRL no longer calls it as this class"
-                " expects"
+                "vLLM",
+                f"{len(prompts)} prompts but {len(self.requests)} requests",
+                "TRL no longer calls it as this class expects",
             )
         outputs = self._engine.generate(self.requests, **options)
         for row, (prompt, output) in enumerate(zip(prompts, outputs, strict=True)):

@@ -264,7 +264,7 @@ def load_params(path: Path | str = paths.PARAMS_FILE) -> Params:
         raw = read_yaml(path)
     except FileNotFoundError as error:
         raise ParamsError(
-            f"{path}: no such file; run from the project's folder, or take a recipe: vidbridge recipe use tiny"
+            str(path), "no such file", "run from the project's folder, or take a recipe: vidbridge recipe use tiny"
         ) from error
     except YamlError as error:
         raise ParamsError(str(error)) from error
@@ -280,7 +280,7 @@ def parse_params(raw: object, name: str = "params") -> Params:
     if not isinstance(raw, Mapping):
         actual = "it is empty" if raw is None else f"found {type(raw).__name__}"
         raise ParamsError(
-            f"{name}: expected a table of parameters, {actual}; take a recipe: vidbridge recipe use tiny --force"
+            name, f"expected a table of parameters, {actual}", "take a recipe: vidbridge recipe use tiny --force"
         )
     try:
         return Params.model_validate(raw)

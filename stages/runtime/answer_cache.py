@@ -78,7 +78,7 @@ def open_cache(folder: Path) -> Iterator[Cache]:
                 table.close()
     except (sqlite3.Error, OSError) as error:
         raise JudgeError(
-            f"VIDBRIDGE_JUDGE_CACHE: {file}: {error}; delete that file (its answers are requested again), or set a"
-            " folder on a"
-            " local disk with free space"
+            "VIDBRIDGE_JUDGE_CACHE",
+            f"{file}: {error}",
+            "delete that file (its answers are requested again), or set a folder on a local disk with free space",
         ) from error

@@ -61,11 +61,15 @@ def read_text(path: Path, most_bytes: int = MOST_BYTES) -> str:
         YamlError: it is not a regular file, is larger than ``most_bytes``, or is not UTF-8.
     """
     if path.exists() and not path.is_file():
-        raise YamlError(f"{path}: is {'a folder' if path.is_dir() else 'not an ordinary file'}; put a YAML file there")
+        raise YamlError(
+            str(path), f"is {'a folder' if path.is_dir() else 'not an ordinary file'}", "put a YAML file there"
+        )
     size = path.stat().st_size
     if size > most_bytes:
         raise YamlError(
-            f"{path}: has {size:,} bytes, and at most {most_bytes:,} are read; restore it (git checkout -- {path.name})"
+            str(path),
+            f"has {size:,} bytes, and at most {most_bytes:,} are read",
+            f"restore it (git checkout -- {path.name})",
         )
     content = path.read_bytes()
     try:
@@ -73,7 +77,7 @@ def read_text(path: Path, most_bytes: int = MOST_BYTES) -> str:
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         raise YamlError(
-            f"{path}: line {line}: byte 0x{content[error.start]:02x} is not UTF-8; save the file as UTF-8"
+            str(path), f"line {line}: byte 0x{content[error.start]:02x} is not UTF-8", "save the file as UTF-8"
         ) from error
 
 
@@ -87,21 +91,23 @@ def parse_yaml(text: str, name: str) -> Any:
     if (mark := _CONFLICT.search(text)) is not None:
         short = name.rpartition("/")[2]
         raise MergeConflict(
-            f"{name}: merge conflict in {short} (line {text.count(chr(10), 0, mark.start()) + 1}); settle it: edit the"
-            f" file, or take one side whole (git checkout --ours -- {short}, or --theirs), then: git add {short}"
+            name,
+            f"merge conflict in {short} (line {text.count(chr(10), 0, mark.start()) + 1})",
+            f"settle it: edit the"
+            f" file, or take one side whole (git checkout --ours -- {short}, or --theirs), then: git add {short}",
         )
     try:
         _check(text, name)
         return yaml.load(text, Loader=_LOADER)  # noqa: S506 - the safe one
     except yaml.YAMLError as error:
-        raise YamlError(f"{name}: not YAML: {_problem(error, text)}; correct it there") from error
+        raise YamlError(name, f"not YAML: {_problem(error, text)}", "correct it there") from error
     except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError) as error:
         if isinstance(error, YamlError):
             raise
         # From PyYAML's constructors: a date such as 2001-99-99, `!!bool maybe`.
         reason = one_line(error)[:_QUOTED_CHARACTERS]
         raise YamlError(
-            f"{name}: holds a value that its YAML tag does not allow ({reason}); write it in quotes, or correct it"
+            name, f"holds a value that its YAML tag does not allow ({reason})", "write it in quotes, or correct it"
         ) from error
 
 
@@ -150,14 +156,15 @@ def _check(text: str, name: str) -> None:
         if isinstance(event, yaml.AliasEvent):
             if event.anchor not in sizes:
                 raise YamlError(
-                    f"{name}: line {line}: *{event.anchor} names nothing that stands whole above it; write it out"
+                    name, f"line {line}: *{event.anchor} names nothing that stands whole above it", "write it out"
                 )
             values = sizes[event.anchor]
             repeated += values
             if repeated > MOST_REPEATED:
                 raise YamlError(
-                    f"{name}: line {line}: with *{event.anchor} its aliases stand for more than {MOST_REPEATED:,}"
-                    " values; write out what is meant"
+                    name,
+                    f"line {line}: with *{event.anchor} its aliases stand for more than {MOST_REPEATED:,} values",
+                    "write out what is meant",
                 )
         elif isinstance(event, yaml.ScalarEvent):
             values = 1
@@ -178,14 +185,16 @@ def _check(text: str, name: str) -> None:
 
 def _check_scalar(event: yaml.ScalarEvent, name: str, line: int) -> None:
     if (event.implicit[0] or event.tag) and _LONG_NUMBER.fullmatch(event.value):
-        raise YamlError(f"{name}: line {line}: a number of {len(event.value):,} digits; write one that is meant")
+        raise YamlError(name, f"line {line}: a number of {len(event.value):,} digits", "write one that is meant")
 
 
 def _check_key(keys: dict[str, int], key: str, name: str, line: int) -> None:
     if key in keys:
         quoted = one_line(key)[:_QUOTED_CHARACTERS]
         raise YamlError(
-            f"{name}: line {line}: {quoted!r} stands in line {keys[key]} of the same table already; keep one of them"
+            name,
+            f"line {line}: {quoted!r} stands in line {keys[key]} of the same table already",
+            "keep one of them",
         )
     keys[key] = line
 

@@ -63,7 +63,7 @@ def _file_digest(path: Path) -> str | None:
         content = path.read_bytes()
     except FileNotFoundError as error:
         raise CodeError(
-            f"{path}: no such file, and its code counts; restore it (git checkout -- {path}), or correct dvc.yaml"
+            str(path), "no such file, and its code counts", f"restore it (git checkout -- {path}), or correct dvc.yaml"
         ) from error
     if path.suffix != ".py":
         return hashlib.sha256(content).hexdigest()
@@ -71,7 +71,7 @@ def _file_digest(path: Path) -> str | None:
         return _tree_digest(content)
     except (SyntaxError, ValueError) as error:  # ValueError: NUL bytes, in older Pythons
         line = f"line {error.lineno}: " if isinstance(error, SyntaxError) and error.lineno else ""
-        raise CodeError(f"{path}: {line}not Python ({getattr(error, 'msg', error)}); correct it there") from error
+        raise CodeError(str(path), f"{line}not Python ({getattr(error, 'msg', error)})", "correct it there") from error
 
 
 @lru_cache(maxsize=1024)  # a process needs the same files several times, and parsing 60 of them takes half a second

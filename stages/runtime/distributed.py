@@ -51,12 +51,12 @@ def placement(environ: Mapping[str, str] = os.environ) -> Placement:
     value = environ.get("VIDBRIDGE_RANKS", "")
     if value and not (value.isdigit() and int(value) > 0):
         raise PlacementError(
-            f"VIDBRIDGE_RANKS: {value!r} is not a number of processes; set a whole number >= 1, or unset it"
+            "VIDBRIDGE_RANKS", f"{value!r} is not a number of processes", "set a whole number >= 1, or unset it"
         )
     gpus = torch.cuda.device_count()
     ranks = int(value) if value else max(1, gpus)
     if gpus and ranks > gpus:
-        raise PlacementError(f"VIDBRIDGE_RANKS: {ranks} processes for {gpus} GPUs; set at most {gpus}")
+        raise PlacementError("VIDBRIDGE_RANKS", f"{ranks} processes for {gpus} GPUs", f"set at most {gpus}")
     config = environ.get("VIDBRIDGE_DEEPSPEED", "")
     if not config:
         return Placement(ranks, None, 0)
@@ -65,12 +65,13 @@ def placement(environ: Mapping[str, str] = os.environ) -> Placement:
         stage = int(json.loads(path.read_text(encoding="utf-8"))["zero_optimization"]["stage"])
     except (OSError, json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise PlacementError(
-            f"VIDBRIDGE_DEEPSPEED: {config}: {error}; name a file like infra/deepspeed/zero2.json, or unset it"
+            "VIDBRIDGE_DEEPSPEED", f"{config}: {error}", "name a file like infra/deepspeed/zero2.json, or unset it"
         ) from error
     except (KeyError, TypeError, ValueError) as error:
         raise PlacementError(
-            f"VIDBRIDGE_DEEPSPEED: {config}: names no zero_optimization.stage; name a file like"
-            " infra/deepspeed/zero2.json, or unset it"
+            "VIDBRIDGE_DEEPSPEED",
+            f"{config}: names no zero_optimization.stage",
+            "name a file like infra/deepspeed/zero2.json, or unset it",
         ) from error
     return Placement(ranks, path, stage)
 
@@ -140,8 +141,9 @@ def trainer_placement() -> dict[str, Any]:
         return {**common, "use_cpu": not gpu}
     if "LOCAL_RANK" not in os.environ:
         raise PlacementError(
-            "VIDBRIDGE_DEEPSPEED: set, but no process group was launched; start through the stage's own command, or"
-            " unset it"
+            "VIDBRIDGE_DEEPSPEED",
+            "set, but no process group was launched",
+            "start through the stage's own command, or unset it",
         )
     common["deepspeed"] = str(current.deepspeed)
     if gpu:
@@ -181,9 +183,9 @@ def engine_of(trainer: Any) -> TrainingEngine:
     processes = trainer.accelerator.num_processes
     if processes != current.ranks:
         raise PlacementError(
-            f"VIDBRIDGE_RANKS: {current.ranks} processes should train, {processes} do; start through the stage's own"
-            " command, which"
-            " launches them"
+            "VIDBRIDGE_RANKS",
+            f"{current.ranks} processes should train, {processes} do",
+            "start through the stage's own command, which launches them",
         )
     engine = trainer.model_wrapped
     if current.deepspeed is None:
@@ -192,8 +194,9 @@ def engine_of(trainer: Any) -> TrainingEngine:
 
     if not isinstance(engine, DeepSpeedEngine):
         raise PlacementError(
-            f"VIDBRIDGE_DEEPSPEED: set, but {_full_name(engine)} trains, not a DeepSpeed engine; unset it, or start"
-            " through the stage's own command"
+            "VIDBRIDGE_DEEPSPEED",
+            f"set, but {_full_name(engine)} trains, not a DeepSpeed engine",
+            "unset it, or start through the stage's own command",
         )
     requested, stage = current.zero_stage, int(engine.zero_optimization_stage())
     if stage != requested:
@@ -243,6 +246,7 @@ def check_saving() -> None:
     gathers = "stage3_gather_16bit_weights_on_model_save"
     if zero.get("stage") == 3 and not zero.get(gathers):
         raise PlacementError(
-            f"VIDBRIDGE_DEEPSPEED: {config}: zero_optimization.{gathers} is not set, so no model could be saved; set it"
-            " to true"
+            "VIDBRIDGE_DEEPSPEED",
+            f"{config}: zero_optimization.{gathers} is not set, so no model could be saved",
+            "set it to true",
         )

@@ -75,8 +75,9 @@ def endpoint_settings(environ: Mapping[str, str] | None = None, role: Role = "JU
     if not url:
         why, without = NEEDED_BY[role]
         raise JudgeError(
-            f"VIDBRIDGE_JUDGE_URL: not set, and {why}; set it to the endpoint, such as http://127.0.0.1:8000/v1 (vLLM),"
-            f" or {without}"
+            "VIDBRIDGE_JUDGE_URL",
+            f"not set, and {why}",
+            f"set it to the endpoint, such as http://127.0.0.1:8000/v1 (vLLM), or {without}",
         )
     check_url(url, url_name, key_name)
     return EndpointSettings(
@@ -125,8 +126,9 @@ def check_url(url: str, url_name: str, key_name: str) -> None:
     # password.
     if not usable or "@" in url or parts.query or parts.fragment:
         raise JudgeError(
-            f"{url_name}: not a plain http:// or https:// address without user, password and query; write it like"
-            f" http://127.0.0.1:8000/v1, and put the key into {key_name}"
+            url_name,
+            "not a plain http:// or https:// address without user, password and query",
+            f"write it like http://127.0.0.1:8000/v1, and put the key into {key_name}",
         )
 
 
@@ -135,8 +137,9 @@ def _key(environ: Mapping[str, str], key_name: str) -> str:
     if not all("!" <= character <= "~" for character in key):
         # The HTTP library would print the value in its error.
         raise JudgeError(
-            f"{key_name}: holds a space, a line break or a character beyond ASCII (value not shown); set it again,"
-            " without quotes"
+            key_name,
+            "holds a space, a line break or a character beyond ASCII (value not shown)",
+            "set it again, without quotes",
         )
     return key
 
@@ -150,6 +153,8 @@ def _number(environ: Mapping[str, str], name: str, usual: float, whole: bool = F
     if not (least <= value < 1e6) or (whole and value != int(value)) or (not whole and value == 0):
         kind = "a whole number" if whole else "a number of seconds above 0"
         raise JudgeError(
-            f"{name}: {text!r} is not valid; set {kind}{f' >= {least:g}' if least else ''}, or unset it ({usual:g})"
+            name,
+            f"{text!r} is not valid",
+            f"set {kind}{f' >= {least:g}' if least else ''}, or unset it ({usual:g})",
         )
     return value

@@ -99,9 +99,10 @@ class Lease:
             return  # not known to be lost; where that lasts, the thread has said so
         if lost:
             raise LeaseLost(
-                f"{self.folder}: {self._successor()} has taken it over, because this process gave no sign of life for"
-                " longer than VIDBRIDGE_LOST_AFTER_S; raise that on every host, and start again: the run then waits"
-                " for the other"
+                str(self.folder),
+                f"{self._successor()} has taken it over, because this process gave no sign of life for"
+                " longer than VIDBRIDGE_LOST_AFTER_S",
+                "raise that on every host, and start again: the run then waits for the other",
             )
 
     def before(self, call: Callable[_P, _T]) -> Callable[_P, _T]:

@@ -121,7 +121,9 @@ def lost_after_s(environ: Mapping[str, str] = os.environ) -> float:
     except ValueError:
         seconds = 0.0
     if not 1 <= seconds <= 1e7:
-        raise LivenessError(f"VIDBRIDGE_LOST_AFTER_S: {text!r} is not a number of seconds; set 1 or more, or unset it")
+        raise LivenessError(
+            "VIDBRIDGE_LOST_AFTER_S", f"{text!r} is not a number of seconds", "set 1 or more, or unset it"
+        )
     return seconds
 
 

@@ -30,7 +30,7 @@ def find_project() -> Path | None:
         root = Path(value).expanduser().resolve()
         if not (root / PIPELINE_FILE).is_file():
             raise ProjectError(
-                f"{VARIABLE}: {value!r} holds no {PIPELINE_FILE}; name the folder of the project, or unset it"
+                VARIABLE, f"{value!r} holds no {PIPELINE_FILE}", "name the folder of the project, or unset it"
             )
         return root
     here = Path.cwd()
@@ -45,7 +45,8 @@ def project_root() -> Path:
     """
     if (root := find_project()) is None:
         raise ProjectError(
-            f"working directory: {Path.cwd()} is not inside a project (no {PIPELINE_FILE} upward of it), and this"
-            f" command needs one; clone it (git clone URL) and cd into it, or set {VARIABLE}"
+            "working directory",
+            f"{Path.cwd()} is not inside a project (no {PIPELINE_FILE} upward of it), and this command needs one",
+            f"clone it (git clone URL) and cd into it, or set {VARIABLE}",
         )
     return root

@@ -61,7 +61,7 @@ def worker_count() -> int:
         return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     if not value.isdecimal() or int(value) < 1:
         raise WorkersError(
-            f"VIDBRIDGE_WORKERS: {value!r} is not a number of processes; set a whole number >= 1, or unset it"
+            "VIDBRIDGE_WORKERS", f"{value!r} is not a number of processes", "set a whole number >= 1, or unset it"
         )
     return int(value)
 

@@ -40,8 +40,9 @@ def main(*arguments: str) -> int:
         ]
         if not examples:
             raise InputError(
-                f"sft.{name}.tasks: none of {len(samples)} samples has a trace to learn from; have traces written,"
-                f" or set `sft: {{}}`"
+                f"sft.{name}.tasks",
+                f"none of {len(samples)} samples has a trace to learn from",
+                "have traces written, or set `sft: {}`",
             )
         with scratch_of(f"sft@{name}") as scratch:
             summary = train_sft(

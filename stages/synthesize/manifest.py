@@ -37,7 +37,7 @@ def write_index(manifest: Path, index: Path) -> int:
                 rows.append((offset, SPLITS.index(row["split"]), ring_point(row["clip_id"])))
             except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
                 raise RowError(
-                    f"{manifest}:{number}: not a clip ({error}); it is damaged: dvc repro --force ingest"
+                    f"{manifest}:{number}", f"not a clip ({error})", "it is damaged: dvc repro --force ingest"
                 ) from error
             offset += len(line)
     np.save(index, np.array([*rows, (offset, -1, 0)], dtype=np.int64))

@@ -329,6 +329,8 @@ def _answers(endpoint: Endpoint, questions: Mapping[Key, Question]) -> dict[Key,
 def _check_answered(missing: int, total: int, last_error: str, setting: str) -> None:
     if missing:
         raise WriterUnavailableError(
-            f"{TABLE}: {missing} of {total} questions got no answer; last error: {last_error}. Check the endpoint at"
-            f" {setting} and run again: received answers are kept, and only the rest is asked"
+            TABLE,
+            f"{missing} of {total} questions got no answer",
+            f"last error: {last_error}. Check the endpoint at"
+            f" {setting} and run again: received answers are kept, and only the rest is asked",
         )

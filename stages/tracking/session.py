@@ -64,8 +64,9 @@ class Session:
             if self._params is None:
                 if self.project is None:
                     raise TrackingError(
-                        f"{paths.PARAMS_FILE}: {self.root} is a cache folder, and this needs the parameters of a"
-                        " project; cd into a clone (git clone URL), or set VIDBRIDGE_PROJECT to one"
+                        paths.PARAMS_FILE,
+                        f"{self.root} is a cache folder, and this needs the parameters of a project",
+                        "cd into a clone (git clone URL), or set VIDBRIDGE_PROJECT to one",
                     )
                 self._params = load_params(self.root / paths.PARAMS_FILE)
             return self._params

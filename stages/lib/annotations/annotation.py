@@ -307,13 +307,15 @@ def read_text(folder: Path, name: str, remedy: str) -> str:
     """
     file = folder / name
     if not folder.is_dir():
-        raise SourceError(f"ingest.source: {str(folder)!r} is not a folder; name one with videos and {name}")
+        raise SourceError("ingest.source", f"{str(folder)!r} is not a folder", f"name one with videos and {name}")
     if not file.is_file():
-        raise SourceError(f"ingest.source: {str(folder)!r} has no {name}; {remedy}")
+        raise SourceError("ingest.source", f"{str(folder)!r} has no {name}", remedy)
     try:
         return file.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
-        raise SourceError(f"{file}: not UTF-8 text ({error.reason} at byte {error.start}); save it as UTF-8") from error
+        raise SourceError(
+            str(file), f"not UTF-8 text ({error.reason} at byte {error.start})", "save it as UTF-8"
+        ) from error
 
 
 def reject(where: str, reason: str, detail: str) -> Reject:

@@ -28,13 +28,13 @@ def entries(text: str, name: str, folder: Path, below: str | None = None) -> Ite
         first = text.partition("\n")[0].strip()
         if first.startswith("{") and first.endswith("}"):
             raise SourceError(
-                f"{file}: these are JSON lines, not a JSON document ({error}); see ingest.format"
+                str(file), f"these are JSON lines, not a JSON document ({error})", "see ingest.format"
             ) from error
-        raise SourceError(f"{file}: not JSON: {error}; download it again") from error
+        raise SourceError(str(file), f"not JSON: {error}", "download it again") from error
     table = document.get(below) if below and isinstance(document, dict) else document
     if not isinstance(table, dict):
         raise SourceError(
-            f"{file}: {below or 'the document'} is not an object with an entry for each video; see ingest.format"
+            str(file), f"{below or 'the document'} is not an object with an entry for each video", "see ingest.format"
         )
     # A parsed document has no line numbers; keys come in the file's order, so each is searched
     # behind the previous one.

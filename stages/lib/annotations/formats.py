@@ -24,6 +24,6 @@ def read_source(params: IngestParams) -> tuple[list[Annotation], list[Reject]]:
     chosen = FORMATS.get(params.format)
     if chosen is None:
         raise SourceError(
-            f"ingest.format: {params.format!r} is not a supported format; set one of {', '.join(FORMATS)}"
+            "ingest.format", f"{params.format!r} is not a supported format", f"set one of {', '.join(FORMATS)}"
         )
     return chosen.read(Path(params.source), params.annotations or chosen.file)

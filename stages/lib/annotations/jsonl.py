@@ -72,8 +72,10 @@ def read_lines(folder: Path, name: str, remedy: str) -> list[str]:
     if document:
         shape = "a list" if began.startswith("[") else "an object"
         raise SourceError(
-            f"{folder / name}: this is a JSON document ({shape}), not JSON lines; write each row on a line of its own:"
-            f" jq -c '.[]' {shlex.quote(Path(name).name)} > {_lines_name(name)}, and name that in ingest.annotations"
+            f"{folder / name}",
+            f"this is a JSON document ({shape}), not JSON lines",
+            f"write each row on a line of its own:"
+            f" jq -c '.[]' {shlex.quote(Path(name).name)} > {_lines_name(name)}, and name that in ingest.annotations",
         )
     return lines
 

@@ -65,7 +65,9 @@ def read_kinetics(folder: Path, name: str = FILE) -> tuple[list[Annotation], lis
     missing = [column for column in _NEEDED if column not in (table.fieldnames or ())]
     if missing:
         raise SourceError(
-            f"{folder / name}: line 1: no column {', '.join(missing)}; Kinetics has {', '.join(_NEEDED)}, label, split"
+            f"{folder / name}",
+            f"line 1: no column {', '.join(missing)}",
+            f"Kinetics has {', '.join(_NEEDED)}, label, split",
         )
     remedy = "cut each window into a file of its own, named YOUTUBEID_START_END with six digits each"
     return usable(_rows(table, name, folder), folder, name, remedy)

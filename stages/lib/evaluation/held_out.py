@@ -24,8 +24,9 @@ def evaluation_samples(params: Params) -> list[Sample]:
     tasks = samples_present()[split]
     if not tasks:
         raise InputError(
-            f"evaluation.split: the {split!r} split has no sample; annotate videos with that split, or raise"
-            f" ingest.{split}_share"
+            "evaluation.split",
+            f"the {split!r} split has no sample",
+            f"annotate videos with that split, or raise ingest.{split}_share",
         )
     chosen: list[Sample] = []
     for task in tasks:

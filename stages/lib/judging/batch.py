@@ -42,9 +42,11 @@ def check_judged(judge: Judge, unjudged: int, replies: int, subject: str) -> Non
         return
     last = judge.last_error or "none in this process"
     raise JudgeUnavailableError(
-        f"judge.max_unavailable: {subject}: {unjudged} of {replies} replies ({unjudged / replies:.0%}) have no verdict,"
-        f" {judge.max_unavailable:.0%} are allowed; last error: {last}. Repair the endpoint at VIDBRIDGE_JUDGE_URL and"
-        " run again: verdicts received so far are kept, and training resumes from its last checkpoint"
+        "judge.max_unavailable",
+        f"{subject}: {unjudged} of {replies} replies ({unjudged / replies:.0%}) have no verdict,"
+        f" {judge.max_unavailable:.0%} are allowed",
+        f"last error: {last}. Repair the endpoint at VIDBRIDGE_JUDGE_URL and"
+        " run again: verdicts received so far are kept, and training resumes from its last checkpoint",
     )
 
 

@@ -61,8 +61,9 @@ def load_pretrained(
         )
     except ValueError as error:
         raise ModelUnavailableError(
-            f"model.name: {name!r} at model.revision {revision!r} cannot be loaded: {first_sentence(error)}; set a"
-            " model of a type that transformers supports"
+            "model.name",
+            f"{name!r} at model.revision {revision!r} cannot be loaded: {first_sentence(error)}",
+            "set a model of a type that transformers supports",
         ) from error
     except OSError as error:
         remedy = (
@@ -72,7 +73,7 @@ def load_pretrained(
             " name the folder"
         )
         raise ModelUnavailableError(
-            f"model.name: {name!r} at model.revision {revision!r} cannot be loaded; {remedy} ({error})"
+            "model.name", f"{name!r} at model.revision {revision!r} cannot be loaded", f"{remedy} ({error})"
         ) from error
     _check_rule(net, name, ours=isinstance(source, Path) and (source / paths.USAGE_FILE).is_file())
     _cap_pixels(processor, max_pixels_per_frame)
@@ -111,7 +112,9 @@ def load_model(folder: Path, precision: Precision) -> tuple[PreTrainedModel, Pro
     transformers_logging.disable_progress_bar()  # a progress bar for a second of loading is noise in a stage's log
     folder = folder.resolve()  # a relative path that does not exist would be treated as a name on the hub
     if not (folder / "config.json").is_file():
-        raise ModelUnavailableError(f"{folder}: is not a model (config.json is missing); run the stage that writes it")
+        raise ModelUnavailableError(
+            str(folder), "is not a model (config.json is missing)", "run the stage that writes it"
+        )
     if fault := fault_of_files(folder):
         raise ModelUnavailableError(f"{folder}: {fault}")
     try:
@@ -120,7 +123,9 @@ def load_model(folder: Path, precision: Precision) -> tuple[PreTrainedModel, Pro
         if "trust_remote_code" not in str(error):
             raise
         raise ModelUnavailableError(
-            f"{folder}: its processor cannot be loaded: {first_sentence(error)}; copy the processor of its base model"
+            str(folder),
+            f"its processor cannot be loaded: {first_sentence(error)}",
+            "copy the processor of its base model",
         ) from error
     net = AutoModelForImageTextToText.from_pretrained(folder, dtype=_dtype(precision), **NO_CODE, **NO_PICKLE)
     _check_rule(net, str(folder), ours=(folder / paths.USAGE_FILE).is_file())

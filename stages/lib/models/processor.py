@@ -209,12 +209,13 @@ def refuse_unfit(processor: ProcessorMixin, frames: Frames, sample: str | None =
     name = "" if sample is None else f"sample {sample!r}: "
     if isinstance(video, Qwen3VLVideoProcessor) and count < video.temporal_patch_size:
         raise UnfitFramesError(
-            f"{name}frames: {count}, and Qwen3-VL takes at least {video.temporal_patch_size}; pass it twice"
+            f"{name}frames", f"{count}, and Qwen3-VL takes at least {video.temporal_patch_size}", "pass it twice"
         )
     if max(height, width) > _LONGEST * min(height, width):
         raise UnfitFramesError(
-            f"{name}frames: {width} x {height} px, one side more than {_LONGEST} times the other, which no model here"
-            " takes; crop the video"
+            f"{name}frames",
+            f"{width} x {height} px, one side more than {_LONGEST} times the other, which no model here takes",
+            "crop the video",
         )
 
 

@@ -51,7 +51,7 @@ def parse_row(line: bytes, kind: type[R], where: str) -> R:
         field = "".join(f"{part}." for part in first["loc"]).rstrip(".")
         remedy = "it is damaged, or was written by another version: dvc repro --force the stage that makes it"
         problem = f"{f'{field}: ' if field else ''}{first['msg']}"
-        raise RowError(f"{where}: {problem} (value {_short(first['input'])}); {remedy}") from error
+        raise RowError(where, f"{problem} (value {_short(first['input'])})", remedy) from error
 
 
 def _short(value: object) -> str:
@@ -110,5 +110,5 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_bytes())
     except (ValueError, RecursionError) as error:
         raise RowError(
-            f"{path}: not JSON ({error}); it is damaged: dvc repro --force the stage that makes it"
+            str(path), f"not JSON ({error})", "it is damaged: dvc repro --force the stage that makes it"
         ) from error

@@ -30,8 +30,9 @@ def load_samples(split: Split, tasks: Iterable[TaskName], folder: Path = paths.S
         rows = read_rows(path, Sample) if path.exists() else []
         if not rows:
             raise InputError(
-                f"{path}: no {task} sample in the {split} split; see {paths.SAMPLES / paths.REJECTS_FILE} for what was"
-                " set aside and why"
+                str(path),
+                f"no {task} sample in the {split} split",
+                f"see {paths.SAMPLES / paths.REJECTS_FILE} for what was set aside and why",
             )
         samples += rows
     return samples

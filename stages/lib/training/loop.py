@@ -206,8 +206,9 @@ def _same_engine(state: Path) -> None:
     if saved != now:
         kinds = [f"DeepSpeed on {ranks} processes" if ranks else "no DeepSpeed" for ranks in (saved, now)]
         raise distributed.PlacementError(
-            f"VIDBRIDGE_DEEPSPEED, VIDBRIDGE_RANKS: training was interrupted with {kinds[0]} and cannot go on with"
-            f" {kinds[1]}; set them as they were, or delete {state.parent} to begin again"
+            "VIDBRIDGE_DEEPSPEED, VIDBRIDGE_RANKS",
+            f"training was interrupted with {kinds[0]} and cannot go on with {kinds[1]}",
+            f"set them as they were, or delete {state.parent} to begin again",
         )
 
 

@@ -49,8 +49,9 @@ def ffmpeg_binary() -> str:
     if named:
         if not os.access(named, os.X_OK) or Path(named).is_dir():
             raise FfmpegMissing(
-                f"VIDBRIDGE_FFMPEG: {named!r} is not an executable file; correct it, or unset it to use the locked"
-                " ffmpeg"
+                "VIDBRIDGE_FFMPEG",
+                f"{named!r} is not an executable file",
+                "correct it, or unset it to use the locked ffmpeg",
             )
         return str(Path(named).absolute())
     package = Path(imageio_ffmpeg.__file__).parent
@@ -58,12 +59,13 @@ def ffmpeg_binary() -> str:
         binary: str = imageio_ffmpeg.get_ffmpeg_exe()
     except RuntimeError as error:
         raise FfmpegMissing(
-            f"ffmpeg: imageio-ffmpeg has none for this platform ({error}); set VIDBRIDGE_FFMPEG to one"
+            "ffmpeg", f"imageio-ffmpeg has none for this platform ({error})", "set VIDBRIDGE_FFMPEG to one"
         ) from error
     if package not in Path(binary).parents:
         raise FfmpegMissing(
-            f"ffmpeg: imageio-ffmpeg offers {binary!r}, which is not its own; reinstall imageio-ffmpeg, or set"
-            " VIDBRIDGE_FFMPEG to that file to use it knowingly"
+            "ffmpeg",
+            f"imageio-ffmpeg offers {binary!r}, which is not its own",
+            "reinstall imageio-ffmpeg, or set VIDBRIDGE_FFMPEG to that file to use it knowingly",
         )
     return binary
 
@@ -354,7 +356,9 @@ def _run(command: list[str], timeout_s: float, stdin: bytes | None = None) -> su
 
 
 def _missing(command: list[str]) -> FfmpegMissing:
-    return FfmpegMissing(f"ffmpeg: {command[0]!r} does not exist; set VIDBRIDGE_FFMPEG, or reinstall imageio-ffmpeg")
+    return FfmpegMissing(
+        "ffmpeg", f"{command[0]!r} does not exist", "set VIDBRIDGE_FFMPEG, or reinstall imageio-ffmpeg"
+    )
 
 
 def _encode_failure(path: Path, stderr: bytes) -> OSError | VideoError:

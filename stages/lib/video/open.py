@@ -39,8 +39,9 @@ def frame_memory_bytes() -> int:
     megabytes = os.environ.get("VIDBRIDGE_FRAME_CACHE_MB", "").strip() or str(FRAME_CACHE_MB)
     if not megabytes.isdecimal():
         raise InputError(
-            f"VIDBRIDGE_FRAME_CACHE_MB: {megabytes!r} is not a number of megabytes; set a whole one such as"
-            f" {FRAME_CACHE_MB}"
+            "VIDBRIDGE_FRAME_CACHE_MB",
+            f"{megabytes!r} is not a number of megabytes",
+            f"set a whole one such as {FRAME_CACHE_MB}",
         )
     return int(megabytes) * 1_000_000
 
@@ -60,8 +61,9 @@ def frame_store() -> FrameStore | None:
         most_bytes = -1
     if most_bytes < 0:
         raise InputError(
-            f"VIDBRIDGE_FRAME_DISK_GB: {setting!r} is not a number of gigabytes; set one such as 20, or 0 to keep no"
-            " frames on disk"
+            "VIDBRIDGE_FRAME_DISK_GB",
+            f"{setting!r} is not a number of gigabytes",
+            "set one such as 20, or 0 to keep no frames on disk",
         )
     folder = Path(os.environ.get("VIDBRIDGE_FRAME_CACHE") or paths.FRAMES).expanduser()
     return FrameStore(folder, most_bytes) if most_bytes else None

@@ -142,8 +142,10 @@ class Results:
         digests: dict[str, list[str]] = read_json(file)
         if not all(isinstance(clips, list) for clips in digests.values()):
             raise InputError(
-                f"{file}: written by an earlier version, which stored names of clips and not their content, so that"
-                f" clips shared by seeds are unknown; delete {self.folder / str(seed)} and run vidbridge ablate"
+                str(file),
+                "written by an earlier version, which stored names of clips and not their content, so that"
+                " clips shared by seeds are unknown",
+                f"delete {self.folder / str(seed)} and run vidbridge ablate",
             )
         return digests
 
@@ -184,13 +186,15 @@ def read_grid(params: Params, results: Results, *, command: str, measured: str) 
     seeds = tuple(seed for seed in grid.seeds if all((seed, name) in counted for name in params.variants))
     if not seeds:
         raise NothingRunError(
-            f"ablation: no seed has run whole ({len(missing)} trainings are missing); go on: vidbridge ablate"
+            "ablation", f"no seed has run whole ({len(missing)} trainings are missing)", "go on: vidbridge ablate"
         )
     commits = sorted({identity["commit"] for (seed, _), identity in kept.items() if identity and seed in seeds})
     if not fresh and len(commits) > 1:
         raise InputError(
-            "ablation: all results were trained with other parameters than params.yaml has, from several commits"
-            f" ({_short(commits)}), so they are not one grid; run it with these: vidbridge ablate"
+            "ablation",
+            "all results were trained with other parameters than params.yaml has, from several commits"
+            f" ({_short(commits)}), so they are not one grid",
+            "run it with these: vidbridge ablate",
         )
     rows = [_trivial(name, results, seeds, params) for name in ("random", "constant")]
     rows += [_measured(name, results, seeds, params) for name in variants_of_seed]
@@ -230,7 +234,9 @@ def _as_part(scores: Sequence[Score], axis: str) -> list[Score]:
     if not any(part in row.parts for row in rows):
         part_names = ", ".join(sorted({name for row in rows for name in row.parts} - {"native"})) or "none"
         raise InputError(
-            f"ablation.axes: {axis!r}: no reply's score has a part {part!r} (they have {part_names}); name one of these"
+            "ablation.axes",
+            f"{axis!r}: no reply's score has a part {part!r} (they have {part_names})",
+            "name one of these",
         )
     return [row.model_copy(update={"value": None if row.value is None else row.parts.get(part, 0.0)}) for row in rows]
 

@@ -46,7 +46,7 @@ def browse(root: Path, out: Path, samples: int) -> Path:
     """
     params = load_params(root / paths.PARAMS_FILE)
     if not (paths.SAMPLES / paths.SUMMARY_FILE).exists():
-        raise InputError(f"{paths.SAMPLES / paths.SUMMARY_FILE}: no samples yet; run vidbridge run synthesize")
+        raise InputError(f"{paths.SAMPLES / paths.SUMMARY_FILE}", "no samples yet", "run vidbridge run synthesize")
     clips = load_clips()
     loader = FrameLoader(clips, Path(params.ingest.source), cache_bytes=0, manifest=paths.CLIPS)
     rows = [_sample(sample, clips, loader, params) for sample in _samples(params, samples)]

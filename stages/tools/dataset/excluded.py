@@ -34,7 +34,7 @@ def _value(node: Any, key: str, name: str) -> Any:
     node_of_key = next((value for named, value in pairs if named.value == key), None)
     if node_of_key is None:
         parse_params({}, name)  # raises the error about the missing key
-        raise ParamsError(f"{name}: has no ingest.exclude; write `exclude: []` below `ingest:`")
+        raise ParamsError(name, "has no ingest.exclude", "write `exclude: []` below `ingest:`")
     return node_of_key
 
 

@@ -122,7 +122,7 @@ def render(sample: Sample, loader: FrameLoader, path: Path) -> None:
 def _rows(split: Split, task: TaskName) -> Iterator[Sample]:
     file = paths.samples_file(paths.SAMPLES, split, task)
     if not file.exists():
-        raise InputError(f"{file}: no such file; run vidbridge run synthesize first")
+        raise InputError(str(file), "no such file", "run vidbridge run synthesize first")
     return iterate_rows(file, Sample)
 
 

@@ -123,11 +123,12 @@ def _meant(name: str, source: Path, rows: Sequence[Annotation], clips: Sequence[
         return matches.pop()
     if matches:
         raise RemovalError(
-            f"video: {name!r} means several: {', '.join(map(repr, sorted(matches)[:4]))}; name the paths"
+            "video", f"{name!r} means several: {', '.join(map(repr, sorted(matches)[:4]))}", "name the paths"
         )
     raise RemovalError(
-        f"video: {name!r} is neither a path in {source}, nor an id or a SHA-256 of a clip that annotations or manifests"
-        " know; name it as the annotation file does"
+        "video",
+        f"{name!r} is neither a path in {source}, nor an id or a SHA-256 of a clip that annotations or manifests know",
+        "name it as the annotation file does",
     )
 
 

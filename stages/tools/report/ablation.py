@@ -34,16 +34,16 @@ def ablation(root: Path, recipe: str) -> dict[str, Any] | None:
         drawn = (root / figure).read_bytes()
     except FileNotFoundError as error:
         raise InputError(
-            f"{Path(error.filename).relative_to(root)}: missing, though its grid is there; {remedy}"
+            f"{Path(error.filename).relative_to(root)}", "missing, though its grid is there", f"{remedy}"
         ) from error
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(map(str, first["loc"])) or "the file"
         raise InputError(
-            f"{results}: {field}: {first['msg']} (value {str(first['input'])[:80]!r}); {remedy}"
+            str(results), f"{field}: {first['msg']} (value {str(first['input'])[:80]!r})", f"{remedy}"
         ) from error
     if b"<svg" not in drawn[:4096] or not drawn.rstrip().endswith(b"</svg>"):
-        raise InputError(f"{figure}: no whole SVG; {remedy}")
+        raise InputError(str(figure), "no whole SVG", remedy)
     columns = list(grid.rows[0].columns)
     return {
         "grid": grid,

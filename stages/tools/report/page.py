@@ -42,7 +42,7 @@ def build(root: Path, out: Path) -> Path:
     """
     if not (root / paths.REPORTS / paths.METRICS_FILE).exists():
         raise InputError(
-            f"{paths.REPORTS / paths.METRICS_FILE}: no results yet; run vidbridge run, then vidbridge report"
+            f"{paths.REPORTS / paths.METRICS_FILE}", "no results yet", "run vidbridge run, then vidbridge report"
         )
     session = Session(root)
     params = session.params
@@ -63,7 +63,7 @@ def _results(root: Path, params: Params) -> dict[str, Any]:
     rows = (*params.evaluation.of, "baselines")
     if missing := [file for row in rows if not (root / (file := paths.scores(row) / paths.SCORES_FILE)).exists()]:
         raise InputError(
-            f"{missing[0]}: not there, and params.yaml has it evaluated; run vidbridge run, then vidbridge report"
+            str(missing[0]), "not there, and params.yaml has it evaluated", "run vidbridge run, then vidbridge report"
         )
     tables = {
         row: read_record(root / paths.scores(row) / paths.SCORES_FILE, PolicyScores) for row in params.evaluation.of
@@ -170,7 +170,9 @@ def _rollouts(root: Path, params: Params, loader: FrameLoader) -> list[dict[str,
         samples = {sample.sample_id: sample for sample in load_samples("train", row.trained_tasks, Path(row.samples))}
         if gone := [group.sample_id for group in groups if group.sample_id not in samples]:
             raise InputError(
-                f"{file}: sample {gone[0]!r} is no longer in {row.samples}; run vidbridge run, then vidbridge report"
+                str(file),
+                f"sample {gone[0]!r} is no longer in {row.samples}",
+                "run vidbridge run, then vidbridge report",
             )
         last = [group for group in groups if group.step == groups[-1].step]
         frames = (loader.load(samples[group.sample_id]) for group in last)

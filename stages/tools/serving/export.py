@@ -62,7 +62,7 @@ def export_version(session: Session, which: str, out: Path) -> ExportedVersion:
             settings for requests.
     """
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
-        raise InputError(f"folder: {str(out)!r} holds something already; name a new or an empty folder")
+        raise InputError("folder", f"{str(out)!r} holds something already", "name a new or an empty folder")
     explanation = explain(session, which)
     version = explanation.version
     usage = usage_of_version(version)
@@ -70,8 +70,9 @@ def export_version(session: Session, which: str, out: Path) -> ExportedVersion:
     for names in NEEDED:
         if not any((source / name).is_file() for name in names.split("|")):
             raise InputError(
-                f"version {version.number}: has no {names.replace('|', ' or ')}, so nothing could load it; train its"
-                " row again"
+                f"version {version.number}",
+                f"has no {names.replace('|', ' or ')}, so nothing could load it",
+                "train its row again",
             )
     if fault := fault_of_files(source):
         raise InputError(f"version {version.number}: {fault}")

@@ -78,8 +78,9 @@ def predict_with(folder: Path, video: Path, question: str, tell: Callable[[str],
     file = folder / paths.USAGE_FILE
     if not file.is_file():
         raise InputError(
-            f"--model: {str(folder)!r} has no {paths.USAGE_FILE}, which has the settings for requests; name a folder"
-            " that `vidbridge export` wrote"
+            "--model",
+            f"{str(folder)!r} has no {paths.USAGE_FILE}, which has the settings for requests",
+            "name a folder that `vidbridge export` wrote",
         )
     usage = parse_usage(file.read_bytes(), str(file))
     tell(f"loading {folder}")

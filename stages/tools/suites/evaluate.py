@@ -205,8 +205,9 @@ def evaluate(
         }
         if not answers.replies["video"]:
             raise EngineError(
-                f"{request.benchmark}: no question was answered, so nothing was scored; the first:"
-                f" {unanswered[0].reason}"
+                request.benchmark,
+                "no question was answered, so nothing was scored",
+                f"the first: {unanswered[0].reason}",
             )
     scored = score(
         params,
@@ -307,7 +308,7 @@ def _clips(root: Path) -> Callable[[], Mapping[str, Clip]]:
         manifest = root / paths.CLIPS / paths.MANIFEST_FILE
         if not manifest.is_file():
             raise InputError(
-                f"{manifest}: not there, and these samples are edits of its clips; type: vidbridge run synthesize"
+                str(manifest), "not there, and these samples are edits of its clips", "type: vidbridge run synthesize"
             )
         return {clip.clip_id: clip for clip in iterate_rows(manifest, Clip)}
 

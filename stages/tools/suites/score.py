@@ -171,7 +171,7 @@ def _compared(
     shared = [item for item in items if item.item_id in replies and item.item_id in other]
     if not shared:
         raise PredictionError(
-            "--against: the two files of predictions have no question in common; pass two that answer the same ones"
+            "--against", "the two files of predictions have no question in common", "pass two that answer the same ones"
         )
     ours, theirs = _picked(replies, marks, shared), _picked(other, other_marks, shared)
     return Against(

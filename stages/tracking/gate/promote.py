@@ -202,7 +202,7 @@ def rollback(session: Session, *, author: str | None = None, reason: str = "") -
                 champions(read_ledger(client, gate.registered_model, gate.ledger)),
             )
             if champion is None:
-                raise TrackingError(f"{model}: no champion yet, so nothing to roll back; run vidbridge promote")
+                raise TrackingError(model, "no champion yet, so nothing to roll back", "run vidbridge promote")
             prove_rights(client, gate)
             if last is None or stack[-1] != champion.number:
                 raise TrackingError(
@@ -218,7 +218,7 @@ def rollback(session: Session, *, author: str | None = None, reason: str = "") -
             why = earlier.freed and f"version {earlier.number} no longer has weights: {earlier.freed}"
             if (why := why or objection(session, earlier)) is not None:
                 raise TrackingError(
-                    f"{model}: cannot go back: {why}; put another one to the gate: vidbridge promote VERSION"
+                    model, f"cannot go back: {why}", "put another one to the gate: vidbridge promote VERSION"
                 )
             scores, who = earlier.scores, _author(session.root, author)
             decided = Decided(
@@ -369,8 +369,9 @@ def add_scores(session: Session, version: Version, digest: str, table: str, samp
     card = parse_scores(table, name)
     if card.digest != digest:
         raise TrackingError(
-            f"{name}: was scored under evaluation {card.digest}, the candidate under {digest}; bring data and"
-            " params.yaml to the candidate's state (its runs/ branch), then promote again"
+            name,
+            f"was scored under evaluation {card.digest}, the candidate under {digest}",
+            "bring data and params.yaml to the candidate's state (its runs/ branch), then promote again",
         )
     with _errors(session.params.gate):
         keep_samples(session, version, digest, samples)
@@ -430,8 +431,9 @@ def _models(gate: GateParams) -> list[str]:
 
 def _overtaken(gate: GateParams) -> TrackingError:
     return TrackingError(
-        f"{gate.registered_model}: others have moved the champion {ATTEMPTS} times meanwhile; see vidbridge history,"
-        " then try again"
+        gate.registered_model,
+        f"others have moved the champion {ATTEMPTS} times meanwhile",
+        "see vidbridge history, then try again",
     )
 
 

@@ -74,8 +74,9 @@ def parse_source(uri: str, what: str = "") -> Source:
     match = _URI.fullmatch(uri)
     if not match:
         raise TrackingError(
-            f"{name}: expected dvc://<32 hex digits>.dir/<path>, as vidbridge register writes it; take another version,"
-            " or delete this one"
+            name,
+            "expected dvc://<32 hex digits>.dir/<path>, as vidbridge register writes it",
+            "take another version, or delete this one",
         )
     path = (match["path"] or "").strip("/")
     if path and (fault := path_fault(path)):
@@ -176,8 +177,9 @@ class ContentStore:
         """Bytes of a folder's list as stored, verified by hash but not parsed."""
         if not is_hash(oid) or not oid.endswith(".dir"):
             raise ListError(
-                f"{what or 'folder'}: {oid[:200]!r} is not a hash of a folder (32 hex digits and '.dir'); run its stage"
-                " again"
+                f"{what or 'folder'}",
+                f"{oid[:200]!r} is not a hash of a folder (32 hex digits and '.dir')",
+                "run its stage again",
             )
         self._refuse_long(oid, what)
         self.fetch([oid], f"{what}: folder {oid}" if what else oid)
@@ -187,7 +189,9 @@ class ContentStore:
         text = path.read_bytes()
         if hashlib.md5(text, usedforsecurity=False).hexdigest() != oid.removesuffix(".dir"):
             raise ListError(
-                f"{what or 'folder'}: {path} does not match the hash in its name; remove it, and it is fetched again"
+                f"{what or 'folder'}",
+                f"{path} does not match the hash in its name",
+                "remove it, and it is fetched again",
             )
         return text
 
@@ -234,7 +238,7 @@ class ContentStore:
         """
         files = placed(self.files(source.oid), source, strip)
         if not files:
-            raise TrackingError(f"{source.uri}: the folder holds nothing under that path; correct the path")
+            raise TrackingError(source.uri, "the folder holds nothing under that path", "correct the path")
         self.fetch([md5 for _, md5 in files.values()], source.uri)
         for path, (_, md5) in files.items():
             self._put(folder, path, md5)
@@ -247,7 +251,7 @@ class ContentStore:
         """
         md5 = self.files(source.oid).get(source.path)
         if md5 is None:
-            raise TrackingError(f"{source.uri}: the folder holds no file of that name; correct the name")
+            raise TrackingError(source.uri, "the folder holds no file of that name", "correct the name")
         self.fetch([md5], source.uri)
         self._put(target.parent, target.name, md5)
 
@@ -268,7 +272,9 @@ class ContentStore:
             md5_of_copy = hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
         if md5_of_copy != md5:
             placed_file.unlink()
-            raise TrackingError(f"{placed_file}: is not the object {md5}, which changed while it was placed; try again")
+            raise TrackingError(
+                str(placed_file), f"is not the object {md5}, which changed while it was placed", "try again"
+            )
 
     def fetch(self, oids: Sequence[str], what: str) -> None:
         """Bring the objects into the cache; ``what`` names them in the error.
@@ -373,7 +379,7 @@ class ContentStore:
                     f"outside a project set its URL in {REMOTE_VARIABLE}, or add it: dvc remote add --global NAME URL"
                 )
             message = "; ".join(str(error).split("\n"))
-            raise TrackingError(f"DVC remote {remote_label(name)}: {message}; {remedy}") from error
+            raise TrackingError(f"DVC remote {remote_label(name)}", message, remedy) from error
         except Exception as error:
             if not is_of_remote(error):
                 raise
@@ -398,8 +404,9 @@ class ContentStore:
         if done.failed:
             first = next(iter(done.failed)).value
             raise TrackingError(
-                f"DVC remote {remote_label(self.remote_name())}: {what}: {len(done.failed)} objects failed, first"
-                f" {first}; the log above says why; try again"
+                f"DVC remote {remote_label(self.remote_name())}",
+                f"{what}: {len(done.failed)} objects failed, first {first}; the log above says why",
+                "try again",
             )
         return len(done.transferred)
 
@@ -409,12 +416,16 @@ class ContentStore:
             if not self.remote_name():
                 location = f"not in the cache folder {self.root}, and {REMOTE_VARIABLE} is not set"
             return MissingContent(
-                f"{what}: object {oid} is {location}; set {REMOTE_VARIABLE} to the URL of the DVC remote that holds it"
-                " (on the machine that made it: dvc push), or VIDBRIDGE_PROJECT to a clone of the project"
+                what,
+                f"object {oid} is {location}",
+                f"set {REMOTE_VARIABLE} to the URL of the DVC remote that holds it"
+                " (on the machine that made it: dvc push), or VIDBRIDGE_PROJECT to a clone of the project",
             )
         return MissingContent(
-            f"{what}: object {oid} is neither in the DVC cache of {self.root} {where}; on the machine that made it run"
-            " dvc push, here run dvc fetch, or set VIDBRIDGE_PROJECT to the project that holds it"
+            what,
+            f"object {oid} is neither in the DVC cache of {self.root} {where}",
+            "on the machine that made it run"
+            " dvc push, here run dvc fetch, or set VIDBRIDGE_PROJECT to the project that holds it",
         )
 
 
@@ -447,20 +458,18 @@ def open_content(root: Path) -> Iterator[ContentStore]:
         raise TrackingError(f"{error}; type: git init && git add -A && git commit -m start") from error
     except NotDvcRepoError as error:
         raise TrackingError(
-            f"{root}: {error}; set VIDBRIDGE_PROJECT to a clone of the project, or run dvc init"
+            str(root), error, "set VIDBRIDGE_PROJECT to a clone of the project, or run dvc init"
         ) from error
     except ConfigError as error:
         if changes and FROM_ENVIRONMENT in changes.get("remote", {}) and FROM_ENVIRONMENT in str(error):
             remote_name = display_uri(os.environ[REMOTE_VARIABLE])
             raise TrackingError(
-                f"{REMOTE_VARIABLE}: {remote_name}: not a URL of a DVC remote"
-                f" ({str(error).partition(' for dictionary value')[0]}); set one such as s3://BUCKET/PATH,"
-                " ssh://HOST/PATH or /absolute/path"
+                REMOTE_VARIABLE,
+                f"{remote_name}: not a URL of a DVC remote ({str(error).partition(' for dictionary value')[0]})",
+                "set one such as s3://BUCKET/PATH, ssh://HOST/PATH or /absolute/path",
             ) from error
         what = "DVC's configuration" if is_cache(root) else str(root)
-        raise TrackingError(
-            f"{what}: {error}; correct it, or set VIDBRIDGE_PROJECT to a clone of the project"
-        ) from error
+        raise TrackingError(what, error, "correct it, or set VIDBRIDGE_PROJECT to a clone of the project") from error
 
 
 @contextmanager
@@ -483,7 +492,7 @@ def _configured(remote: str) -> dict[str, Any] | None:
 def _refuse_foreign(oids: Iterable[str], what: str) -> None:
     if foreign := next((oid for oid in oids if not is_hash(oid)), None):
         raise TrackingError(
-            f"{what}: {foreign[:200]!r} is not a hash of DVC (32 hex digits); run the stage that made it again"
+            what, f"{foreign[:200]!r} is not a hash of DVC (32 hex digits)", "run the stage that made it again"
         )
 
 

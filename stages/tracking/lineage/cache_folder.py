@@ -64,20 +64,20 @@ def cache_folder() -> Path:
     remedy = f"set {CACHE_VARIABLE} to a folder that can be written to, and has room for a model"
     try:
         if (folder / PIPELINE_FILE).exists() or (folder / ".dvc").exists():
-            raise TrackingError(f"{name}: {str(folder)!r} is a project's folder; name one of its own, or unset it")
+            raise TrackingError(name, f"{str(folder)!r} is a project's folder", "name one of its own, or unset it")
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         if not is_cache(folder):
             # A DVC remote or another cache has the same layout, and `prune` must never remove from
             # those.
             if (folder / "files").exists():
                 raise TrackingError(
-                    f"{name}: {str(folder)!r} holds objects that are not ours; name a new or an empty folder"
+                    name, f"{str(folder)!r} holds objects that are not ours", "name a new or an empty folder"
                 )
             (folder / TAG_FILE).write_text(_TAG, encoding="utf-8")
     except OSError as error:
         reason = error.strerror or type(error).__name__
         raise TrackingError(
-            f"{name}: {str(folder)!r} cannot be used as the cache folder ({reason}); {remedy}"
+            name, f"{str(folder)!r} cannot be used as the cache folder ({reason})", f"{remedy}"
         ) from error
     return folder
 
@@ -100,7 +100,7 @@ def most_bytes() -> int:
         size_gb = math.nan
     if not 0 < size_gb < 1e9:
         raise TrackingError(
-            f"{SIZE_VARIABLE}: {text!r} is not a number of GB; set one above 0, or unset it ({MOST_GB:g})"
+            SIZE_VARIABLE, f"{text!r} is not a number of GB", f"set one above 0, or unset it ({MOST_GB:g})"
         )
     return int(size_gb * 1e9)
 
@@ -113,8 +113,9 @@ def check_writable(root: Path, what: str) -> None:
     """
     if not os.access(root, os.W_OK | os.X_OK):
         raise TrackingError(
-            f"{what}: is not in the cache folder {root}, which cannot be written to; set {CACHE_VARIABLE} to a folder"
-            " that can, or fill this one where it is writable"
+            what,
+            f"is not in the cache folder {root}, which cannot be written to",
+            f"set {CACHE_VARIABLE} to a folder that can, or fill this one where it is writable",
         )
 
 
@@ -154,7 +155,7 @@ def prune(root: Path, most: int, unused_s: float = IN_USE_S) -> int:
         TrackingError: ``root`` is not a cache folder.
     """
     if not is_cache(root):
-        raise TrackingError(f"{root}: is not a cache folder (no {TAG_FILE}); nothing was removed")
+        raise TrackingError(str(root), f"is not a cache folder (no {TAG_FILE})", "nothing was removed")
     before = size = _bytes(root)
     now = time.time()
     for item in removable_items(root):
@@ -207,7 +208,7 @@ def _expanded(path: str) -> Path:
         return Path(path).expanduser().absolute()
     except RuntimeError as error:
         raise TrackingError(
-            f"HOME: not set, and this user has no home folder; set {CACHE_VARIABLE} to a folder for the cache"
+            "HOME", "not set, and this user has no home folder", f"set {CACHE_VARIABLE} to a folder for the cache"
         ) from error
 
 

@@ -72,8 +72,9 @@ def record_commit(root: Path, run_name: str) -> str:
     """
     if not is_repository(root):
         raise TrackingError(
-            f"{root}: not a git repository, so no commit can hold dvc.lock; run git init and commit the project, or"
-            " clone it"
+            str(root),
+            "not a git repository, so no commit can hold dvc.lock",
+            "run git init and commit the project, or clone it",
         )
     if (
         not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", run_name)
@@ -81,13 +82,15 @@ def record_commit(root: Path, run_name: str) -> str:
         or run_name.endswith((".lock", "."))
     ):
         raise TrackingError(
-            f"run name: {run_name!r} cannot become the branch runs/<name>; use letters, digits, '.', '_' and '-' only"
+            "run name",
+            f"{run_name!r} cannot become the branch runs/<name>",
+            "use letters, digits, '.', '_' and '-' only",
         )
     base = head(root)
     if base is None:
-        raise TrackingError(f"{root}: the repository has no commit yet; commit the project first")
+        raise TrackingError(str(root), "the repository has no commit yet", "commit the project first")
     if not (root / LOCK_FILE).is_file():
-        raise TrackingError(f"{root / LOCK_FILE}: no such file; run the pipeline first: vidbridge run")
+        raise TrackingError(f"{root / LOCK_FILE}", "no such file", "run the pipeline first: vidbridge run")
     blobs = {
         _in_repository(root, name): git(root, "hash-object", "-w", "--no-filters", "--", str(root / name))
         for name in (LOCK_FILE, PARAMS_FILE)

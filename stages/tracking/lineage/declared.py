@@ -48,21 +48,25 @@ def declared_stage(root: Path, name: str) -> DeclaredStage:
     if not isinstance(entry, Mapping):
         names = ", ".join(map(str, stages)) if isinstance(stages, Mapping) and stages else "none"
         raise TrackingError(
-            f"dvc.yaml: stages: {group!r} is not among them ({names}); add it, what {name} depends on is read there"
+            "dvc.yaml",
+            f"stages: {group!r} is not among them ({names})",
+            f"add it, what {name} depends on is read there",
         )
     if "vars" in pipeline:
-        raise TrackingError("dvc.yaml: vars: is not read here; move its values to params.yaml")
+        raise TrackingError("dvc.yaml", "vars: is not read here", "move its values to params.yaml")
     context = dict(params)
     if "foreach" in entry:
         context |= _item(entry["foreach"], key, name, params)
         entry = entry.get("do")
     elif key:
-        raise TrackingError(f"dvc.yaml: stages.{group}: has no foreach, hence no {name}; name {group}")
+        raise TrackingError("dvc.yaml", f"stages.{group}: has no foreach, hence no {name}", f"name {group}")
     if not isinstance(entry, Mapping):
-        raise TrackingError(f"dvc.yaml: stages.{group}: is not a table; write cmd, deps and params there")
+        raise TrackingError("dvc.yaml", f"stages.{group}: is not a table", "write cmd, deps and params there")
     for unread in (unread for unread in _UNREAD if unread in entry):
         raise TrackingError(
-            f"dvc.yaml: stages.{group}.{unread}: is not read here; write the stage without it, with foreach and params"
+            "dvc.yaml",
+            f"stages.{group}.{unread}: is not read here",
+            "write the stage without it, with foreach and params",
         )
     cmd, deps, listed = (
         _resolved(entry.get(part), context, f"stages.{group}.{part}") for part in ("cmd", "deps", "params")
@@ -74,11 +78,11 @@ def _table(path: Path) -> Mapping[str, Any]:
     try:
         table = read_yaml(path)
     except FileNotFoundError as error:
-        raise TrackingError(f"{path}: no such file; run from the project's folder") from error
+        raise TrackingError(str(path), "no such file", "run from the project's folder") from error
     except YamlError as error:
         raise TrackingError(str(error)) from error
     if not isinstance(table, Mapping):
-        raise TrackingError(f"{path}: is not a table; restore it: git checkout -- {path.name}")
+        raise TrackingError(str(path), "is not a table", f"restore it: git checkout -- {path.name}")
     return table
 
 
@@ -91,11 +95,11 @@ def _item(foreach: Any, key: str, name: str, params: Mapping[str, Any]) -> dict[
     elif isinstance(members, Sequence) and not any(isinstance(item, (Mapping, list)) for item in members):
         matches = [{"item": item} for item in members if str(item) == key]
     else:
-        raise TrackingError(f"dvc.yaml: {where}: is neither a table nor a list of names; correct it there")
+        raise TrackingError("dvc.yaml", f"{where}: is neither a table nor a list of names", "correct it there")
     if not matches:
         names = ", ".join(map(str, members)) or "none"
         raise TrackingError(
-            f"dvc.yaml: {where}: {key!r} is not among them ({names}); name one of these, or add it to params.yaml"
+            "dvc.yaml", f"{where}: {key!r} is not among them ({names})", "name one of these, or add it to params.yaml"
         )
     return matches[0]
 
@@ -118,7 +122,9 @@ def _as_text(value: Any, reference: str, where: str) -> str:
     if isinstance(value, (str, int, float)) and not isinstance(value, bool):
         return str(value)
     raise TrackingError(
-        f"dvc.yaml: {where}: {reference} is {type(value).__name__}, but is used inside a text; name a text or a number"
+        "dvc.yaml",
+        f"{where}: {reference} is {type(value).__name__}, but is used inside a text",
+        "name a text or a number",
     )
 
 
@@ -126,7 +132,7 @@ def _looked_up(context: Mapping[str, Any], keys: str, where: str, file: str = PA
     value: Any = context
     for key in keys.split("."):
         if not isinstance(value, Mapping) or key not in value:
-            raise TrackingError(f"dvc.yaml: {where}: {keys!r} is not in {file}; add it there, or correct dvc.yaml")
+            raise TrackingError("dvc.yaml", f"{where}: {keys!r} is not in {file}", "add it there, or correct dvc.yaml")
         value = value[key]
     return value
 
@@ -134,7 +140,7 @@ def _looked_up(context: Mapping[str, Any], keys: str, where: str, file: str = PA
 def _paths(deps: Any, group: str) -> Iterator[str]:
     for dep in deps or ():
         if not isinstance(dep, str):
-            raise TrackingError(f"dvc.yaml: stages.{group}.deps: {dep!r} is not a path; write the path alone")
+            raise TrackingError("dvc.yaml", f"stages.{group}.deps: {dep!r} is not a path", "write the path alone")
         yield dep
 
 

@@ -51,7 +51,7 @@ def command(folder: Path, arguments: tuple[str, ...], env: Mapping[str, str] | N
     text = environ.get(TIMEOUT_VARIABLE, "").strip() or str(TIMEOUT_S)
     if not text.isdecimal() or int(text) < 1:
         raise TrackingError(
-            f"{TIMEOUT_VARIABLE}: {text!r} is not a number of seconds; set a whole number >= 1, or unset it"
+            TIMEOUT_VARIABLE, f"{text!r} is not a number of seconds", "set a whole number >= 1, or unset it"
         )
     # The variable overrides git's own setting, which may name a key; so set it only where neither
     # is set.
@@ -81,7 +81,7 @@ def git(root: Path, *arguments: str, env: Mapping[str, str] | None = None, stdin
         raise TrackingError(f"git {arguments[0]} in {root}: {call.late}") from error
     except FileNotFoundError as error:
         raise TrackingError(
-            "git: not found; install it, every run and every model version is tied to a commit"
+            "git", "not found", "install it, every run and every model version is tied to a commit"
         ) from error
     if done.returncode:
         raise TrackingError(f"git {arguments[0]} in {root}: {redacted(done.stderr.decode(errors='replace').strip())}")

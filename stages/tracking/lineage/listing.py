@@ -46,22 +46,22 @@ def parse_list(text: bytes, oid: str, what: str = "") -> dict[str, str]:
         entries = json.loads(text)
     # Brackets nested by the thousand end in a RecursionError.
     except (ValueError, RecursionError) as error:
-        raise ListError(f"{name}: its list of files is not JSON ({type(error).__name__}); {_REMEDY}") from error
+        raise ListError(name, f"its list of files is not JSON ({type(error).__name__})", _REMEDY) from error
     if not isinstance(entries, list):
-        raise ListError(f"{name}: its list of files is not a list but {type(entries).__name__}; {_REMEDY}")
+        raise ListError(name, f"its list of files is not a list but {type(entries).__name__}", _REMEDY)
     files: dict[str, str] = {}
     for number, entry in enumerate(entries, 1):
         if not isinstance(entry, dict):
-            raise ListError(f"{name}: entry {number}: {_short(entry)} is not a file with relpath and md5; {_REMEDY}")
+            raise ListError(name, f"entry {number}: {_short(entry)} is not a file with relpath and md5", f"{_REMEDY}")
         path, md5 = _fit_path(entry.get("relpath"), f"{name}: entry {number}"), entry.get("md5")
         if not isinstance(md5, str) or not _MD5.fullmatch(md5):
             # It becomes a path in the cache: `../../etc/passwd` would be read, and placed under a
             # harmless name.
             raise ListError(
-                f"{name}: entry {number}: {_short(path)}: md5: {_short(md5)} is not 32 hex digits; {_REMEDY}"
+                name, f"entry {number}: {_short(path)}: md5: {_short(md5)} is not 32 hex digits", f"{_REMEDY}"
             )
         if path in files:
-            raise ListError(f"{name}: entry {number}: relpath: {_short(path)} is listed twice; {_REMEDY}")
+            raise ListError(name, f"entry {number}: relpath: {_short(path)} is listed twice", _REMEDY)
         files[path] = md5
     _refuse_conflicts(files, name)
     return files
@@ -77,16 +77,16 @@ def check_paths(paths: Iterable[object], name: str) -> None:
     for number, entry in enumerate(paths, 1):
         path = _fit_path(entry, f"{name}: entry {number}")
         if path in checked:
-            raise ListError(f"{name}: entry {number}: relpath: {_short(path)} is listed twice; {_REMEDY}")
+            raise ListError(name, f"entry {number}: relpath: {_short(path)} is listed twice", _REMEDY)
         checked.add(path)
     _refuse_conflicts(checked, name)
 
 
 def _fit_path(path: object, where: str) -> str:
     if not isinstance(path, str):
-        raise ListError(f"{where}: relpath: {_short(path)} is not a path; {_REMEDY}")
+        raise ListError(where, f"relpath: {_short(path)} is not a path", _REMEDY)
     if fault := path_fault(path):
-        raise ListError(f"{where}: relpath: {_short(path)} {fault}; {_REMEDY}")
+        raise ListError(where, f"relpath: {_short(path)} {fault}", _REMEDY)
     return path
 
 
@@ -96,7 +96,9 @@ def _refuse_conflicts(files: Collection[str], name: str) -> None:
         while end >= 0:
             if path[:end] in files:
                 raise ListError(
-                    f"{name}: relpath: {_short(path[:end])} is a file, and the folder of {_short(path)}; {_REMEDY}"
+                    name,
+                    f"relpath: {_short(path[:end])} is a file, and the folder of {_short(path)}",
+                    _REMEDY,
                 )
             end = path.find("/", end + 1)
 
@@ -129,8 +131,9 @@ def is_hash(value: object) -> bool:
 def too_long(oid: str, size: int, what: str = "") -> ListError:
     name = f"{what}: folder {oid}" if what else f"folder {oid}"
     return ListError(
-        f"{name}: its list of files has {size:,} bytes, {MAX_BYTES:,} are read; keep small files in fewer, larger ones"
-        " (shards)"
+        name,
+        f"its list of files has {size:,} bytes, {MAX_BYTES:,} are read",
+        "keep small files in fewer, larger ones (shards)",
     )
 
 

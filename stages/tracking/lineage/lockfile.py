@@ -56,7 +56,9 @@ def read_lock(root: Path) -> Mapping[str, StageRecord]:
         return {}
     if path.stat().st_size > MOST_LOCK_BYTES:
         raise TrackingError(
-            f"{path}: has {path.stat().st_size:,} bytes; restore it from git: git checkout -- dvc.lock, then dvc repro"
+            str(path),
+            f"has {path.stat().st_size:,} bytes",
+            "restore it from git: git checkout -- dvc.lock, then dvc repro",
         )
     return parse_lock(path.read_bytes(), str(path))
 
@@ -75,7 +77,7 @@ def parse_lock(text: bytes, name: str = LOCK_FILE) -> Mapping[str, StageRecord]:
         raise TrackingError(str(error)) from error
     except (YamlError, UnicodeDecodeError, KeyError, TypeError, AttributeError) as error:
         raise TrackingError(
-            f"{name}: not a dvc.lock ({error}); restore it from git: git checkout -- dvc.lock, then dvc repro"
+            name, f"not a dvc.lock ({error})", "restore it from git: git checkout -- dvc.lock, then dvc repro"
         ) from error
 
 
@@ -128,4 +130,6 @@ def current_stage(root: Path, name: str) -> StageRecord | None:
     except StageNotFound:
         return None
     except DvcException as error:
-        raise TrackingError(f"dvc.yaml: stage {name!r} cannot be read ({error}); try: dvc status {name}") from error
+        raise TrackingError(
+            "dvc.yaml", f"stage {name!r} cannot be read ({error})", f"try: dvc status {name}"
+        ) from error

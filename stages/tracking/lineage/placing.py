@@ -64,7 +64,7 @@ def refuse_links(root: Path, folder: Path) -> None:
         if not stat.S_ISDIR(mode):
             kind = "a link" if stat.S_ISLNK(mode) else "a file"
             raise TrackingError(
-                f"{here}: is {kind} where a folder is to be, and could lead anywhere; remove it and try again"
+                str(here), f"is {kind} where a folder is to be, and could lead anywhere", "remove it and try again"
             )
 
 
@@ -96,7 +96,7 @@ def _target(folder: Path, path: str) -> Path:
     """Path for a new file below ``folder``: folders above it are created, an existing file is
     removed."""
     if fault := path_fault(path):
-        raise TrackingError(f"{folder}: {path!a} {fault}; nothing was placed there")
+        raise TrackingError(str(folder), f"{path!a} {fault}", "nothing was placed there")
     folder.mkdir(parents=True, exist_ok=True)
     target = folder / path
     for above in reversed(target.parents[: path.count("/")]):
@@ -106,7 +106,7 @@ def _target(folder: Path, path: str) -> Path:
             if not stat.S_ISDIR(above.lstat().st_mode):
                 raise _in_the_way(above) from None
     if not target.parent.resolve().is_relative_to(folder.resolve()):
-        raise TrackingError(f"{target}: lies outside {folder}; nothing was placed there")
+        raise TrackingError(str(target), f"lies outside {folder}", "nothing was placed there")
     try:
         # Removes a link, not its target.
         target.unlink(missing_ok=True)
@@ -120,7 +120,7 @@ def _target(folder: Path, path: str) -> Path:
 def _in_the_way(path: Path) -> TrackingError:
     kind = "a link" if path.is_symlink() else "a folder" if path.is_dir() else "a file"
     return TrackingError(
-        f"{path}: {kind} is in the way of what is to be placed there; remove it, or name an empty folder"
+        str(path), f"{kind} is in the way of what is to be placed there", "remove it, or name an empty folder"
     )
 
 

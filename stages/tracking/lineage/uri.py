@@ -158,7 +158,7 @@ def _seconds(name: str, default: float, least: float) -> float:
     except ValueError:
         value = -1.0
     if not least <= value < float("inf"):
-        raise TrackingError(f"{name}: {text!r} is not a number of seconds; set a number >= {least:g}, or unset it")
+        raise TrackingError(name, f"{text!r} is not a number of seconds", f"set a number >= {least:g}, or unset it")
     return value
 
 
@@ -269,7 +269,7 @@ def _check_sqlite(database: Path, timeout_s: float) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise TrackingError(
-            f"tracking database {database}: cannot make its folder ({error}); make it writable"
+            f"tracking database {database}", f"cannot make its folder ({error})", "make it writable"
         ) from error
     if not database.exists():
         return
@@ -280,15 +280,18 @@ def _check_sqlite(database: Path, timeout_s: float) -> None:
     except sqlite3.DatabaseError as error:
         if "locked" in str(error):
             raise NoAnswer(
-                f"tracking database {database}: another process holds it for {timeout_s:g} s; wait for that one or end"
-                f" it (fuser {database} names it)"
+                f"tracking database {database}",
+                f"another process holds it for {timeout_s:g} s",
+                f"wait for that one or end it (fuser {database} names it)",
             ) from error
         if "unable to open" in str(error):
             raise TrackingError(
-                f"tracking database {database}: {error}; change its permissions (chmod, chown)"
+                f"tracking database {database}", str(error), "change its permissions (chmod, chown)"
             ) from error
         raise TrackingError(
-            f"tracking database {database}: {error}; move the file away, or set MLFLOW_TRACKING_URI to another store"
+            f"tracking database {database}",
+            str(error),
+            "move the file away, or set MLFLOW_TRACKING_URI to another store",
         ) from error
 
 

@@ -35,13 +35,14 @@ def find_pair(session: Session, after: str, before: str) -> VersionPair:
     model = model_of(session, *named)
     ours, theirs = (find_version(session.client, model, item.which) for item in named)
     if ours.number == theirs.number:
-        raise TrackingError(f"{model}: {after!r} and {before!r} are both version {ours.number}; name two versions")
+        raise TrackingError(model, f"{after!r} and {before!r} are both version {ours.number}", "name two versions")
     scored = []
     for version in (ours, theirs):
         if version.scores is None:
             raise TrackingError(
-                f"{model}: version {version.number} has no scores; add its row to evaluation.of, run dvc repro, then"
-                " vidbridge register"
+                model,
+                f"version {version.number} has no scores",
+                "add its row to evaluation.of, run dvc repro, then vidbridge register",
             )
         scored.append(version.scores.digest)
     for digest in scored:

@@ -313,8 +313,9 @@ def _entry(version: Version, proofs: Mapping[str, str]) -> Entry:
             else "not there"
         )
         raise TrackingError(
-            f"{version.model} version {version.number}: tag {ENTRY}: not a decision of the gate ({first}); delete that"
-            " version, this model is the gate's own"
+            f"{version.model} version {version.number}",
+            f"tag {ENTRY}: not a decision of the gate ({first})",
+            "delete that version, this model is the gate's own",
         ) from error
     verdict, proof = version.tags.get(VERDICT, ""), proofs.get(decided.name, "")
     digest = _digest(version.tags[ENTRY], verdict, version.source)

@@ -44,7 +44,9 @@ def parse_named(text: str) -> Named:
     if match := _URI.fullmatch(text):
         return Named(match["name"], match["alias"] or match["number"])
     if text.startswith("models:"):
-        raise TrackingError(f"version: {text!r:.200} is not a version; write models:/NAME@champion or models:/NAME/3")
+        raise TrackingError(
+            "version", f"{text!r:.200} is not a version", "write models:/NAME@champion or models:/NAME/3"
+        )
     return Named(None, text)
 
 
@@ -60,13 +62,16 @@ def own_model(session: Session) -> str:
     if name := os.environ.get(MODEL_VARIABLE, "").strip():
         if not _NAME.fullmatch(name):
             raise TrackingError(
-                f"{MODEL_VARIABLE}: {name!r:.200} is not the name of a registered model;"
-                f" {_existing_models(session.client)}; name one of these"
+                MODEL_VARIABLE,
+                f"{name!r:.200} is not the name of a registered model; {_existing_models(session.client)}",
+                "name one of these",
             )
         return name
     raise TrackingError(
-        f"{MODEL_VARIABLE}: not set, and outside of a project no other setting names the registered model;"
-        f" {_existing_models(session.client)}; write models:/NAME@champion, or set it to the name"
+        MODEL_VARIABLE,
+        f"not set, and outside of a project no other setting names the registered model;"
+        f" {_existing_models(session.client)}",
+        "write models:/NAME@champion, or set it to the name",
     )
 
 
@@ -79,7 +84,9 @@ def model_of(session: Session, *named: Named) -> str:
     """
     models = sorted({item.model for item in named if item.model is not None})
     if len(models) > 1:
-        raise TrackingError(f"versions: {models[0]} and {models[1]} are two registered models; name versions of one")
+        raise TrackingError(
+            "versions", f"{models[0]} and {models[1]} are two registered models", "name versions of one"
+        )
     return models[0] if models else own_model(session)
 
 
@@ -93,8 +100,9 @@ def find_named(session: Session, text: str) -> Version:
     model, client = model_of(session, named), session.client
     if (named.model is not None or session.project is None) and not all_versions(client, model):
         raise TrackingError(
-            f"{model}: the registry has no version of a model of that name; {_existing_models(client)}; name one of"
-            " these"
+            model,
+            f"the registry has no version of a model of that name; {_existing_models(client)}",
+            "name one of these",
         )
     return find_version(client, model, named.which)
 

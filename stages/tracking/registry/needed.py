@@ -91,7 +91,7 @@ def tracked_oids(text: bytes, name: str) -> frozenset[str]:
         table = parse_yaml(text.decode("utf-8"), name) or {}
         hashes = {str(out.get("md5") or "") for out in table.get("outs") or ()}
     except (YamlError, UnicodeDecodeError, AttributeError, TypeError) as error:
-        raise TrackingError(f"{name}: not a .dvc file ({error}); fix it, or delete it") from error
+        raise TrackingError(name, f"not a .dvc file ({error})", "fix it, or delete it") from error
     return frozenset(oid for oid in hashes if is_hash(oid))
 
 
@@ -179,7 +179,9 @@ def _at(root: Path, commit: str, blobs: dict[str, frozenset[str]], name: str | N
                 blobs[blob] = read(_blob(root, blob), where)
             except TrackingError as error:
                 raise TrackingError(
-                    f"{where}: cannot be read, so its needs are unknown ({error}); fix it, or delete that branch or tag"
+                    where,
+                    f"cannot be read, so its needs are unknown ({error})",
+                    "fix it, or delete that branch or tag",
                 ) from error
         oids |= blobs[blob]
     return Need(REFS, name or commit, frozenset(oids))
@@ -403,7 +405,7 @@ class Lists:
             size = remote.fs.size(path)
             if size is not None and size > MAX_BYTES:
                 raise TrackingError(
-                    f"DVC remote: {path}: has {size:,} bytes, more than any list of ours; remove it there"
+                    "DVC remote", f"{path}: has {size:,} bytes, more than any list of ours", "remove it there"
                 )
             text = bytes(remote.fs.cat_file(path))
         except FileNotFoundError:
@@ -412,8 +414,9 @@ class Lists:
             if isinstance(error, TrackingError):
                 raise
             raise TrackingError(
-                f"DVC remote: {redacted(str(error))}; what {oid} holds is unknown, so nothing is freed; try again when"
-                " it answers"
+                "DVC remote",
+                f"{redacted(str(error))}; what {oid} holds is unknown, so nothing is freed",
+                "try again when it answers",
             ) from error
         return text if _is(text, oid) else None
 

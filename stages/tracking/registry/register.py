@@ -190,7 +190,7 @@ def _expected_versions(
     outs = [(path, out) for path, out in record.outs.items() if path == folder or path.startswith(f"{folder}/")]
     if len(outs) != 1:
         raise TrackingError(
-            f"dvc.lock: stage {record.name} has {len(outs)} outs under {folder}, expected one; compare dvc.yaml"
+            "dvc.lock", f"stage {record.name} has {len(outs)} outs under {folder}, expected one", "compare dvc.yaml"
         )
     path, out = outs[0]
     shared = _shared_tags(params, pipeline, row, record, out)
@@ -220,8 +220,9 @@ def _checkpoints(content: ContentStore, stage: str, path: str, out: str) -> list
         prefix = next((prefix for prefix in ("", paths.FINAL) if f"{prefix}/config.json".lstrip("/") in files), None)
         if prefix is None:
             raise TrackingError(
-                f"{path}: holds neither {paths.CHECKPOINTS_FILE} nor a model; run the stage again: dvc repro -f -s"
-                f" {stage}"
+                path,
+                f"holds neither {paths.CHECKPOINTS_FILE} nor a model",
+                f"run the stage again: dvc repro -f -s {stage}",
             )
         return [Checkpoint(stage=stage, step=0, path=prefix, final=True)]
     checkpoints = []
@@ -231,9 +232,9 @@ def _checkpoints(content: ContentStore, stage: str, path: str, out: str) -> list
         try:
             checkpoint = Checkpoint.model_validate_json(line)
         except ValidationError as error:
-            raise TrackingError(f"{where}: {error.errors()[0]['msg']}; run {stage} again") from error
+            raise TrackingError(where, f"{error.errors()[0]['msg']}", f"run {stage} again") from error
         if not any(file.startswith(f"{checkpoint.path}/") for file in files):
-            raise TrackingError(f"{where}: path {checkpoint.path!r} is not in the out; run {stage} again")
+            raise TrackingError(where, f"path {checkpoint.path!r} is not in the out", f"run {stage} again")
         checkpoints.append(checkpoint)
     return sorted(checkpoints, key=lambda item: (item.step, item.final))
 
@@ -246,7 +247,7 @@ def _history(content: ContentStore, stage: str, path: str, out: str) -> list[dic
     try:
         return [{**json.loads(line)} for line in text.decode().splitlines()]
     except (ValueError, TypeError) as error:
-        raise TrackingError(f"{path}/{paths.HISTORY_FILE}: {error}; run {stage} again") from error
+        raise TrackingError(f"{path}/{paths.HISTORY_FILE}", str(error), f"run {stage} again") from error
 
 
 def _gauges(history: list[dict[str, float]], step: int) -> dict[str, list[float]]:

@@ -79,7 +79,7 @@ class Manifests:
         if oid not in self._rows:
             text = self._content.read(oid, paths.MANIFEST_FILE)
             if text is None:
-                raise TrackingError(f"{oid}: holds no {paths.MANIFEST_FILE}; it is not a result of ingest")
+                raise TrackingError(oid, f"holds no {paths.MANIFEST_FILE}", "it is not a result of ingest")
             self._rows[oid] = tuple(manifest_rows(text, oid))
         return self._rows[oid]
 
@@ -96,7 +96,9 @@ def manifest_rows(text: bytes, name: str) -> Iterator[Row]:
             yield Row(row["clip_id"], row["path"], row["sha256"], row["split"], bool(row.get("normalised")))
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise TrackingError(
-                f"{name}/{paths.MANIFEST_FILE}:{number}: not a clip ({error}); it is damaged: dvc repro --force ingest"
+                f"{name}/{paths.MANIFEST_FILE}:{number}",
+                f"not a clip ({error})",
+                "it is damaged: dvc repro --force ingest",
             ) from error
 
 
@@ -157,8 +159,9 @@ def _rows_of(manifests: Manifests, version: Version) -> tuple[Row, ...]:
     oid = version.data.get(paths.CLIPS.as_posix())
     if oid is None:
         raise TrackingError(
-            f"version {version.number}: the clips it was made from are unknown (no tag {TAG}data); run vidbridge"
-            " register"
+            f"version {version.number}",
+            f"the clips it was made from are unknown (no tag {TAG}data)",
+            "run vidbridge register",
         )
     return manifests.rows(oid)
 

@@ -70,7 +70,7 @@ def read_samples(client: MlflowClient, content: ContentStore, version: Version, 
         return list(_of_outs(content, location, card.split, name))
     except (ValidationError, UnicodeDecodeError) as error:
         first = error.errors(include_url=False)[0]["msg"] if isinstance(error, ValidationError) else "not UTF-8"
-        raise TrackingError(f"{name}: scores by sample: {first}; evaluate it again") from error
+        raise TrackingError(name, f"scores by sample: {first}", "evaluate it again") from error
 
 
 def keep_samples(session: Session, version: Version, digest: str, text: str) -> None:
@@ -112,14 +112,17 @@ def _of_run(client: MlflowClient, location: dict[str, str], name: str) -> Iterat
             text = path.read_bytes().decode()
         except (MlflowException, OSError) as error:
             raise TrackingError(
-                f"{name}: its scores by sample lie with run {run_id}, which cannot be read from here ({error}); with"
-                " one database for several machines use an MLflow server, which keeps files too"
+                name,
+                f"its scores by sample lie with run {run_id}, which cannot be read from here ({error})",
+                "with one database for several machines use an MLflow server, which keeps files too",
             ) from error
     if _sha256(text) != location["sha256"]:
         raise TrackingError(
-            f"{name}: run {run_id} holds other scores by sample than were kept with the version; see who may write to"
+            name,
+            f"run {run_id} holds other scores by sample than were kept with the version",
+            f"see who may write to"
             f" its experiment, and remove the tag {TAG}samples.… of the version: the next vidbridge promote scores it"
-            " again"
+            " again",
         )
     for line in text.splitlines():
         yield SampleScore.model_validate_json(line)
@@ -128,7 +131,7 @@ def _of_run(client: MlflowClient, location: dict[str, str], name: str) -> Iterat
 def _of_outs(content: ContentStore, location: dict[str, str], split: str, name: str) -> Iterator[SampleScore]:
     text = content.read(location["predictions"], PREDICTIONS_FILE)
     if text is None:
-        raise TrackingError(f"{name}: {location['predictions']} holds no {PREDICTIONS_FILE}; evaluate it again")
+        raise TrackingError(name, f"{location['predictions']} holds no {PREDICTIONS_FILE}", "evaluate it again")
     videos_of: dict[str, tuple[str, ...]] = {}
     for path in content.files(location["samples"]):
         if path.startswith(f"{split}/") and path.endswith(".jsonl"):
@@ -138,7 +141,7 @@ def _of_outs(content: ContentStore, location: dict[str, str], split: str, name: 
         score = Score.model_validate_json(line)
         if score.sample_id not in videos_of:
             raise TrackingError(
-                f"{name}: sample {score.sample_id!r} is not among the samples it was made from; evaluate it again"
+                name, f"sample {score.sample_id!r} is not among the samples it was made from", "evaluate it again"
             )
         yield SampleScore(
             sample_id=score.sample_id, clips=videos_of[score.sample_id], task=score.task, value=score.value

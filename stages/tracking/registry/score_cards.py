@@ -86,5 +86,5 @@ def _parsed(text: str | bytes, kind: type[R], name: str, what: str) -> R:
         first = error.errors()[0]
         field = ".".join(map(str, first["loc"]))
         raise TrackingError(
-            f"{name}: {field + ': ' if field else ''}{first['msg']}; evaluate {what} again (dvc repro)"
+            name, f"{field + ': ' if field else ''}{first['msg']}", f"evaluate {what} again (dvc repro)"
         ) from error

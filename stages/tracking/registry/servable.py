@@ -87,7 +87,7 @@ def parse_usage(text: str | bytes, name: str) -> Usage:
         first = error.errors()[0]
         field = ".".join(map(str, first["loc"]))
         raise TrackingError(
-            f"{name}: {field + ': ' if field else ''}{first['msg']}; write it again: vidbridge register"
+            name, f"{field + ': ' if field else ''}{first['msg']}", "write it again: vidbridge register"
         ) from error
 
 
@@ -101,8 +101,9 @@ def usage_of_version(version: Version) -> Usage:
     text = version.tags.get(TAG + USAGE)
     if text is None:
         raise TrackingError(
-            f"{name}: has no settings for requests (tag {TAG}{USAGE}): it was registered by an older version of this"
-            " code; bring params.yaml and dvc.lock to the state that it was made from, then: vidbridge register"
+            name,
+            f"has no settings for requests (tag {TAG}{USAGE}): it was registered by an older version of this code",
+            "bring params.yaml and dvc.lock to the state that it was made from, then: vidbridge register",
         )
     return parse_usage(text, f"{name}: tag {TAG}{USAGE}")
 

@@ -239,15 +239,16 @@ def find_version(client: MlflowClient, model: str, which: str | int) -> Version:
             return version
     if not versions:
         raise TrackingError(
-            f"{model}: no version {name!r}: none is registered yet; run vidbridge run, or vidbridge register after dvc"
-            " repro"
+            model,
+            f"no version {name!r}: none is registered yet",
+            "run vidbridge run, or vidbridge register after dvc repro",
         )
     latest = ", ".join(
         f"{version.number}" + (f" ({', '.join(version.aliases)})" if version.aliases else "")
         for version in versions[-8:]
     )
     remedy = "run vidbridge promote" if name == CHAMPION else "take one of these"
-    raise TrackingError(f"{model}: no version {name!r} (latest: {latest}); {remedy}")
+    raise TrackingError(model, f"no version {name!r} (latest: {latest})", remedy)
 
 
 def load_version(root: Path, version: Version) -> Path:

@@ -124,7 +124,9 @@ def _read(run: Run, name: str, kind: Any, empty: str) -> Any:
         return TypeAdapter(kind).validate_json(run.data.tags.get(TAG + name, empty))
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]["msg"]
-        raise TrackingError(f"run {run.info.run_id}: tag {TAG}{name}: {first}; delete the tag, or the run") from error
+        raise TrackingError(
+            f"run {run.info.run_id}", f"tag {TAG}{name}: {first}", "delete the tag, or the run"
+        ) from error
 
 
 def _requests(figures: Mapping[str, float]) -> dict[str, dict[str, float]]:

@@ -57,7 +57,7 @@ class _Waiting:
             self._lock.__enter__()
         except Timeout as error:
             raise TrackingError(
-                f"{self._path}: held by another process for {self._wait_s:g} s; wait for it, or end it"
+                str(self._path), f"held by another process for {self._wait_s:g} s", "wait for it, or end it"
             ) from error
 
     def __exit__(self, *exc: object) -> None:
@@ -93,7 +93,7 @@ def open_client(root: Path, wait_s: float = 0.0) -> MlflowClient:
     except SQLAlchemyError as error:
         message = one_line(redacted(str(getattr(error, "orig", None) or error).strip()))
         raise TrackingError(
-            f"MLflow store {display_uri(uri)}: {message}; check that the account may make and change tables there"
+            f"MLflow store {display_uri(uri)}", message, "check that the account may make and change tables there"
         ) from error
 
 
@@ -132,14 +132,15 @@ def store_error(what: str, error: Exception, rights: str, otherwise: str = "") -
     tail = f"; {otherwise}" if otherwise else ""
     if getattr(error, "error_code", None) in ("UNAUTHENTICATED", "CUSTOMER_UNAUTHORIZED"):
         return TrackingError(
-            f"{what}: MLflow does not know this account; set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or"
-            " MLFLOW_TRACKING_TOKEN"
+            what,
+            "MLflow does not know this account",
+            "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN",
         )
     if is_denied(error):
         user = os.environ.get("MLFLOW_TRACKING_USERNAME", "").strip()
         who = f"the MLflow user {user!r}" if user else "this account of MLflow's"
         return TrackingError(
-            f"{what}: no permission: {who} may not; ask who owns it, or administers the server, for {rights}"
+            what, f"no permission: {who} may not", f"ask who owns it, or administers the server, for {rights}"
         )
     message = one_line(redacted(error))
     return TrackingError(f"{what}: the store {'stopped answering' if is_away(error) else 'refused'}: {message}{tail}")
@@ -177,8 +178,9 @@ def experiment_id(client: MlflowClient, root: Path) -> str:
     if experiment is None or experiment.lifecycle_stage == "deleted":
         number = f"{experiment.experiment_id}" if experiment else "ID"
         raise TrackingError(
-            f"MLflow experiment: {name!r} was deleted; restore it: mlflow experiments restore -x {number}, or name"
-            " another: MLFLOW_EXPERIMENT_NAME"
+            "MLflow experiment",
+            f"{name!r} was deleted",
+            f"restore it: mlflow experiments restore -x {number}, or name another: MLFLOW_EXPERIMENT_NAME",
         )
     return str(experiment.experiment_id)
 

@@ -104,14 +104,14 @@ def open_answers(folder: Path, identity: Mapping[str, Any], content_of: ContentO
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise EngineError(
-            f"--out: {folder}: cannot be made ({error.strerror}); name a folder that can be written to"
+            "--out", f"{folder}: cannot be made ({error.strerror})", "name a folder that can be written to"
         ) from error
     with ExitStack() as stack:
         try:
             stack.enter_context(FileLock(folder / _LOCK_FILE, timeout=0))
         except Timeout as error:
             raise EngineError(
-                f"--out: another evaluation is writing into {folder}; wait for it, or name another folder"
+                "--out", f"another evaluation is writing into {folder}", "wait for it, or name another folder"
             ) from error
         _check_identity(folder, identity)
         replaced = {}
@@ -136,14 +136,16 @@ def _check_identity(folder: Path, identity: Mapping[str, Any]) -> None:
         strange = next((name.name for view in VIEWS if (name := paths.predictions_file(folder, view)).exists()), None)
         if strange is not None:
             raise EngineError(
-                f"--out: {folder} holds {strange} but no {IDENTITY_FILE}, so its owner is unknown; name another folder"
+                "--out",
+                f"{folder} holds {strange} but no {IDENTITY_FILE}, so its owner is unknown",
+                "name another folder",
             )
         path.write_text(json.dumps(expected, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
         return
     try:
         stored = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise EngineError(f"--out: {path}: not JSON ({error}); name another folder") from error
+        raise EngineError("--out", f"{path}: not JSON ({error})", "name another folder") from error
     if stored != expected:
         differs = [
             f"{name} ({_display(stored.get(name))} there, {_display(expected.get(name))} now)"
@@ -151,8 +153,9 @@ def _check_identity(folder: Path, identity: Mapping[str, Any]) -> None:
             if stored.get(name) != expected.get(name)
         ]
         raise EngineError(
-            f"--out: {folder} holds replies of another evaluation, which differs in {'; '.join(differs)}; name another"
-            " folder"
+            "--out",
+            f"{folder} holds replies of another evaluation, which differs in {'; '.join(differs)}",
+            "name another folder",
         )
 
 
@@ -201,13 +204,15 @@ def _rows(path: Path, identity: str) -> dict[str, tuple[str, str | None, str]]:
             item_id, reply, whose, content = row["id"], row["reply"], row["identity"], row["content"]
         except (ValueError, KeyError, TypeError) as error:
             raise EngineError(
-                f"--out: {path}:{number}: no reply of this command ({error!r}); delete that line, or name another"
-                " folder"
+                "--out",
+                f"{path}:{number}: no reply of this command ({error!r})",
+                "delete that line, or name another folder",
             ) from error
         if whose != identity:
             raise EngineError(
-                f"--out: {path}:{number}: the reply of another evaluation ({whose}, not {identity}); name another"
-                " folder"
+                "--out",
+                f"{path}:{number}: the reply of another evaluation ({whose}, not {identity})",
+                "name another folder",
             )
         rows[item_id] = (reply, content, line)
     return rows

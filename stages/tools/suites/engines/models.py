@@ -74,8 +74,9 @@ def select_model(session: Session, params: Params, which: str, revision: str | N
     folder = Path(which).expanduser()
     if revision is not None and (_looks_like_a_folder(which, folder) or not _HUB_ID.fullmatch(which)):
         raise EngineError(
-            f"--revision: means nothing for {which!r}, a folder or a version of the registry, which stand for their"
-            " weights; leave it out"
+            "--revision",
+            f"means nothing for {which!r}, a folder or a version of the registry, which stand for their weights",
+            "leave it out",
         )
     if _looks_like_a_folder(which, folder):
         return _of_folder(params, folder)
@@ -88,7 +89,7 @@ def select_model(session: Session, params: Params, which: str, revision: str | N
     if _HUB_ID.fullmatch(which):
         return _of_hub(params, which, revision)
     if "/" in which:
-        raise EngineError(f"--model: {which!r} is not a folder with a model, a version or a hub id; correct it")
+        raise EngineError("--model", f"{which!r} is not a folder with a model, a version or a hub id", "correct it")
     return _of_registry(session, params, which)
 
 
@@ -108,7 +109,7 @@ def _of_registry(session: Session, params: Params, which: str) -> SelectedModel:
 def _of_folder(params: Params, folder: Path) -> SelectedModel:
     if not folder.is_dir():
         raise EngineError(
-            f"--model: {str(folder)!r} is not a folder; name one that holds a model, a version, or a hub id"
+            "--model", f"{str(folder)!r} is not a folder", "name one that holds a model, a version, or a hub id"
         )
     check_folder(folder, str(folder))
     file = folder / paths.USAGE_FILE
@@ -120,9 +121,11 @@ def _of_folder(params: Params, folder: Path) -> SelectedModel:
 
 def _of_hub(params: Params, name: str, revision: str | None) -> SelectedModel:
     if revision is None:
-        raise EngineError(f"--revision: not set, and {name!r} is a model of the hub; pass its commit")
+        raise EngineError("--revision", f"not set, and {name!r} is a model of the hub", "pass its commit")
     if not _COMMIT.fullmatch(revision):
-        raise EngineError(f"--revision: {revision!r} may mean another model tomorrow; pass the commit, 40 hex digits")
+        raise EngineError(
+            "--revision", f"{revision!r} may mean another model tomorrow", "pass the commit, 40 hex digits"
+        )
     same = params.model if isinstance(params.model, PretrainedModelParams) and params.model.name == name else None
     pixels = same.max_pixels_per_frame if same else MAX_PIXELS_PER_FRAME
     identity = {"weights": f"{name}@{revision}", "max_pixels_per_frame": str(pixels)}
@@ -155,7 +158,7 @@ def check_folder(folder: Path, name: str) -> None:
         EngineError: one is missing.
     """
     if not (folder / "config.json").is_file():
-        raise EngineError(f"--model: {name}: holds no model (config.json is missing); name a Hugging Face folder")
+        raise EngineError("--model", f"{name}: holds no model (config.json is missing)", "name a Hugging Face folder")
     lacks = None if any((folder / file).is_file() for file in _PROCESSOR_FILES) else _PROCESSOR_FILES[0]
     if lacks is None and not (folder / "tokenizer_config.json").is_file():
         lacks = "tokenizer_config.json"
@@ -186,7 +189,7 @@ def _load_folder(folder: Path, precision: Precision, name: str) -> tuple[PreTrai
     except (OSError, ValueError, SafetensorError) as error:
         first = str(error).strip().splitlines()[:1] or [repr(error)]
         raise EngineError(
-            f"--model: {name}: cannot be loaded, a file is missing or damaged ({first[0]}); copy the folder again"
+            "--model", f"{name}: cannot be loaded, a file is missing or damaged ({first[0]})", "copy the folder again"
         ) from error
     if processor.chat_template is None:
         lacks = "chat_template.jinja"
@@ -195,8 +198,10 @@ def _load_folder(folder: Path, precision: Precision, name: str) -> tuple[PreTrai
     else:
         return model, processor
     raise EngineError(
-        f"--model: {name}: a checkpoint without a whole processor ({lacks} is missing, or another model's), so it"
-        f" cannot be shown a video; {_REMEDY}"
+        "--model",
+        f"{name}: a checkpoint without a whole processor ({lacks} is missing, or another model's), so it"
+        f" cannot be shown a video",
+        _REMEDY,
     )
 
 

@@ -77,7 +77,7 @@ class VideoLoader:
             return self._load_sample(item.row)
         if self._videos is None:
             raise EngineError(
-                f"--videos: not set, and the question {item.item_id!r} is about {item.video!r}; name its folder"
+                "--videos", f"not set, and the question {item.item_id!r} is about {item.video!r}", "name its folder"
             )
         path = self._videos.find(item.video)
         try:
@@ -115,7 +115,7 @@ class VideoFolder:
     def __init__(self, folder: Path) -> None:
         if not folder.is_dir():
             raise EngineError(
-                f"--videos: {str(folder)!r} is not a folder; name the one that holds the benchmark's videos"
+                "--videos", f"{str(folder)!r} is not a folder", "name the one that holds the benchmark's videos"
             )
         self._folder = folder
         self._known: Mapping[str, list[Path]] | None = None

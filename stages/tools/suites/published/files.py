@@ -46,7 +46,7 @@ def rows(path: Path, names: tuple[str, ...]) -> list[Raw]:
     """
     entries = [raw for file in _files(path, names) for raw in _entries(file)]
     if not entries:
-        raise AnnotationError(f"annotations: {path}: holds no row; download it again")
+        raise AnnotationError("annotations", f"{path}: holds no row", "download it again")
     return entries
 
 
@@ -66,10 +66,10 @@ def parse_row(kind: type[Row], raw: Raw) -> Row:
         field = ".".join(str(part) for part in first["loc"]) or "the row"
         if first["type"] == "missing":
             has = ", ".join(list(raw.value)[:12]) if isinstance(raw.value, dict) else type(raw.value).__name__
-            raise AnnotationError(f"annotations: {raw.where}: {field}: missing; the row has {has}") from error
+            raise AnnotationError("annotations", f"{raw.where}: {field}: missing", f"the row has {has}") from error
         message = first["msg"].removeprefix("Value error, ")
         raise AnnotationError(
-            f"annotations: {raw.where}: {field}: {message} (value {display_value(first['input'])}); correct the row"
+            "annotations", f"{raw.where}: {field}: {message} (value {display_value(first['input'])})", "correct the row"
         ) from error
 
 
@@ -185,20 +185,20 @@ def _files(path: Path, names: tuple[str, ...]) -> list[Path]:
         return [path]
     if not path.is_dir():
         raise AnnotationError(
-            f"annotations: {path}: no such file or folder; pass the benchmark's annotation file, or its folder"
+            "annotations", f"{path}: no such file or folder", "pass the benchmark's annotation file, or its folder"
         )
     # The first name that exists: a folder may hold the same annotations in two forms.
     for name in names:
         if matches := sorted(file for file in path.rglob(name) if file.is_file()):
             return matches
-    raise AnnotationError(f"annotations: {path}: holds none of {', '.join(names)}; pass the annotation file itself")
+    raise AnnotationError("annotations", f"{path}: holds none of {', '.join(names)}", "pass the annotation file itself")
 
 
 def _entries(file: Path) -> Iterator[Raw]:
     try:
         values = _parquet(file) if file.suffix == ".parquet" else _json(file)
     except (OSError, UnicodeDecodeError) as error:
-        raise AnnotationError(f"annotations: {file}: cannot be read: {error}; download it again") from error
+        raise AnnotationError("annotations", f"{file}: cannot be read: {error}", "download it again") from error
     for number, value in enumerate(values):
         yield Raw(f"{file.name} row {number + 1}", file.stem, number, value)
 
@@ -231,4 +231,4 @@ def _parquet(file: Path) -> list[Any]:
     try:
         return list(pq.read_table(file).to_pylist())
     except pa.ArrowException as error:
-        raise AnnotationError(f"annotations: {file}: not Parquet: {error}; download it again") from error
+        raise AnnotationError("annotations", f"{file}: not Parquet: {error}", "download it again") from error

@@ -29,8 +29,10 @@ def download_annotations(address: str, files: tuple[str, ...]) -> Path:
     match = _DATASET.fullmatch(address)
     if match is None:
         raise AnnotationError(
-            f"--annotations: {address!r} names no dataset of the hub at a commit; write hf://datasets/OWNER/NAME@COMMIT"
-            " with its 40 hex digits (a branch may be another file tomorrow), or the path of a file or folder"
+            "--annotations",
+            f"{address!r} names no dataset of the hub at a commit",
+            "write hf://datasets/OWNER/NAME@COMMIT"
+            " with its 40 hex digits (a branch may be another file tomorrow), or the path of a file or folder",
         )
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError
@@ -46,8 +48,10 @@ def download_annotations(address: str, files: tuple[str, ...]) -> Path:
         )
     except (HFValidationError, OSError) as error:
         raise AnnotationError(
-            f"--annotations: {address}: the hub does not provide it, and it was not downloaded before"
+            "--annotations",
+            f"{address}: the hub does not provide it, and it was not downloaded before"
             f" ({type(error).__name__}: {str(error).splitlines()[0]}); see that the dataset and commit exist, that"
-            " HF_HUB_OFFLINE is unset, and for a gated one that HF_TOKEN is set; or download it and pass its folder"
+            " HF_HUB_OFFLINE is unset, and for a gated one that HF_TOKEN is set",
+            "or download it and pass its folder",
         ) from error
     return Path(folder) / inside

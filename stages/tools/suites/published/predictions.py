@@ -39,10 +39,10 @@ def read_predictions(file: Path, questions: Questions[Any]) -> Predictions:
     try:
         text = file.read_text(encoding="utf-8-sig")
     except OSError as error:
-        raise PredictionError(f"predictions: {file}: {error.strerror}; pass a JSON Lines file, {_FORM}") from error
+        raise PredictionError("predictions", f"{file}: {error.strerror}", f"pass a JSON Lines file, {_FORM}") from error
     except UnicodeDecodeError as error:
         raise PredictionError(
-            f"predictions: {file}: not UTF-8 text: {error}; pass a JSON Lines file, {_FORM}"
+            "predictions", f"{file}: not UTF-8 text: {error}", f"pass a JSON Lines file, {_FORM}"
         ) from error
     items = questions.items
     allowed = {item.item_id for item in items} | questions.not_asked
@@ -82,7 +82,7 @@ def read_predictions(file: Path, questions: Questions[Any]) -> Predictions:
     empty = tuple(item.item_id for item in items if item.item_id in replies and not replies[item.item_id].strip())
     if len(empty) == len(replies) - len(not_scored):
         what = f"all {len(empty):,} replies are empty" if empty else "holds no reply to a question that can be scored"
-        raise PredictionError(f"predictions: {file}: {what}; nothing was scored. Pass {_FORM}")
+        raise PredictionError("predictions", f"{file}: {what}", f"nothing was scored. Pass {_FORM}")
     return Predictions(
         replies={item.item_id: replies[item.item_id] for item in items if item.item_id in replies},
         missing=tuple(item.item_id for item in items if item.item_id not in replies),

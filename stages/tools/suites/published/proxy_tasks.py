@@ -68,8 +68,10 @@ def _read(path: Path, files: tuple[str, ...], task: TaskName) -> Questions[Sampl
         sample = parse_row(Sample, raw)
         if (sample.task, sample.split) != (task, "test"):
             raise AnnotationError(
-                f"annotations: {raw.where}: task {display_value(sample.task)}, split {display_value(sample.split)}:"
-                f" needs {task!r} of split 'test'; pass data/samples/test/{task}.jsonl"
+                "annotations",
+                f"{raw.where}: task {display_value(sample.task)}, split {display_value(sample.split)}:"
+                f" needs {task!r} of split 'test'",
+                f"pass data/samples/test/{task}.jsonl",
             )
         return [
             Item(

@@ -66,8 +66,9 @@ def _item(raw: Raw) -> Item[Row]:
     row, kind = parse_row(Row, raw), _kind(raw)
     if kind is None:
         raise AnnotationError(
-            f"annotations: {raw.where}: the file's name does not name a kind of caption; call it one of"
-            f" {', '.join(QUESTIONS)}, as published"
+            "annotations",
+            f"{raw.where}: the file's name does not name a kind of caption",
+            f"call it one of {', '.join(QUESTIONS)}, as published",
         )
     return Item(
         item_id=f"{kind}/{row.video_name}",
