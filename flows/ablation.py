@@ -27,7 +27,7 @@ from prefect.client.schemas.objects import State
 from prefect.states import Cancelled, Failed
 from prefect.task_runners import ThreadPoolTaskRunner
 
-from flows.errors import FlowError, StageCancelled, UsageError
+from flows.errors import FlowError, RunFailed, StageCancelled, UsageError
 from flows.execution.prefect_runs import watching_for_cancel
 from flows.processes.environment import exported, state
 from flows.processes.locks import hold
@@ -222,7 +222,10 @@ def register_variant(folder: Path, run_name: str, variant: str) -> State[Any] | 
     get_run_logger().info("%s: %d versions of %s are new", folder.name, len(report.created), report.model)
     for stage, reason in report.unregistered.items():
         if stage.partition("@")[2] == variant:
-            return Failed(message=f"not registered: {reason}", data=FlowError(f"{variant}: not registered: {reason}"))
+            return Failed(
+                message=f"not registered: {reason}",
+                data=FlowError(variant, f"not registered: {reason}", "type: vidbridge ablate"),
+            )
     return None
 
 
@@ -343,7 +346,9 @@ def _run_seeds(
                 failed[seed] = (
                     outcome
                     if isinstance(outcome, BaseException)
-                    else FlowError(future.state.message or future.state.name)
+                    else FlowError(
+                        f"seed {seed}", future.state.message or future.state.name, "see its log on the run's page"
+                    )
                 )
     except BaseException:
         cancelled.set()
@@ -354,8 +359,8 @@ def _run_seeds(
 
 def _failure(failed: Mapping[int, BaseException]) -> State[Any]:
     lines = [f"seed {seed}: {error}" for seed, error in failed.items()]
-    message = "\n".join([*lines, "what was done stays done; mend the cause and type: vidbridge ablate"])
-    return Failed(message=message, data=FlowError(message))
+    error = RunFailed(lines, "what was done stays done; mend the cause and type: vidbridge ablate")
+    return Failed(message=str(error), data=error)
 
 
 def publish(root: Path, params: Params, command: str, run: StageRun | None = None) -> Grid:

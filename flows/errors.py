@@ -1,12 +1,14 @@
-"""Errors of the flows; each message says field, value and remedy."""
+"""Errors of the flows."""
 
 from __future__ import annotations
+
+from collections.abc import Iterable
 
 from stages.errors import VidbridgeError
 
 
 class FlowError(VidbridgeError):
-    """A failure that the user can act upon; the message suffices, a traceback adds nothing."""
+    """A failure of a run, or of what a command does around one."""
 
 
 class UsageError(FlowError):
@@ -34,9 +36,25 @@ class StageFailed(FlowError):
     """
 
     def __init__(self, stage: str, exit_code: int, tail: tuple[str, ...]) -> None:
+        super().__init__(f"stage {stage}", f"failed with exit status {exit_code}", "its last lines say why")
+        self.args = (stage, exit_code, tail)
         self.stage, self.exit_code, self.tail = stage, exit_code, tail
-        last = "\n  ".join(tail) or "it printed nothing"
-        super().__init__(f"stage {stage} failed with exit status {exit_code}; its last lines:\n  {last}")
+
+    def __str__(self) -> str:
+        last = "\n  ".join(self.tail) or "it printed nothing"
+        return f"{self.field} {self.problem}; its last lines:\n  {last}"
+
+
+class RunFailed(FlowError):
+    """Parts of a run failed. The text has a line for each, and one for what to do."""
+
+    def __init__(self, lines: Iterable[str], remedy: str) -> None:
+        self.lines = tuple(lines)
+        super().__init__("run", "\n".join(self.lines), remedy)
+        self.args = (self.lines, remedy)
+
+    def __str__(self) -> str:
+        return "\n".join([*self.lines, self.remedy])
 
 
 class StageTimedOut(FlowError):

@@ -107,8 +107,9 @@ def rescore(session: Session, version: Version, digest: str, log: Callable[[str]
         status = stream(command, root, stage_environment(root), log)
         if status:
             raise FlowError(
-                f"version {version.number}: scoring under evaluation {digest} failed with status {status}, see above;"
-                f" fix the cause, or {otherwise}"
+                f"version {version.number}",
+                f"scoring under evaluation {digest} failed with status {status}, see above",
+                f"fix the cause, or {otherwise}",
             )
         table, samples = (
             (Path(place) / name).read_text(encoding="utf-8") for name in (SCORES_FILE, SAMPLE_SCORES_FILE)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Iterable
+from copy import copy
 from typing import NamedTuple, Self
 
 
@@ -44,6 +45,12 @@ class VidbridgeError(Exception):
         own = f"{self.field}: {self.problem}" + (f"; {self.remedy}" if self.remedy else "")
         return "\n".join([own, *map(str, self.others)])
 
+    def each(self) -> tuple[str, ...]:
+        """The texts of this error and of those found together with it."""
+        alone = copy(self)
+        alone.others = ()
+        return (str(alone), *map(str, self.others))
+
     def __repr__(self) -> str:
         return f"{type(self).__name__}({str(self)!r})"
 
@@ -81,11 +88,13 @@ class VidbridgeError(Exception):
 
 
 class InputError(VidbridgeError):
-    """Something that the user wrote or passed is invalid: parameters, options, rows, annotations."""
+    """Something that the user wrote or passed is invalid: parameters, options, rows,
+    annotations."""
 
 
 class EndpointError(VidbridgeError):
-    """An endpoint of a model (judge, writer, model under test) cannot be used, or did not answer."""
+    """An endpoint of a model (judge, writer, model under test) cannot be used, or did not
+    answer."""
 
 
 class MachineError(VidbridgeError):
@@ -99,35 +108,35 @@ class Terminated(SystemExit):
 
 #: Description and remedy of system errors about files, folders and disks. Other system errors are
 #: defects.
-_REMEDIES = {
-    errno.EACCES: "is not permitted; change its permissions (chmod, chown), or name another path",
-    errno.EPERM: "is not permitted; change its permissions (chmod, chown), or name another path",
-    errno.EROFS: "is on a read-only file system; name another path, or mount it writable",
-    errno.EFBIG: "is larger than this file system or your limits allow (ulimit -f); name another path",
-    errno.EISDIR: "is a folder, and a file is needed; name a file",
-    errno.ENOTDIR: "passes through a file as if that were a folder; correct the path",
-    errno.ENOENT: "does not exist; correct the path, or create it",
-    errno.EEXIST: "exists already, as something else; name another path, or move it away",
-    errno.ENOTEMPTY: "is not empty; name another path, or empty it",
-    errno.ENAMETOOLONG: "is too long a name for this file system; name a shorter one",
-    errno.ELOOP: "consists of links that lead in a circle; correct them",
-    errno.EXDEV: "cannot be moved to another file system; name a path on the same one",
-    errno.EMFILE: "cannot be opened: this process has too many files open; raise the limit (ulimit -n)",
-    errno.ENFILE: "cannot be opened: this machine has too many files open; close some",
-    errno.EIO: "cannot be read or written: the device reports an error; look at it (dmesg)",
-    errno.ESTALE: "was lost by the network file system; mount it again",
+_FAULTS = {
+    errno.EACCES: Fault("is not permitted", "change its permissions (chmod, chown), or name another path"),
+    errno.EPERM: Fault("is not permitted", "change its permissions (chmod, chown), or name another path"),
+    errno.EROFS: Fault("is on a read-only file system", "name another path, or mount it writable"),
+    errno.EFBIG: Fault("is larger than this file system or your limits allow (ulimit -f)", "name another path"),
+    errno.EISDIR: Fault("is a folder, and a file is needed", "name a file"),
+    errno.ENOTDIR: Fault("passes through a file as if that were a folder", "correct the path"),
+    errno.ENOENT: Fault("does not exist", "correct the path, or create it"),
+    errno.EEXIST: Fault("exists already, as something else", "name another path, or move it away"),
+    errno.ENOTEMPTY: Fault("is not empty", "name another path, or empty it"),
+    errno.ENAMETOOLONG: Fault("is too long a name for this file system", "name a shorter one"),
+    errno.ELOOP: Fault("consists of links that lead in a circle", "correct them"),
+    errno.EXDEV: Fault("cannot be moved to another file system", "name a path on the same one"),
+    errno.EMFILE: Fault("cannot be opened: this process has too many files open", "raise the limit (ulimit -n)"),
+    errno.ENFILE: Fault("cannot be opened: this machine has too many files open", "close some"),
+    errno.EIO: Fault("cannot be read or written: the device reports an error", "look at it (dmesg)"),
+    errno.ESTALE: Fault("was lost by the network file system", "mount it again"),
 }
 #: Errors of writing into an open file, which do not name the file.
 _FULL = {errno.ENOSPC: "the disk is full", errno.EDQUOT: "your quota of the disk is used up"}
 
 
-def remedy_of(error: OSError) -> str | None:
-    """Describe an error of the file system and its remedy in one sentence that names the path; None
-    for other errors."""
+def fault_of(error: OSError) -> Fault | None:
+    """Describe an error of the file system, and its remedy; the problem names the path. None for
+    other errors."""
     # os.rename names the old path and the new one: either may be the cause.
     names = " -> ".join(str(name) for name in (error.filename, error.filename2) if name is not None)
     if error.errno in _FULL:
         location = f" ({names})" if names else ""
-        return f"{_FULL[error.errno]}{location}; free some space and start again: what was done stays done"
-    remedy = _REMEDIES.get(error.errno or 0)
-    return f"{names} {remedy}" if remedy and names else None
+        return Fault(f"{_FULL[error.errno]}{location}", "free some space and start again: what was done stays done")
+    known = _FAULTS.get(error.errno or 0)
+    return Fault(f"{names} {known.problem}", known.remedy) if known and names else None

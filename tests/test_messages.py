@@ -1,19 +1,25 @@
-"""The form of error messages: ``FIELD: VALUE is not a …; REMEDY``."""
+"""The form of error messages: field, problem with the value, remedy."""
 
 from __future__ import annotations
 
 import ast
+import pickle
 import re
 from collections.abc import Iterator
 from functools import cache
+from typing import NamedTuple
 
 import pytest
 
+from flows.errors import FlowError, RunFailed, StageFailed, UsageError
+from stages.errors import InputError
+from stages.lib.video.errors import VideoError
 from tests.support.checkout import ROOT
 
 BASE = ("stages.errors", "VidbridgeError")
-#: Messages that cannot have the form, each with the reason.
-OTHER_FORM: dict[str, str] = {}
+FAULT = ("stages.errors", "Fault")
+#: Module and field of messages without a remedy of ours, each with the reason.
+WITHOUT_REMEDY: dict[tuple[str, tuple[str, ...]], str] = {}
 
 
 @cache
@@ -68,15 +74,6 @@ def is_ours(key: tuple[str, str]) -> bool:
     )
 
 
-def has_own_message(key: tuple[str, str]) -> bool:
-    """The class builds its message itself from the arguments."""
-    node = classes()[key]
-    if any(isinstance(part, ast.FunctionDef) and part.name == "__init__" for part in node.body):
-        return True
-    bases = [resolved(key[0], base) for base in node.bases]
-    return any(base is not None and base in classes() and has_own_message(base) for base in bases)
-
-
 def texts(node: ast.expr) -> Iterator[str]:
     """The texts that an argument can be, a value inserted into one as ``{expression}``; nothing
     where it is not written out here."""
@@ -90,71 +87,119 @@ def texts(node: ast.expr) -> Iterator[str]:
         yield from (*texts(node.body), *texts(node.orelse))
 
 
+class Written(NamedTuple):
+    """The parts of one message as its source has them; a part that is not written out there has no
+    texts."""
+
+    module: str
+    line: int
+    field: tuple[str, ...]
+    problem: tuple[str, ...]
+    remedy: tuple[str, ...]
+
+
 @cache
-def messages() -> tuple[tuple[str, int, str], ...]:
-    """Module, line and text of every message of our errors."""
+def messages() -> tuple[Written, ...]:
+    """Every construction of one of our errors from its three parts, and of a Fault, which has no
+    field."""
     found = []
     for module, tree in modules().items():
         for node in ast.walk(tree):
-            if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call) and node.exc.args:
-                key = resolved(module, node.exc.func)
-                if key is not None and is_ours(key) and not has_own_message(key):
-                    found += [(module, node.lineno, text) for text in texts(node.exc.args[0])]
+            if not isinstance(node, ast.Call) or any(isinstance(part, ast.Starred) for part in node.args):
+                continue
+            key = resolved(module, node.func)
+            if key == FAULT and len(node.args) == 2:
+                found.append(Written(module, node.lineno, (), *(tuple(texts(part)) for part in node.args)))
+            elif key is not None and is_ours(key) and len(node.args) == 3:
+                found.append(Written(module, node.lineno, *(tuple(texts(part)) for part in node.args)))
     return tuple(found)
 
 
-def faults(text: str) -> list[str]:
-    """Rules that a message breaks. A value that stands for the whole head, or ends the text, may
-    carry field or remedy: an error that is passed on with more said about it."""
-    head, semicolon, _ = text.rpartition("; ")
+def faults(written: Written) -> list[str]:
+    """Rules that a message breaks."""
     found = []
-    if not semicolon and not text.endswith("}"):
-        found.append("no remedy after a semicolon")
-    if ": " not in (head or text) and not re.fullmatch(r"(\{[^{}]+\})+", head or text):
-        found.append("no field before a colon")
-    if re.search(r" is no (?!longer|earlier)", text):
+    if any(not field.strip() or "; " in field or ": " in re.sub(r"\{[^{}]*\}", "", field) for field in written.field):
+        found.append("the field is not a name alone")
+    if any(
+        not problem.strip() or problem.startswith((";", ":")) or problem.endswith((";", "."))
+        for problem in written.problem
+    ):
+        found.append("the problem is not a sentence without its end")
+    if any(re.search(r" is no (?!longer|earlier)", problem) for problem in written.problem):
         found.append("'is no': write 'is not a'")
+    if any(not remedy.strip() for remedy in written.remedy):
+        found.append("no remedy")
     return found
 
 
-def test_messages_name_field_and_remedy() -> None:
+def test_messages_have_field_problem_and_remedy() -> None:
     found = [
-        f"{module}:{line}: {', '.join(wrong)}: {text}"
-        for module, line, text in messages()
-        if text not in OTHER_FORM and (wrong := faults(text))
+        f"{one.module}:{one.line}: {', '.join(wrong)}: {one[2:]}"
+        for one in messages()
+        if (one.module, one.field) not in WITHOUT_REMEDY and (wrong := faults(one))
     ]
-    assert found == [], "write FIELD: VALUE is not a ...; REMEDY"
+    assert found == [], "raise SomeError(field, problem with the value, remedy)"
 
 
 def test_every_exception_to_the_form_still_stands() -> None:
-    assert set(OTHER_FORM) <= {text for _, _, text in messages() if faults(text)}, "remove it from the list"
+    assert {(one.module, one.field) for one in messages() if faults(one)} >= WITHOUT_REMEDY.keys(), (
+        "remove it from the list"
+    )
 
 
 def test_the_errors_of_the_program_are_found() -> None:
     """The rules above would hold for a search that finds nothing."""
-    raised = {module for module, _, _ in messages()}
+    raised = {one.module for one in messages()}
     assert {
         "flows.cli.app",
         "flows.processes.addresses",
         "stages.runtime.workers",
         "stages.tracking.gate.promote",
     } <= raised
+    assert len(messages()) > 350
     assert is_ours(("flows.errors", "UsageError"))
-    assert is_ours(("stages.runtime.http", "Refused"))
     assert not is_ours(("stages.runtime.warm", "Refused"))
 
 
 @pytest.mark.parametrize(
-    ("text", "count"),
+    ("field", "problem", "remedy", "count"),
     [
-        ("--port: 0 is not a port; set one from 1 to 65535", 0),
-        ("{error}; correct it", 0),
-        ("{name}: {error}", 0),
-        ("--port: 0 is not a port", 1),
-        ("the port is in use; choose another one", 1),
-        ("--port: 0 is no port; set one", 1),
-        ("nothing was found", 2),
+        ("--port", "0 is not a port", "set one from 1 to 65535", 0),
+        ("{name}", "{error}", "correct it", 0),
+        ("--port", "0 is not a port", "", 1),
+        ("--port", "0 is no port", "set one", 1),
+        ("--port: 0 is not a port", "", "set one", 2),
+        ("--port", "0 is not a port.", "set one", 1),
     ],
 )
-def test_the_rules_tell_forms_apart(text: str, count: int) -> None:
-    assert len(faults(text)) == count
+def test_the_rules_tell_forms_apart(field: str, problem: str, remedy: str, count: int) -> None:
+    assert len(faults(Written("m", 1, (field,), (problem,), (remedy,)))) == count
+
+
+def test_every_error_belongs_to_a_branch() -> None:
+    """Who catches a branch catches everything of its kind."""
+    roots = {key for key, node in classes().items() if any(resolved(key[0], base) == BASE for base in node.bases)}
+    assert {name for _, name in roots} == {
+        "InputError",
+        "EndpointError",
+        "MachineError",
+        "TrackingError",
+        "FlowError",
+    }
+
+
+def test_an_error_keeps_its_parts_on_every_way() -> None:
+    error = UsageError.joined([InputError("a", "1", "b"), InputError("c", "2", "d")])
+    assert (error.field, error.problem, error.remedy) == ("a", "1", "b")
+    assert str(error) == "a: 1; b\nc: 2; d"
+    assert error.each() == ("a: 1; b", "c: 2; d")
+    assert str(pickle.loads(pickle.dumps(error))) == str(error)
+    within = FlowError.from_error(error, within="x", remedy="y")
+    assert str(within) == "x: a: 1; y\nc: 2; d"
+    for other in (
+        VideoError("damaged", "v.mp4: ends early"),
+        StageFailed("sft@a", 3, ("one", "two")),
+        RunFailed(["l"], "r"),
+    ):
+        again = pickle.loads(pickle.dumps(other))
+        assert (str(again), vars(again)) == (str(other), vars(other))

@@ -105,4 +105,4 @@ def _flow(root: Path, jobs: int | None, command: str) -> Grid:
         return result
     if isinstance(result, BaseException):
         raise result
-    raise FlowError(f"ablate: ended as {state.name}: {state.message}")
+    raise FlowError("ablate", f"ended as {state.name}: {state.message}", "see the lines above; type: vidbridge ablate")

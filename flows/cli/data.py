@@ -13,6 +13,8 @@ from flows.errors import UsageError
 
 #: Maximum number of displayed names that DVC cannot store.
 _NAMES = 3
+#: Key of params.yaml to what was typed here in its place.
+_TYPED = {"ingest.source": "folder", "ingest.annotations": "--annotations"}
 
 Name = TypeVar("Name", bound=str)
 
@@ -120,11 +122,11 @@ def _check(
     try:
         report = examine(params, folder, annotation_format, annotations)
     except SourceError as error:
-        # As it was typed here.
-        message = str(error).replace("ingest.source", "folder").replace("ingest.annotations", "--annotations")
-        if annotation_format is not None:
-            message = message.replace("ingest.format", "--format")
-        raise UsageError(message) from error
+        names = _TYPED if annotation_format is None else {**_TYPED, "ingest.format": "--format"}
+        parts = [error.field, error.problem, error.remedy]
+        for key, typed in names.items():
+            parts = [part.replace(key, typed) for part in parts]
+        raise UsageError(*parts) from error
     unstorable = list(islice(unstorable_names(folder), _NAMES))
     if as_json:
         show.document(

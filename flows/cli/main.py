@@ -15,7 +15,7 @@ import typer
 
 from flows.cli import ablate, data, deploy, doctor, evaluate, maintain, recipes, registry, run, serve
 from flows.cli.app import FAILURE, Commands, global_options
-from stages.errors import remedy_of
+from stages.errors import fault_of
 
 #: In the order in which help lists them.
 COMMANDS: Mapping[str, Callable[..., None]] = {
@@ -103,15 +103,15 @@ def main() -> None:
             # complains.
             sys.stdout.flush()
     except VidbridgeError as error:
-        _end(fit(error), error.status)
+        _end("\nerror: ".join(fit(one) for one in error.each()), error.status)
     except BrokenPipeError:
         # The reader, such as `head`, has seen enough.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(PIPE_CLOSED)
     except OSError as error:
-        if (remedy := remedy_of(error)) is None:
+        if (fault := fault_of(error)) is None:
             _defect()
-        _end(fit(remedy), FAILURE)
+        _end(fit(fault), FAILURE)
     except Exception as error:
         from stages.tracking.runs.foreign import sentence_of
 

@@ -86,7 +86,7 @@ def promote(
     if isinstance(decided, BaseException):
         raise decided
     if not isinstance(decided, Promotion):
-        raise FlowError(f"promote: ended as {ended.name}: {ended.message}")
+        raise FlowError("promote", f"ended as {ended.name}: {ended.message}", "see the lines above, and try again")
     out = show.console()
     out.print(promotion_table(decided))
     if decided.moved:

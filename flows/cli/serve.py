@@ -132,7 +132,8 @@ def _predict(video: Path, question: str, version: str, model: Path | None) -> No
             session = reader()
         except (UsageError, ProjectError) as error:
             prediction.check_video(video)
-            raise UsageError(f"{error}; or name a folder that `vidbridge export` wrote: --model FOLDER") from error
+            remedy = f"{error.remedy}; or name a folder that `vidbridge export` wrote: --model FOLDER"
+            raise UsageError.from_error(error, remedy=remedy) from error
         reply = prediction.predict(session, video, question, version, _tell)
         champion.warn_of_moved(session, version)
     table = Table(box=None, show_header=False, pad_edge=False)

@@ -40,7 +40,8 @@ def check(repo: Any, stages: Iterable[Any]) -> None:
         try:
             check_outs(repo, stage.outs, f"{file}: {stage.name}" if stage.cmd else file)
         except ListError as error:
-            raise UnsafeContent(f"{error}; put another {file} in place: git checkout COMMIT -- {file}") from error
+            remedy = f"{error.remedy}; put another {file} in place: git checkout COMMIT -- {file}"
+            raise UnsafeContent.from_error(error, remedy=remedy) from error
 
 
 def check_outs(repo: Any, outs: Iterable[Any], where: str) -> None:

@@ -8,15 +8,18 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from flows.errors import UsageError
 from stages.runtime.plain import one_line
 
 
-def unstorable_names(folder: Path) -> Iterator[str]:
-    """Yield a sentence for each name below ``folder`` that is not UTF-8."""
+def unstorable_names(folder: Path) -> Iterator[UsageError]:
+    """Yield an error for each name below ``folder`` that is not UTF-8."""
     for parent, folders, files in os.walk(folder):
         for name in (*folders, *files):
             if not is_utf8(name):
-                yield f"{one_line(Path(parent, name))}: its name is not UTF-8, and DVC stores no such name; rename it"
+                yield UsageError(
+                    one_line(Path(parent, name)), "its name is not UTF-8, and DVC stores no such name", "rename it"
+                )
 
 
 def is_utf8(name: str) -> bool:

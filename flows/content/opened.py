@@ -39,9 +39,11 @@ def opened_content(root: Path) -> Iterator[ContentStore]:
         raise DvcError("dvc.yaml", f"{': '.join(chain)}", f"`dvc status` in {root} shows more") from error
     except UnicodeEncodeError as error:
         source = _source(root)
-        sentence = next(unstorable_names(source), None) if source is not None else None
+        odd = next(unstorable_names(source), None) if source is not None else None
         name = one_line(error.object)[:_PATH_CHARACTERS]
-        raise DvcError(sentence or f"a path that DVC is to store is not UTF-8: {name}; rename it") from error
+        if odd is not None:
+            raise DvcError.from_error(odd) from error
+        raise DvcError(name, "its name is not UTF-8, and DVC stores no such name", "rename it") from error
     except OSError as error:
         # DVC follows links when it hashes a folder, and ends at one that leads nowhere.
         if error.filename is None or not Path(error.filename).is_symlink():

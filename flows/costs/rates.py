@@ -22,6 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from flows.errors import UsageError
 from flows.processes.environment import state
+from stages.errors import Fault
 from stages.runtime.bounded_yaml import YamlError, read_yaml
 
 VARIABLE = "VIDBRIDGE_RATES"
@@ -83,21 +84,18 @@ def load_rates(root: Path) -> Rates:
             return Rates()
         raise UsageError(VARIABLE, f"{named!r} does not exist", "correct the path, or unset it") from error
     except YamlError as error:
-        raise UsageError(f"{VARIABLE if named else FILE}: {error}") from error
+        raise UsageError.from_error(error, within=VARIABLE if named else FILE) from error
     try:
         return Rates.model_validate(table or {})
     except ValidationError as error:
-        lines = [
-            f"{path}: {'.'.join(map(str, e['loc'])) or 'rates'}: {_complaint(e['type'], e['msg'])}"
+        raise UsageError.joined(
+            UsageError(f"{path}: {'.'.join(map(str, e['loc'])) or 'rates'}", *_complaint(e["type"], e["msg"]))
             for e in error.errors()
-        ]
-        raise UsageError("\n".join(lines)) from error
+        ) from error
 
 
-def _complaint(kind: str, message: str) -> str:
+def _complaint(kind: str, message: str) -> Fault:
     if kind == "extra_forbidden":
-        return (
-            "unknown key; it may hold stages (hours or seconds_per_step, gpus, gb), gpu_hour, calls_per_1000 and"
-            " currency"
-        )
-    return message.removeprefix("Value error, ") + "; correct it, or remove the line"
+        keys = "stages (hours or seconds_per_step, gpus, gb), gpu_hour, calls_per_1000 and currency"
+        return Fault("unknown key", f"it may hold {keys}")
+    return Fault(message.removeprefix("Value error, "), "correct it, or remove the line")

@@ -412,7 +412,8 @@ def _prefect(root: Path, what: str, command: Sequence[str]) -> None:
     if done.returncode:
         url = os.environ.get("PREFECT_API_URL", "")
         lines = (done.stdout + done.stderr).replace(url, display_uri(url)).strip().splitlines()[-8:]
-        raise FlowError(f"Prefect {what}: refused with status {done.returncode}:\n  " + "\n  ".join(lines))
+        problem = f"refused with status {done.returncode}:\n  " + "\n  ".join(lines)
+        raise FlowError(f"Prefect {what}", problem, "mend what Prefect names, then deploy again")
 
 
 def until_interrupted(processes: dict[str, subprocess.Popen[bytes]]) -> None:

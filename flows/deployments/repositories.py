@@ -116,7 +116,7 @@ def _check_params(text: str, name: str) -> None:
     try:
         parse_params(parse_yaml(text, name), name)
     except YamlError as error:
-        raise FlowError(f"{name}: {error}") from error
+        raise FlowError.from_error(error) from error
 
 
 def _shown(seen: Path, name: str) -> str:

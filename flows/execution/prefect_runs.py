@@ -20,7 +20,7 @@ from prefect.states import Failed
 from flows.console.registry import register_table
 from flows.console.results import read_scores
 from flows.console.show import as_text
-from flows.errors import FlowError
+from flows.errors import RunFailed
 from flows.execution.scheduler import Board
 from flows.repro.steps import Plan
 from stages.runtime import paths
@@ -98,12 +98,11 @@ def publish_results(root: Path, policies: Sequence[str], board: Board, registrat
 
 
 def failed_state(board: Board, *reasons: str) -> State[Any]:
-    """Build a failed state, with a :class:`FlowError` that names the failed stages. An exception
+    """Build a failed state, with a :class:`RunFailed` that names the failed stages. An exception
     would make Prefect print the traceback of every failed stage once more.
     """
     lines = [*(str(error) for error in board.failed.values()), *reasons]
     if board.skipped:
         lines.append(f"not run because of that: {', '.join(board.skipped)}")
-    lines.append("what was done stays done; mend the cause and type: vidbridge run")
-    message = "\n".join(lines)
-    return Failed(message=message, data=FlowError(message))
+    error = RunFailed(lines, "what was done stays done; mend the cause and type: vidbridge run")
+    return Failed(message=str(error), data=error)

@@ -102,7 +102,9 @@ def run_stage(root: Path, step: PlanStep, env: dict[str, str], cancelled: thread
     cancelled, and is not retried.
     """
     if cancelled.is_set():
-        return _cancelled(StageCancelled(f"stage {step.name} was cancelled before it started"))
+        return _cancelled(
+            StageCancelled(f"stage {step.name}", "was cancelled before it started", "type: vidbridge run")
+        )
     logger = get_run_logger()
     try:
         result = reproduce.reproduce(

@@ -176,7 +176,7 @@ def _find(session: Session, order: GcOptions, marked: list[Standing], *, yes: bo
     root, params, content = session.root, session.params, session.content
     notes: list[str] = []
     if other := other_store(root):
-        raise FlowError(f"{other}; nothing was freed")
+        raise FlowError.from_error(other, remedy=f"{other.remedy}; nothing was freed")
     lists = Lists(content)
     projects = [root, *clones(root)]
     needs = [need for project in (*projects, *order.also) for need in project_needs(project)]
@@ -255,7 +255,7 @@ def _others_needs(root: Path, other: Path) -> list[Need]:
         FlowError, TrackingError: these cannot be asked; nothing was freed.
     """
     if said := other_store(other):
-        raise FlowError(f"--also {other}", said, "nothing was freed")
+        raise FlowError.from_error(said, within=f"--also {other}", remedy=f"{said.remedy}; nothing was freed")
     from mlflow.exceptions import MlflowException
 
     try:
@@ -355,12 +355,10 @@ def _registry(
             ):
                 _mark(client, one, None)
     except (TrackingError, MlflowException) as error:
-        fault = (
-            f"the registry or its ledger cannot be read, so who needs content cannot be told: {redacted(str(error))}"
-        )
+        fault = f"cannot be read, so who needs content cannot be told: {one_line(redacted(str(error)))}"
         if order.remote or order.versions:
-            raise TrackingError(f"{fault}; nothing was freed") from error
-        notes.append(one_line(fault))
+            raise TrackingError("registry or ledger", fault, "nothing was freed") from error
+        notes.append(f"registry or ledger: {fault}")
         return None
     return Registry(tuple(_unmarked(one) if _key(one) in ours else one for one in again.versions), again.needs)
 

@@ -124,7 +124,7 @@ def _versions(session: Session) -> tuple[list[Version], str | None]:
     """
     root = session.root
     if other := other_store(root):
-        return [], other
+        return [], str(other)
     model = session.params.gate.registered_model
     empty = (
         f"MLFLOW_TRACKING_URI: {display_uri(tracking_uri(root))} holds no version of {model}; where versions are"

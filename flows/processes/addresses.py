@@ -59,14 +59,16 @@ def listening_address(host: str, port: int) -> Address:
             trial.bind(place)
             return Address(str(place[0]), int(trial.getsockname()[1]))
     except OSError as error:
-        raise UsageError(_why_not(error, host, port)) from error
+        raise _why_not(error, host, port) from error
 
 
-def _why_not(error: OSError, host: str, port: int) -> str:
+def _why_not(error: OSError, host: str, port: int) -> UsageError:
     if error.errno == errno.EADDRINUSE:
-        return f"--port: {port} is in use; end what listens there, or choose another one"
+        return UsageError("--port", f"{port} is in use", "end what listens there, or choose another one")
     if error.errno in (errno.EACCES, errno.EPERM):
-        return f"--port: {port} may be opened by the system's administrator only; choose one above 1023"
+        return UsageError("--port", f"{port} may be opened by the system's administrator only", "choose one above 1023")
     if error.errno in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
-        return f"--host: {host!r} is not an address of this machine; set one that is, such as 127.0.0.1 or 0.0.0.0"
-    return f"--host, --port: {host!r}, {port}: {os.strerror(error.errno or 0)}; choose others"
+        return UsageError(
+            "--host", f"{host!r} is not an address of this machine", "set one that is, such as 127.0.0.1 or 0.0.0.0"
+        )
+    return UsageError("--host, --port", f"{host!r}, {port}: {os.strerror(error.errno or 0)}", "choose others")

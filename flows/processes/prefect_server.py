@@ -129,13 +129,10 @@ def listening(option: str, port: int) -> Iterator[socket.socket]:
             listener.bind((LOOPBACK, port))
             listener.listen(_BACKLOG)
         except (OSError, OverflowError) as error:
-            no_port = "is not a port; set one from 1 to 65535, or 0 for any free one"
-            what = (
-                no_port
-                if isinstance(error, OverflowError)
-                else "is in use; end what listens there, or choose another one"
-            )
-            raise UsageError(f"{option}: {port} {what}") from error
+            if isinstance(error, OverflowError):
+                remedy = "set one from 1 to 65535, or 0 for any free one"
+                raise UsageError(option, f"{port} is not a port", remedy) from error
+            raise UsageError(option, f"{port} is in use", "end what listens there, or choose another one") from error
         yield listener
 
 

@@ -183,7 +183,7 @@ def _judge(session: Session) -> Finding:
             "judge",
             "warn",
             "params.yaml does not load, so which judge is wanted is unknown",
-            str(error).splitlines()[0],
+            str(ParamsError(error.field, error.problem, error.remedy)),
         )
     needed = preflight.endpoints(params, judged=True, written=True)
     if not needed:
@@ -195,7 +195,7 @@ def _judge(session: Session) -> Finding:
         return Finding("judge", "ok", "the rule judge: nothing to reach, exact on the generated world only")
     wrong = [problem for role, why in needed.items() for problem in preflight.judge_problems(role, why)]
     if wrong:
-        return Finding("judge", "missing", "; ".join(needed.values()), "; ".join(wrong))
+        return Finding("judge", "missing", "; ".join(needed.values()), "; ".join(map(str, wrong)))
     addresses = ", ".join(display_uri(os.environ[f"VIDBRIDGE_{role}_URL"]) for role in needed)
     return Finding("judge", "ok", f"{addresses} answers" if len(needed) == 1 else f"{addresses} answer")
 
@@ -244,8 +244,8 @@ def _remote(root: Path) -> Finding:
             "DVC remote", "missing", f"no remote is called {name}", f"dvc remote add -d {name} URL, or name its URL"
         )
     if problems := preflight.remote_problems(root):
-        said, _, todo = problems[0].rpartition("; ")
-        return Finding("DVC remote", "missing", f"{name}: {url}: {said}", todo)
+        problem = problems[0]
+        return Finding("DVC remote", "missing", f"{name}: {url}: {problem.field}: {problem.problem}", problem.remedy)
     if "://" not in url:
         return Finding("DVC remote", "ok", f"{name}: {url}, a folder of this machine (s3://… reaches others)")
     return Finding("DVC remote", "ok", f"{name}: {url}, which takes what is written to it")
@@ -268,8 +268,7 @@ def _champion(session: Session) -> Finding:
     """Check whether the alias is where the gate put it."""
     root = session.root
     if other := registered.other_store(root):
-        said, _, todo = other.partition("; ")
-        return Finding("champion", "warn", said, todo)
+        return Finding("champion", "warn", f"{other.field}: {other.problem}", other.remedy)
     database = sqlite_path(tracking_uri(root))
     if database is not None and not database.exists():
         return Finding("champion", "ok", _nothing_in(root))
@@ -337,8 +336,7 @@ def _git(root: Path) -> Finding:
         name, mail = (_run("git", "-C", str(root), "config", key) for key in ("user.name", "user.email"))
         commit = git(root, "rev-parse", "--short", "HEAD")
     except (TrackingError, FlowError) as error:
-        said, _, todo = preflight.git_remedy(root, TrackingError(str(error))).rpartition("; ")
-        return Finding("git", "missing", said or todo, todo if said else "mend what git names")
+        return Finding("git", "missing", f"{error.field}: {error.problem}", error.remedy or "mend what git names")
     if not (name and mail):
         todo = "git config user.name … && git config user.email …; until then runs are committed as vidbridge@localhost"
         return Finding("git", "warn", f"commit {commit}, no identity", todo)

@@ -166,6 +166,6 @@ def _flow(root: Path, target: str, push: bool) -> str:
     if isinstance(result, BaseException):
         raise result
     if not state.is_completed():
-        raise FlowError(f"run: ended as {state.name}: {state.message}")
+        raise FlowError("run", f"ended as {state.name}: {state.message}", "see the lines above; type: vidbridge run")
     assert isinstance(result, PipelineReport)
     return result.commit

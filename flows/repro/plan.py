@@ -22,6 +22,7 @@ from flows.repro import package_code
 from flows.repro.remote_process import ask_in_own_process
 from flows.repro.steps import Plan
 from flows.repro.walk import walk
+from stages.errors import VidbridgeError
 from stages.runtime import paths
 from stages.runtime.bounded_yaml import MOST_BYTES, MOST_LOCK_BYTES, MergeConflict, YamlError, read_yaml
 from stages.runtime.plain import one_line
@@ -96,7 +97,9 @@ def plan_with_answers(root: Path, target: str, lost: frozenset[str]) -> Plan:
         except Exception as error:
             if not remotes.failed(error):
                 raise
-            raise DvcError(one_line(error)) from error
+            if isinstance(error, VidbridgeError):
+                raise DvcError.from_error(error) from error
+            raise DvcError("DVC remote", one_line(error), "see that it can be reached, then plan again") from error
 
 
 def _planned(
@@ -114,13 +117,12 @@ def _planned(
 def _plan_in_own_process(root: Path, target: str, lost: frozenset[str], ask_s: float) -> Plan | str:
     """Plan with the remote's answers, or the reason why there are none."""
     question = json.dumps({"do": "plan", "target": target, "lost": sorted(lost)})
-    lines: list[str] = []
     try:
-        answer = ask_in_own_process(root, question, lines.append, timeout_s=ask_s)
+        answer = ask_in_own_process(root, question, lambda _: None, timeout_s=ask_s)
     except TimedOut:
         return f"no answer within {ask_s:g} s"
-    if answer is None:
-        return lines[-1] if lines else "it said nothing"
+    except DvcError as error:
+        return str(error)
     return TypeAdapter(Plan).validate_json(answer)
 
 
@@ -168,4 +170,4 @@ def _check_readable(root: Path) -> None:
         except MergeConflict:
             raise
         except YamlError as error:
-            raise DvcError(str(error)) from error
+            raise DvcError.from_error(error) from error

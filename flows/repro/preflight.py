@@ -18,10 +18,10 @@ from flows.processes.locks import RUN_LOCK, only_run
 from flows.processes.prefect_server import answers
 from flows.repro.steps import Plan
 from stages.domain.tasks.rewards import SentenceLikeness
+from stages.errors import VidbridgeError
 from stages.params import OpenAIJudgeParams, Params, Precision, PretrainedModelParams, TrainingRow
 from stages.runtime import paths
-from stages.runtime.plain import one_line
-from stages.tracking.lineage.git import head, is_repository
+from stages.tracking.lineage.git import FIRST_COMMIT, head, is_repository
 from stages.tracking.lineage.uri import (
     TrackingError,
     check_server,
@@ -121,12 +121,10 @@ def _state_bytes(row: TrainingRow) -> int:
     return 12 if _deepspeed() else 8
 
 
-def problems(session: Session, plan: Plan) -> list[str]:
-    """Everything that would make a run fail later; each entry says field, value and remedy. Empty
-    if the run can start.
-    """
+def problems(session: Session, plan: Plan) -> list[VidbridgeError]:
+    """Everything that would make a run fail later. Empty if the run can start."""
     root, params = session.root, session.params
-    found = git_problems(root)
+    found: list[VidbridgeError] = [*git_problems(root)]
     found += _source(root, params, plan)
     found += _embedder(root, params, plan)
     if ffmpeg() is None:
@@ -134,11 +132,15 @@ def problems(session: Session, plan: Plan) -> list[str]:
         remedy = (
             "correct the path or unset it" if named else "reinstall the environment (uv sync), or set VIDBRIDGE_FFMPEG"
         )
-        found.append(f"VIDBRIDGE_FFMPEG: {named or '(not set)'}: no such program; {remedy}")
+        found.append(FlowError("VIDBRIDGE_FFMPEG", f"{named or '(not set)'}: no such program", remedy))
     need, free = disk_need_gb(params, plan), shutil.disk_usage(root).free / GB
     if free < need:
         found.append(
-            f"disk: {free:.1f} GB are free at {root}, about {need:.1f} GB are needed; make room, or move the project"
+            FlowError(
+                "disk",
+                f"{free:.1f} GB are free at {root}, about {need:.1f} GB are needed",
+                "make room, or move the project",
+            )
         )
     found += mlflow_problems(session)
     found += remote_problems(root)
@@ -147,30 +149,21 @@ def problems(session: Session, plan: Plan) -> list[str]:
     return found + [problem for role, why in needed.items() for problem in judge_problems(role, why)]
 
 
-def git_problems(root: Path) -> list[str]:
+def git_problems(root: Path) -> list[VidbridgeError]:
     """Reasons why a run cannot be tied to a commit, at most one."""
-    first = "git add -A && git commit -m start"
     try:
         if not is_repository(root):
-            return [f"git: {root} is not a repository, and a model version names its commit; type: git init && {first}"]
+            problem = f"{root} is not a repository, and a model version names its commit"
+            return [FlowError("git", problem, f"type: {FIRST_COMMIT}")]
         if head(root) is None:
-            return [f"git: {root} has no commit yet, and a run is recorded as one that follows it; type: {first}"]
+            problem = f"{root} has no commit yet, and a run is recorded as one that follows it"
+            return [FlowError("git", problem, "type: git add -A && git commit -m start")]
     except TrackingError as error:
-        return [f"git: {git_remedy(root, error)}"]
+        return [error]
     return []
 
 
-def git_remedy(root: Path, error: TrackingError) -> str:
-    """Error of git, with its remedy."""
-    if "dubious ownership" in str(error):
-        return (
-            f"{root} belongs to another user of this machine, and git reads no such repository until you say that you"
-            f" trust it; type: git config --global --add safe.directory {root}"
-        )
-    return one_line(error)
-
-
-def mlflow_problems(session: Session) -> list[str]:
+def mlflow_problems(session: Session) -> list[VidbridgeError]:
     """Problems with MLflow: it does not answer, or this account may not record there what the run
     will produce.
     """
@@ -179,7 +172,7 @@ def mlflow_problems(session: Session) -> list[str]:
         if is_server(uri):
             _try_rights(session)
     except TrackingError as error:
-        return [str(error)]
+        return [error]
     return []
 
 
@@ -196,7 +189,7 @@ def _try_rights(session: Session) -> None:
     check_run_rights(session)
 
 
-def remote_problems(root: Path) -> list[str]:
+def remote_problems(root: Path) -> list[VidbridgeError]:
     """Reasons why outputs cannot be pushed to the DVC remote, if there is one: each registration
     pushes.
     """
@@ -207,19 +200,17 @@ def remote_problems(root: Path) -> list[str]:
             if content.remote_name():
                 content.check_remote()
     except TrackingError as error:
-        return [str(error)]
+        return [error]
     return []
 
 
-def prefect_problems() -> list[str]:
+def prefect_problems() -> list[VidbridgeError]:
     """Problem with the Prefect server that the environment names: it does not answer."""
     url = os.environ.get("PREFECT_API_URL")
     if not url or answers(url):
         return []
-    return [
-        f"PREFECT_API_URL: {display_uri(url)}: no answer; start that server, correct the address, or unset it to use"
-        " one of our own"
-    ]
+    remedy = "start that server, correct the address, or unset it to use one of our own"
+    return [FlowError("PREFECT_API_URL", f"{display_uri(url)}: no answer", remedy)]
 
 
 def check_prefect() -> None:
@@ -229,7 +220,7 @@ def check_prefect() -> None:
         FlowError: the Prefect server that the environment names does not answer.
     """
     if found := prefect_problems():
-        raise FlowError("\nerror: ".join(found))
+        raise FlowError.joined(found)
 
 
 def _verbs(plan: Plan) -> set[str]:
@@ -264,14 +255,15 @@ def endpoints(params: Params, *, judged: bool, written: bool) -> dict[str, str]:
     return found
 
 
-def judge_problems(role: str, needed: str) -> list[str]:
+def judge_problems(role: str, needed: str) -> list[VidbridgeError]:
     """Reasons why an endpoint cannot be used, as far as its list of models tells; ``needed``: the
     parameters that need it. No message holds the key.
     """
     url_name, key_name = f"VIDBRIDGE_{role}_URL", f"VIDBRIDGE_{role}_KEY"
     url = os.environ.get(url_name, "").strip().rstrip("/")
     if not url:
-        return [f"{url_name}: not set, and {needed}; set it to the endpoint, such as http://127.0.0.1:8000/v1"]
+        remedy = "set it to the endpoint, such as http://127.0.0.1:8000/v1"
+        return [FlowError(url_name, f"not set, and {needed}", remedy)]
     import httpx
 
     key = os.environ.get(key_name, "").strip()
@@ -282,13 +274,14 @@ def judge_problems(role: str, needed: str) -> list[str]:
     except (httpx.HTTPError, httpx.InvalidURL, UnicodeEncodeError) as error:
         # Not the error's own words: it may name the header that it cannot send, or a password in
         # the address.
-        return [f"{url_name}: no answer ({type(error).__name__}); start the judge's server, or correct address and key"]
+        remedy = "start the judge's server, or correct address and key"
+        return [FlowError(url_name, f"no answer ({type(error).__name__})", remedy)]
     if status in (401, 403):
-        return [f"{key_name}: the endpoint at {url_name} does not accept it ({status}); set it"]
+        return [FlowError(key_name, f"the endpoint at {url_name} does not accept it ({status})", "set it")]
     return []  # not every endpoint lists its models
 
 
-def _embedder(root: Path, params: Params, plan: Plan) -> list[str]:
+def _embedder(root: Path, params: Params, plan: Plan) -> list[VidbridgeError]:
     """Check that the embedder's model is a folder or a name on the hub, and on disk if nothing may
     be downloaded.
     """
@@ -298,30 +291,28 @@ def _embedder(root: Path, params: Params, plan: Plan) -> list[str]:
     from huggingface_hub import constants, try_to_load_from_cache
     from huggingface_hub.errors import HFValidationError
 
+    field = "rewards.embedder.model"
     try:
         kept = try_to_load_from_cache(likeness.model, "modules.json", revision=likeness.revision)
     except HFValidationError:
-        return [f"rewards.embedder.model: {likeness.model!r} is not a folder and not a name on the hub; correct it"]
+        return [FlowError(field, f"{likeness.model!r} is not a folder and not a name on the hub", "correct it")]
     if not constants.HF_HUB_OFFLINE or isinstance(kept, str):
         return []
-    return [
-        f"rewards.embedder.model: {likeness.model!r} at revision {likeness.revision!r} is not in the cache, and"
-        " HF_HUB_OFFLINE is set; unset it once to download, set HF_HOME to a cache that holds it, or take `embedder:"
-        " {kind: lexical}`"
-    ]
+    problem = f"{likeness.model!r} at revision {likeness.revision!r} is not in the cache, and HF_HUB_OFFLINE is set"
+    remedy = "unset it once to download, set HF_HOME to a cache that holds it, or take `embedder: {kind: lexical}`"
+    return [FlowError(field, problem, remedy)]
 
 
-def _source(root: Path, params: Params, plan: Plan) -> list[str]:
+def _source(root: Path, params: Params, plan: Plan) -> list[VidbridgeError]:
     """Check that the source folder exists, unless a stage of this run makes it."""
     outs = {out for step in plan.steps for out in step.outs}
     if params.ingest.source.rstrip("/") in outs:
         return []
-    folder = root / Path(params.ingest.source).expanduser()
+    field, value = "ingest.source", params.ingest.source
+    folder = root / Path(value).expanduser()
     if not folder.is_dir():
-        return [
-            f"ingest.source: {params.ingest.source!r} is not a folder; name that of your videos in params.yaml"
-            f" ({paths.CORPUS}: generated)"
-        ]
+        remedy = f"name that of your videos in params.yaml ({paths.CORPUS}: generated)"
+        return [FlowError(field, f"{value!r} is not a folder", remedy)]
     # The adapter of another format checks its own file.
     name = params.ingest.annotations or (paths.ANNOTATIONS_FILE if params.ingest.format == "jsonl" else None)
     if name is not None and not (folder / name).is_file():
@@ -330,12 +321,12 @@ def _source(root: Path, params: Params, plan: Plan) -> list[str]:
             if name == paths.ANNOTATIONS_FILE
             else "correct ingest.annotations"
         )
-        return [f"ingest.source: {params.ingest.source!r} holds no {name}; {remedy}"]
+        return [FlowError(field, f"{value!r} holds no {name}", remedy)]
     if odd := list(islice(unstorable_names(folder), 3)):
-        return [f"ingest.source: {problem}" for problem in odd]
+        return [FlowError.from_error(error, within=field) for error in odd]
+    remedy = f"remove such links: find {folder} -xtype l -delete"
     return [
-        f"ingest.source: {str(link)!r} is a link that leads nowhere, and DVC cannot hash it; remove such links:"
-        f" find {folder} -xtype l -delete"
+        FlowError(field, f"{str(link)!r} is a link that leads nowhere, and DVC cannot hash it", remedy)
         for link in islice(_dangling_links(folder), 3)
     ]
 
@@ -355,7 +346,7 @@ def check(session: Session, plan: Plan) -> None:
         FlowError: with every problem, a line each.
     """
     if found := problems(session, plan):
-        raise FlowError("\nerror: ".join(found))
+        raise FlowError.joined(found)
 
 
 def check_alone(root: Path) -> None:

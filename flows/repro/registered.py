@@ -14,7 +14,7 @@ from flows.processes.environment import state
 from stages.domain.core.digest import digest
 from stages.runtime import paths
 from stages.tracking.lineage.remote import REMOTE_VARIABLE
-from stages.tracking.lineage.uri import display_uri, tracking_uri
+from stages.tracking.lineage.uri import TrackingError, display_uri, tracking_uri
 from stages.tracking.registry.register import RegisterReport
 from stages.tracking.session import Session
 
@@ -70,17 +70,18 @@ def awaits_promotion(root: Path) -> bool:
     return note.get("candidate") is None or note["candidate"] != note.get("champion")
 
 
-def other_store(root: Path) -> str | None:
-    """Reason why the present store cannot tell what is registered, with the remedy: `register` last
-    wrote into another one. None if it can, as far as is noted.
+def other_store(root: Path) -> TrackingError | None:
+    """Reason why the present store cannot tell what is registered: `register` last wrote into
+    another one. None if it can, as far as is noted.
     """
     note, present = _read(root), display_uri(tracking_uri(root))
     # Notes that do not name the remote by itself are of another form.
     if "remote" not in note or note.get("store") == present:
         return None
-    return (
-        f"MLFLOW_TRACKING_URI: this project's versions were registered in {note.get('store')}, and the store is now"
-        f" {present}; set it as it was then, or run vidbridge register, which makes the present store the project's"
+    return TrackingError(
+        "MLFLOW_TRACKING_URI",
+        f"this project's versions were registered in {note.get('store')}, and the store is now {present}",
+        "set it as it was then, or run vidbridge register, which makes the present store the project's",
     )
 
 

@@ -80,23 +80,15 @@ def bring(root: Path, plan: Plan, log: Callable[[str], None], cancelled: threadi
         question = json.dumps(
             {"do": "bring", "steps": TypeAdapter(tuple[PlanStep, ...]).dump_python(steps, mode="json")}
         )
-        lines: deque[str] = deque(maxlen=_TAIL_LINES)
-
-        def take(line: str) -> None:
-            lines.append(line)
-            log(line)
-
         try:
-            answer = ask_in_own_process(root, question, take, cancelled=cancelled)
+            answer = ask_in_own_process(root, question, log, cancelled=cancelled)
         except Cancelled as error:
             raise StageCancelled(
                 "fetch", "cancelled", "what has arrived stays in the cache, and the next run continues from there"
             ) from error
-        if answer is None:
-            raise DvcError(
-                f"{lines[-1] if lines else 'fetch: failed'}; what has arrived stays in the cache, continue with:"
-                " vidbridge run"
-            )
+        except DvcError as error:
+            remedy = f"{error.remedy}; what has arrived stays in the cache, continue with: vidbridge run"
+            raise DvcError.from_error(error, remedy=remedy.removeprefix("; ")) from error
         lost = frozenset(json.loads(answer))
     else:
         restore(root, steps)

@@ -26,6 +26,7 @@ from flows.processes.environment import stage_environment, state
 from flows.processes.guard import GRACE_S
 from flows.processes.logs import ServerLog
 from flows.processes.stream import guarded
+from stages.errors import InputError
 from stages.tools.serving.limits import FOLDER, KEY, key_from_environment, limits_from_environment
 from stages.tracking.session import Session
 
@@ -63,8 +64,8 @@ def serve(session: Session, which: str, videos: Path | None, host: str, port: in
     try:
         limits = limits_from_environment(changes)
         key = key_from_environment()
-    except ValueError as error:
-        raise UsageError(str(error)) from error
+    except InputError as error:
+        raise UsageError.from_error(error) from error
     address = listening_address(host, port)
     if not address.is_loopback and key is None:
         raise UsageError(

@@ -33,7 +33,7 @@ def main() -> int:
             "corpus",
             timeout_s=TIMEOUT_S,
             name=lambda clip: f"corpus: clip {clip.clip_id}",
-            remedy="; try fewer processes: VIDBRIDGE_WORKERS=1",
+            remedy="try fewer processes: VIDBRIDGE_WORKERS=1",
         )
         write_annotations((row for row, _ in rendered), paths.CORPUS / paths.ANNOTATIONS_FILE)
         size_bytes, seconds = sum(size for _, size in rendered), time.monotonic() - started

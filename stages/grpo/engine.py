@@ -21,7 +21,7 @@ import torch
 from transformers import ProcessorMixin
 
 from stages.domain.core.frames import Frames
-from stages.errors import VidbridgeError
+from stages.errors import EndpointError
 from stages.lib.models.processor import placeholder_ids, render, video_metadata
 
 RolloutEngine = Literal["hf", "vllm"]
@@ -34,7 +34,7 @@ _NEVER = -100.0
 _MEMORY = 0.3
 
 
-class EngineError(VidbridgeError, RuntimeError):
+class EngineError(EndpointError, RuntimeError):
     """Rollouts cannot be generated as the environment requests, or were generated from other token
     ids."""
 
@@ -144,7 +144,8 @@ class VideoEngine:
             read, trained = list(output.prompt_token_ids), list(prompt["prompt_token_ids"])
             if read != trained:
                 raise EngineError(
-                    f"vLLM: row {row} was generated from {len(read)} tokens that are not the {len(trained)} trained on;"
-                    " this vLLM expands videos in another way: unset VIDBRIDGE_ROLLOUT_ENGINE"
+                    "vLLM",
+                    f"row {row} was generated from {len(read)} tokens that are not the {len(trained)} trained on",
+                    "this vLLM expands videos in another way: unset VIDBRIDGE_ROLLOUT_ENGINE",
                 )
         return outputs

@@ -38,6 +38,8 @@ def main() -> int:
         if not clips:
             details = "".join(f"\n  {reject.item}: {reject.reason}: {reject.detail}" for reject in rejects[:10])
             raise SourceError(
-                f"ingest.source: {params.ingest.source!r} gave no clip{details or ': its annotation file is empty'}"
+                "ingest.source",
+                f"{params.ingest.source!r} gave no clip{details or ': its annotation file is empty'}",
+                "look at them with: vidbridge data check FOLDER",
             )
     return 0

@@ -16,6 +16,7 @@ from pydantic import Field, ValidationError, model_validator
 from stages.domain.core.prompts import PromptTexts
 from stages.domain.tasks import task_of
 from stages.domain.tasks.rewards import RewardRules
+from stages.errors import Fault
 from stages.params.data import CorpusParams, IngestParams, SynthesizeParams
 from stages.params.evaluation import AblationParams, EvaluationParams, GateParams
 from stages.params.judging import HeldOutJudgeParams, JudgeParams
@@ -235,9 +236,8 @@ class Params(Table):
                 variants[name] = type(row).model_validate(table)
             except ValidationError as error:
                 first = error.errors()[0]
-                raise ValueError(
-                    f"ablation.variants.{name}.changes: {_field(first, table)}{_message(first)}"
-                ) from error
+                where = [f"ablation.variants.{name}.changes", *_field(first, table)]
+                raise ValueError(f"{': '.join(where)}: {_fault(first)}") from error
         return variants
 
     @property
@@ -267,7 +267,7 @@ def load_params(path: Path | str = paths.PARAMS_FILE) -> Params:
             str(path), "no such file", "run from the project's folder, or take a recipe: vidbridge recipe use tiny"
         ) from error
     except YamlError as error:
-        raise ParamsError(str(error)) from error
+        raise ParamsError.from_error(error) from error
     return parse_params(raw, str(path))
 
 
@@ -285,13 +285,13 @@ def parse_params(raw: object, name: str = "params") -> Params:
     try:
         return Params.model_validate(raw)
     except ValidationError as error:
-        lines = [f"{name}: {_field(e, raw)}{_message(e)}" for e in error.errors()]
-        if len(lines) > _MOST_ERRORS:
-            lines[_MOST_ERRORS:] = [f"{name}: and {len(lines) - _MOST_ERRORS:,} more like these"]
-        raise ParamsError("\n".join(lines)) from error
+        errors = [ParamsError(": ".join([name, *_field(e, raw)]), *_fault(e)) for e in error.errors()]
+        if len(errors) > _MOST_ERRORS:
+            errors[_MOST_ERRORS:] = [ParamsError(name, f"and {len(errors) - _MOST_ERRORS:,} more like these", "")]
+        raise ParamsError.joined(errors) from error
 
 
-def _field(error: Any, raw: object) -> str:
+def _field(error: Any, raw: object) -> list[str]:
     """Name the field of ``raw`` that an error is about, by its keys; Pydantic's location also
     contains members of unions."""
     names = []
@@ -306,7 +306,7 @@ def _field(error: Any, raw: object) -> str:
         else:
             continue
         names.append(_quoted(part, str))
-    return ".".join(names) + (": " if names else "")
+    return [".".join(names)] if names else []
 
 
 def _quoted(value: object, form: Callable[[object], str] = repr) -> str:
@@ -318,11 +318,12 @@ def _quoted(value: object, form: Callable[[object], str] = repr) -> str:
     return text if len(text) <= _QUOTED_CHARACTERS else f"{text[:_QUOTED_CHARACTERS]}…"
 
 
-def _message(error: Any) -> str:
+def _fault(error: Any) -> Fault:
     if error["type"] == "extra_forbidden":
-        return f"unknown key (value {_quoted(error['input'])}); remove it or correct its spelling"
+        return Fault(f"unknown key (value {_quoted(error['input'])})", "remove it or correct its spelling")
     if error["type"] == "missing":
-        return "missing; every value is set in params.yaml, see infra/recipes/tiny.yaml for an example"
-    message = error["msg"].removeprefix("Value error, ")
+        return Fault("missing", "every value is set in params.yaml, see infra/recipes/tiny.yaml for an example")
+    # Pydantic hands on the text of a validator's error, and nothing else of it.
+    problem, semicolon, remedy = error["msg"].removeprefix("Value error, ").rpartition("; ")
     value = "" if isinstance(error["input"], Mapping | Params) else f" (value {_quoted(error['input'])})"
-    return f"{message}{value}"
+    return Fault(f"{problem}{value}", remedy) if semicolon else Fault(f"{remedy}{value}", "correct it")

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
-from stages.errors import VidbridgeError
+from stages.errors import InputError
 
 #: Names of rows become parts of paths and commands, so only these characters are allowed.
 RowName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9-]+$")]
@@ -17,7 +17,7 @@ ModelName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._-]+$")]
 Precision = Literal["fp32", "bf16"]
 
 
-class ParamsError(VidbridgeError, ValueError):
+class ParamsError(InputError, ValueError):
     """``params.yaml`` is invalid; each line of the message names field, value and remedy."""
 
     status = 2

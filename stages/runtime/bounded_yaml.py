@@ -14,7 +14,7 @@ from typing import Any
 
 import yaml
 
-from stages.errors import VidbridgeError
+from stages.errors import InputError
 from stages.runtime.plain import one_line
 
 #: The largest recipe has 13 kB.
@@ -33,7 +33,7 @@ _CONFLICT = re.compile(r"^(<{7}|>{7})(?: |$)", re.MULTILINE)
 _LONG_NUMBER = re.compile(r"[-+]?[0-9.][0-9a-fA-FxXoO_:.+-]{99,}")
 
 
-class YamlError(VidbridgeError, ValueError):
+class YamlError(InputError, ValueError):
     """A document is invalid; the message names file, line, problem and remedy."""
 
     status = 2
@@ -149,8 +149,9 @@ def _check(text: str, name: str) -> None:
             inside.append(_Open(event.anchor, isinstance(event, yaml.MappingStartEvent)))
             if len(inside) > MOST_LEVELS:
                 raise YamlError(
-                    f"{name}: line {line}: nested {MOST_LEVELS + 1} levels deep, at most {MOST_LEVELS} are read;"
-                    " correct it"
+                    name,
+                    f"line {line}: nested {MOST_LEVELS + 1} levels deep, at most {MOST_LEVELS} are read",
+                    "correct it",
                 )
             continue
         if isinstance(event, yaml.AliasEvent):

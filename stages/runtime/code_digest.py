@@ -24,13 +24,13 @@ from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from pathlib import Path
 
-from stages.errors import VidbridgeError
+from stages.errors import MachineError
 
 #: Imports of these packages follow from where files lie.
 _OURS = frozenset({"stages", "flows"})
 
 
-class CodeError(VidbridgeError, ValueError):
+class CodeError(MachineError, ValueError):
     """Code has no digest: a path is missing, or a file is not Python."""
 
 

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
-from stages.errors import VidbridgeError, remedy_of
+from stages.errors import VidbridgeError, fault_of
 from stages.runtime.plain import fit, guard_logs
 from stages.runtime.verbs import VERBS
 
@@ -38,12 +38,13 @@ def run_verb(main: Callable[..., int | None], *arguments: str) -> NoReturn:
     try:
         status = main(*arguments)
     except VidbridgeError as error:
-        print(f"error: {fit(error)}", file=sys.stderr)
+        for one in error.each():
+            print(f"error: {fit(one)}", file=sys.stderr)
         sys.exit(1)
     except OSError as error:
-        if (remedy := remedy_of(error)) is None:
+        if (fault := fault_of(error)) is None:
             raise
-        print(f"error: {fit(remedy)}", file=sys.stderr)
+        print(f"error: {fit(fault)}", file=sys.stderr)
         sys.exit(1)
     except Exception as error:
         # Imported by name, as the verbs are: it belongs to a layer above this module.

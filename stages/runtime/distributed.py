@@ -19,10 +19,10 @@ from typing import Any, NamedTuple
 
 import torch
 
-from stages.errors import VidbridgeError
+from stages.errors import MachineError
 
 
-class PlacementError(VidbridgeError, ValueError):
+class PlacementError(MachineError, ValueError):
     """The environment requests processes or an engine that are not available or did not start."""
 
 
@@ -201,7 +201,9 @@ def engine_of(trainer: Any) -> TrainingEngine:
     requested, stage = current.zero_stage, int(engine.zero_optimization_stage())
     if stage != requested:
         raise PlacementError(
-            f"VIDBRIDGE_DEEPSPEED: {current.deepspeed} asks for ZeRO stage {requested}, the engine runs stage {stage}"
+            "VIDBRIDGE_DEEPSPEED",
+            f"{current.deepspeed} asks for ZeRO stage {requested}, the engine runs stage {stage}",
+            "set a file whose stage this training can have, or unset it",
         )
     return TrainingEngine(_full_name(engine.optimizer), stage)
 

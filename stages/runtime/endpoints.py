@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit
 
-from stages.errors import VidbridgeError
+from stages.errors import EndpointError
 from stages.runtime import paths
 
 #: Role of an endpoint; its variables are VIDBRIDGE_<role>_URL and VIDBRIDGE_<role>_KEY.
@@ -20,7 +20,7 @@ Role = Literal["JUDGE", "HELD_OUT_JUDGE", "WRITER"]
 EVALUATED: Literal["ENDPOINT"] = "ENDPOINT"
 
 
-class JudgeError(VidbridgeError, RuntimeError):
+class JudgeError(EndpointError, RuntimeError):
     """The judge cannot be used with its present settings; the message names the setting and a
     remedy."""
 

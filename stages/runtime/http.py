@@ -13,6 +13,7 @@ from typing import Any
 
 import httpx
 
+from stages.errors import Fault
 from stages.runtime.endpoints import EVALUATED, EndpointSettings, JudgeError
 
 #: The first pause; each later one is twice as long, up to the longest, and each is shortened at
@@ -62,11 +63,12 @@ class NoAnswer(Exception):
 
 
 class Refused(JudgeError):
-    """The endpoint refused the request with ``status``; a retry would not help."""
+    """The endpoint refused the request with ``http_status``; a retry would not help."""
 
-    def __init__(self, status: int, message: str) -> None:
-        super().__init__(message)
-        self.status = status
+    def __init__(self, http_status: int, fault: Fault, variable: str) -> None:
+        super().__init__(variable, *fault)
+        self.args = (http_status, fault, variable)
+        self.http_status = http_status
 
 
 def open_client(settings: EndpointSettings) -> httpx.AsyncClient:
@@ -112,7 +114,7 @@ async def complete(
             if response.status_code == 200:
                 return response
             if response.status_code not in _TRY_AGAIN and response.status_code < 500:
-                raise Refused(response.status_code, _refusal(response, settings, table))
+                raise Refused(response.status_code, _refusal(response, settings, table), settings.url_name)
             reason = f"HTTP {response.status_code}"
             requested_wait_s = retry_after_s(response.headers.get("Retry-After", ""))
         if attempt == settings.retries or requested_wait_s > LONGEST_WAIT_S:
@@ -136,14 +138,14 @@ def retry_after_s(value: str) -> float:
             return 0.0
 
 
-def _refusal(response: httpx.Response, settings: EndpointSettings, table: str) -> str:
+def _refusal(response: httpx.Response, settings: EndpointSettings, table: str) -> Fault:
     status = response.status_code
     remedies = _MODEL_REMEDIES if settings.role == EVALUATED else _REMEDIES
     remedy = remedies.get(
         status, "it is not an OpenAI-compatible endpoint, or does not know such a request; check {url}"
     ).format(url=settings.url_name, key=f"VIDBRIDGE_{settings.role}_KEY", table=table)
     body = "" if status in _NOT_QUOTED else _without_key(" ".join(response.text.split()), settings)[:_QUOTED_CHARACTERS]
-    return f"{settings.url_name}: {settings.url} answers {status}: {remedy}" + (f" (response: {body})" if body else "")
+    return Fault(f"{settings.url} answers {status}" + (f" (response: {body})" if body else ""), remedy)
 
 
 def _without_key(text: str, settings: EndpointSettings) -> str:

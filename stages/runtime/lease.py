@@ -27,7 +27,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
-from stages.errors import VidbridgeError
+from stages.errors import MachineError
 from stages.runtime.liveness import Identity, beat_every_s, lost_after_s, me, parse, process_state
 
 #: The subfolder that holds the lease; everything else in the folder belongs to the owner.
@@ -45,7 +45,7 @@ _P = ParamSpec("_P")
 _T = TypeVar("_T")
 
 
-class LeaseLost(VidbridgeError, RuntimeError):
+class LeaseLost(MachineError, RuntimeError):
     """Another process has taken over the folder that this one was working in."""
 
 

@@ -21,7 +21,7 @@ from functools import cache
 from pathlib import Path
 from typing import Literal
 
-from stages.errors import VidbridgeError
+from stages.errors import InputError
 
 ProcessState = Literal["alive", "gone", "elsewhere"]
 #: Longest time without a heartbeat, unless ``VIDBRIDGE_LOST_AFTER_S`` sets another: saving a large
@@ -35,7 +35,7 @@ _FIELDS = 5
 _STATE, _START = 0, 19
 
 
-class LivenessError(VidbridgeError, ValueError):
+class LivenessError(InputError, ValueError):
     """``VIDBRIDGE_LOST_AFTER_S`` is not a number of seconds."""
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from stages.errors import VidbridgeError
+from stages.errors import InputError
 from stages.runtime.paths import PIPELINE_FILE
 
 VARIABLE = "VIDBRIDGE_PROJECT"
@@ -13,7 +13,7 @@ VARIABLE = "VIDBRIDGE_PROJECT"
 NO_TELEMETRY = {"DO_NOT_TRACK": "1", "DVC_NO_ANALYTICS": "1", "MLFLOW_DISABLE_TELEMETRY": "true"}
 
 
-class ProjectError(VidbridgeError):
+class ProjectError(InputError):
     """There is no project here, or ``VIDBRIDGE_PROJECT`` names a folder that is not one."""
 
     status = 2

@@ -22,7 +22,7 @@ from typing import Any, Generic, Literal, TypeVar
 from pebble import ProcessExpired, ProcessFuture, ProcessPool
 from tqdm import tqdm
 
-from stages.errors import VidbridgeError
+from stages.errors import MachineError
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -35,7 +35,7 @@ AHEAD = 16
 TRIES = 2
 
 
-class WorkersError(VidbridgeError, RuntimeError):
+class WorkersError(MachineError, RuntimeError):
     """``VIDBRIDGE_WORKERS`` is not a number of processes, or an item failed that the result cannot
     do without."""
 
@@ -117,7 +117,7 @@ def map_whole(
     *,
     timeout_s: float,
     name: Callable[[Item], str],
-    remedy: str = "",
+    remedy: str,
     unit: str = "clip",
 ) -> list[Result]:
     """Map as :func:`map_items` does, where every result is required: the first failed item raises
@@ -125,15 +125,15 @@ def map_whole(
 
     Args:
         name: returns the name of an item, for the message.
-        remedy: end of the message.
+        remedy: what to do then.
 
     Raises:
-        WorkersError: an item failed (``<name>: <detail><remedy>``); or see :func:`worker_count`.
+        WorkersError: an item failed; or see :func:`worker_count`.
     """
     results: list[Result] = []
     for item, result in zip(items, map_items(work, items, description, timeout_s=timeout_s, unit=unit), strict=True):
         if isinstance(result, ItemFailure):
-            raise WorkersError(f"{name(item)}: {result.detail}{remedy}")
+            raise WorkersError(name(item), result.detail, remedy)
         results.append(result)
     return results
 

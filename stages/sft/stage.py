@@ -8,8 +8,9 @@ from __future__ import annotations
 from functools import partial
 
 from stages.domain.core.prompts import sample_prompt
+from stages.errors import InputError
 from stages.lib.models.processor import fit_of
-from stages.lib.rows.samples import InputError, load_samples
+from stages.lib.rows.samples import load_samples
 from stages.lib.training.loop import Hooks
 from stages.lib.training.mixture import Example
 from stages.lib.video.open import frame_loader

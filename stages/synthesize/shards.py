@@ -103,6 +103,7 @@ def synthesise_manifest(
         "synthesize",
         timeout_s=SHARD_TIMEOUT_S,
         name=lambda shard: f"synthesize: clips {shard[0]} to {shard[1] - 1}",
+        remedy="mend the cause; the shards before it are kept, so start the stage again",
         unit="shard",
     )
     return _join([_file(scratch, shard) for shard in shards], settings.tasks.named, out)

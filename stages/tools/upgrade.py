@@ -81,14 +81,13 @@ def concerns_of_registry(session: Session) -> list[Concern]:
 def present_digest(root: Path, params: Params) -> str | None:
     """Digest of the evaluation with the project's present samples and parameters; None if there are
     no readable samples."""
+    from stages.errors import InputError
     from stages.lib.evaluation.held_out import evaluation_digest, evaluation_samples
-    from stages.lib.rows.jsonl import RowError
-    from stages.lib.rows.samples import InputError
 
     with chdir(root):
         try:
             return evaluation_digest(params, evaluation_samples(params))
-        except (FileNotFoundError, InputError, RowError):
+        except (FileNotFoundError, InputError):
             return None
 
 

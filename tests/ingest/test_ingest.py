@@ -263,9 +263,9 @@ def test_an_item_that_kills_its_process_or_hangs_is_lost_alone(monkeypatch: pyte
 def test_the_loss_of_an_item_that_is_needed_ends_the_whole(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("VIDBRIDGE_WORKERS", "1")
     work = partial(_misbehave, folder=tmp_path)
-    assert map_whole(work, [0.0, 0.01], "items", timeout_s=60, name=str) == [0.0, 0.01]
+    assert map_whole(work, [0.0, 0.01], "items", timeout_s=60, name=str, remedy="try again") == [0.0, 0.01]
     with pytest.raises(WorkersError, match=r"^item die: its process died 2 times .*; try again$"):
-        map_whole(work, [0.0, "die"], "items", timeout_s=60, name=lambda item: f"item {item}", remedy="; try again")
+        map_whole(work, [0.0, "die"], "items", timeout_s=60, name=lambda item: f"item {item}", remedy="try again")
 
 
 def _misbehave(item: float | str, folder: Path) -> float | str:

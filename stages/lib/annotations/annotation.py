@@ -16,7 +16,7 @@ from typing import Annotated, Any, NamedTuple, TypeVar
 from pydantic import BaseModel, BeforeValidator, Field, PlainSerializer, ValidationError, model_validator
 
 from stages.domain.core.records import Question, Record, Reject, Split, Subject
-from stages.errors import VidbridgeError
+from stages.errors import InputError
 from stages.lib.annotations.choices import stated_letter, unlettered
 from stages.lib.annotations.links import Links, walk
 
@@ -48,7 +48,7 @@ VIDEO_SUFFIXES = frozenset(
 _SECONDS = re.compile(r"-?\d{1,12}(\.\d{1,18})?(e-?\d{1,2})?(/[1-9]\d{0,12})?")
 
 
-class SourceError(VidbridgeError, ValueError):
+class SourceError(InputError, ValueError):
     """The source folder cannot be used at all; the message names the folder and the remedy."""
 
 

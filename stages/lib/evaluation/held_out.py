@@ -7,7 +7,8 @@ from collections.abc import Sequence
 
 from stages.domain.core.digest import digest
 from stages.domain.core.records import Sample
-from stages.lib.rows.samples import InputError, load_samples, samples_present
+from stages.errors import InputError
+from stages.lib.rows.samples import load_samples, samples_present
 from stages.params import Params
 
 

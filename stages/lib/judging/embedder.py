@@ -12,7 +12,7 @@ from huggingface_hub import constants
 from numpy.typing import NDArray
 
 from stages.domain.core.words import words
-from stages.errors import VidbridgeError
+from stages.errors import EndpointError
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -26,7 +26,7 @@ _BATCH = 64
 _DECIMALS = 4
 
 
-class EmbedderError(VidbridgeError, RuntimeError):
+class EmbedderError(EndpointError, RuntimeError):
     """The configured embedder cannot be used; the message names the setting and the remedy."""
 
 
@@ -102,7 +102,7 @@ def load_embedder(name: str, revision: str) -> SentenceEmbedder:
     try:
         # Without its list of modules the library would silently choose a pooling.
         if not is_sentence_transformer_model(source, revision=revision):
-            raise EmbedderError(_unavailable(name, revision, "no modules.json was found"))
+            raise _unavailable(name, revision, "no modules.json was found")
         weights = {"dtype": torch.float32, "use_safetensors": True}
         model = SentenceTransformer(
             source, revision=revision, device="cpu", trust_remote_code=False, model_kwargs=weights
@@ -111,16 +111,18 @@ def load_embedder(name: str, revision: str) -> SentenceEmbedder:
     except (OSError, ValueError) as error:
         message = " ".join(str(error).split())
         reason = "it needs code of its own, which is not run" if "trust_remote_code" in message else message
-        raise EmbedderError(_unavailable(name, revision, reason)) from error
+        raise _unavailable(name, revision, reason) from error
 
 
-def _unavailable(name: str, revision: str, reason: str) -> str:
+def _unavailable(name: str, revision: str, reason: str) -> EmbedderError:
     remedy = (
         "HF_HUB_OFFLINE is set: unset it once to download, or set HF_HOME to a cache that holds it"
         if constants.HF_HUB_OFFLINE
         else "check the name and the revision, or download it on another machine and name the folder"
     )
-    return (
-        f"rewards.embedder.model: {name!r} at rewards.embedder.revision {revision!r} cannot be loaded as a"
-        f" sentence-transformers model; {remedy}, or set `embedder: {{kind: lexical}}` ({reason})"
+    return EmbedderError(
+        "rewards.embedder.model",
+        f"{name!r} at rewards.embedder.revision {revision!r} cannot be loaded as a sentence-transformers model"
+        f" ({reason})",
+        f"{remedy}, or set `embedder: {{kind: lexical}}`",
     )

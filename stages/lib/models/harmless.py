@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from stages.errors import Fault
+
 #: Arguments of every ``from_pretrained``. Without them transformers asks on a terminal whether to
 #: run code, and waits for the answer.
 NO_CODE: dict[str, Any] = {"trust_remote_code": False}
@@ -25,32 +27,33 @@ _CONVERT = (
 )
 
 
-def fault_of_files(folder: Path) -> str | None:
-    """Reason why a folder cannot be loaded as a model without running its code, with the remedy;
-    None if it can."""
+def fault_of_files(folder: Path) -> Fault | None:
+    """Reason why a folder cannot be loaded as a model without running its code; None if it can."""
     from transformers import CONFIG_MAPPING, __version__
 
     try:
         config = json.loads((folder / CONFIG).read_bytes())
     except (ValueError, RecursionError) as error:
-        return f"{CONFIG} is not JSON ({type(error).__name__}); copy the folder again"
+        return Fault(f"{CONFIG} is not JSON ({type(error).__name__})", "copy the folder again")
     if not isinstance(config, dict):
-        return f"{CONFIG} is not a table but {type(config).__name__}; copy the folder again"
+        return Fault(f"{CONFIG} is not a table but {type(config).__name__}", "copy the folder again")
     kind = config.get("model_type")
     if not isinstance(kind, str) or kind not in CONFIG_MAPPING:
         code = ", and code that came with the model is not run (auto_map)" if "auto_map" in config else ""
-        return (
-            f"{CONFIG}: model_type {kind!r:.80} is unknown to transformers {__version__}{code}; take a model of a known"
-            " type"
+        return Fault(
+            f"{CONFIG}: model_type {kind!r:.80} is unknown to transformers {__version__}{code}",
+            "take a model of a known type",
         )
     if not any(folder.glob(WEIGHTS)):
         if pickled := next((file.name for pattern in _PICKLES for file in sorted(folder.glob(pattern))), None):
-            return f"its weights are pickled ({pickled}), which can run code, and only safetensors are read; {_CONVERT}"
-        return f"holds no weights ({WEIGHTS}); copy the folder again"
+            return Fault(
+                f"its weights are pickled ({pickled}), which can run code, and only safetensors are read", _CONVERT
+            )
+        return Fault(f"holds no weights ({WEIGHTS})", "copy the folder again")
     return next(_faults_of_index(folder), None)
 
 
-def _faults_of_index(folder: Path) -> Iterator[str]:
+def _faults_of_index(folder: Path) -> Iterator[Fault]:
     """Check the index of a large model's parts, which may name any file: a pickle, or one outside
     the folder."""
     if not (folder / INDEX).is_file():
@@ -58,11 +61,11 @@ def _faults_of_index(folder: Path) -> Iterator[str]:
     try:
         parts = set(json.loads((folder / INDEX).read_bytes())["weight_map"].values())
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        yield f"{INDEX} lists no parts ({type(error).__name__}); copy the folder again"
+        yield Fault(f"{INDEX} lists no parts ({type(error).__name__})", "copy the folder again")
         return
     for part in parts:
         if not isinstance(part, str) or "/" in part or "\\" in part or not part.endswith(".safetensors"):
-            yield f"{INDEX}: {part!r:.80} is not a safetensors file of the folder; {_CONVERT}"
+            yield Fault(f"{INDEX}: {part!r:.80} is not a safetensors file of the folder", _CONVERT)
 
 
 def first_sentence(error: Exception) -> str:

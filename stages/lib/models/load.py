@@ -25,7 +25,7 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
-from stages.errors import VidbridgeError
+from stages.errors import MachineError
 from stages.lib.models.harmless import CONFIG, NO_CODE, NO_PICKLE, fault_of_files, first_sentence
 from stages.lib.models.positions import fault_of_rule, place_text_behind_videos
 from stages.lib.models.processor import decode_with_decord
@@ -34,7 +34,7 @@ from stages.params import Precision
 from stages.runtime import paths
 
 
-class ModelUnavailableError(VidbridgeError, RuntimeError):
+class ModelUnavailableError(MachineError, RuntimeError):
     """A model cannot be loaded; the message names the setting to change."""
 
 
@@ -53,7 +53,7 @@ def load_pretrained(
     """
     source: str | Path = Path(name).resolve() if Path(name).is_dir() else name
     if isinstance(source, Path) and (source / CONFIG).is_file() and (fault := fault_of_files(source)):
-        raise ModelUnavailableError(f"model.name: {name!r}: {fault}")
+        raise ModelUnavailableError("model.name", f"{name!r}: {fault.problem}", fault.remedy)
     try:
         processor = AutoProcessor.from_pretrained(source, revision=revision, padding_side="left", **NO_CODE)
         net = AutoModelForImageTextToText.from_pretrained(
@@ -116,7 +116,7 @@ def load_model(folder: Path, precision: Precision) -> tuple[PreTrainedModel, Pro
             str(folder), "is not a model (config.json is missing)", "run the stage that writes it"
         )
     if fault := fault_of_files(folder):
-        raise ModelUnavailableError(f"{folder}: {fault}")
+        raise ModelUnavailableError(str(folder), *fault)
     try:
         processor = AutoProcessor.from_pretrained(folder, padding_side="left", **NO_CODE)
     except ValueError as error:
@@ -135,7 +135,7 @@ def load_model(folder: Path, precision: Precision) -> tuple[PreTrainedModel, Pro
 def _check_rule(net: PreTrainedModel, name: str, *, ours: bool) -> None:
     fault = fault_of_rule(net.config, name, ours=ours)
     if fault is not None:
-        raise ModelUnavailableError(fault)
+        raise ModelUnavailableError(name, *fault)
 
 
 def freeze(model: PreTrainedModel, parts: Collection[Literal["vision"]]) -> None:

@@ -21,6 +21,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
+from stages.errors import Fault
 from stages.runtime.paths import AFTER_LAST, POSITIONS
 
 log = logging.getLogger(__name__)
@@ -40,8 +41,8 @@ def place_text_behind_videos(model: PreTrainedModel) -> None:
         model.base_model.get_rope_index = MethodType(_rope_index, model.base_model)  # type: ignore[assignment]
 
 
-def fault_of_rule(config: Any, name: str, *, ours: bool = False) -> str | None:
-    """Reason why weights must not be used with these positions, with the remedy; None if they may.
+def fault_of_rule(config: Any, name: str, *, ours: bool = False) -> Fault | None:
+    """Reason why weights must not be used with these positions; None if they may.
     Uncertain cases are logged.
 
     Args:
@@ -61,9 +62,10 @@ def fault_of_rule(config: Any, name: str, *, ours: bool = False) -> str | None:
             if rule is not None
             else f"VidBridge 0.1 made it, and {POSITIONS} is not in its config.json"
         )
-        return (
-            f"{name}: was trained with other positions behind a video ({evidence}; this version trains and runs with"
-            f" {AFTER_LAST!r}), so it would misread longer videos; train it again from its base model"
+        return Fault(
+            f"was trained with other positions behind a video ({evidence}; this version trains and runs with"
+            f" {AFTER_LAST!r}), so it would misread longer videos",
+            "train it again from its base model",
         )
     log.warning(
         "%s: its config.json was written by transformers %s, which positions the text behind a video differently from"

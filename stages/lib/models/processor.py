@@ -22,7 +22,7 @@ from transformers.video_utils import VideoMetadata, load_video
 
 from stages.domain.core.frames import Fit, Frames, Shrink
 from stages.domain.core.replies import opened_by
-from stages.errors import VidbridgeError
+from stages.errors import InputError
 from stages.lib.models.chat import TURN_START
 from stages.lib.models.harmless import NO_CODE
 
@@ -47,7 +47,7 @@ IGNORE = -100
 _LONGEST = 200
 
 
-class UnfitFramesError(VidbridgeError, ValueError):
+class UnfitFramesError(InputError, ValueError):
     """The shape or number of frames is not accepted by the model's processor; the message names the
     value and the remedy."""
 

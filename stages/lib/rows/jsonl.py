@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 
 from stages.domain.core.records import Record
-from stages.errors import VidbridgeError
+from stages.errors import InputError
 from stages.runtime import paths
 
 R = TypeVar("R", bound=Record)
@@ -20,7 +20,7 @@ R = TypeVar("R", bound=Record)
 QUOTED_CHARACTERS = 200
 
 
-class RowError(VidbridgeError, ValueError):
+class RowError(InputError, ValueError):
     """A file between stages has an invalid row; the message names file, line and field."""
 
 

@@ -7,14 +7,10 @@ from itertools import islice
 from pathlib import Path
 
 from stages.domain.core.records import SPLITS, Clip, Sample, Split, TaskName
-from stages.errors import VidbridgeError
+from stages.errors import InputError
 from stages.lib.rows.jsonl import iterate_rows, read_json, read_rows
 from stages.params import Params
 from stages.runtime import paths
-
-
-class InputError(VidbridgeError, RuntimeError):
-    """An input of a stage is missing; the message names the command to run."""
 
 
 def load_samples(split: Split, tasks: Iterable[TaskName], folder: Path = paths.SAMPLES) -> list[Sample]:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from stages.domain.core.records import Checkpoint
-from stages.errors import VidbridgeError
+from stages.errors import MachineError
 from stages.runtime import paths
 
 log = logging.getLogger(__name__)
@@ -31,7 +31,7 @@ _SAVED = "saved.json"
 Saved = dict[int, dict[str, int]]
 
 
-class CheckpointGone(VidbridgeError, RuntimeError):
+class CheckpointGone(MachineError, RuntimeError):
     """A checkpoint that this training saved is missing."""
 
 
@@ -128,8 +128,9 @@ def _check_files(step: int, folder: Path, files: Mapping[str, int], saved: Path)
 
 def _gone(step: int, saved: Path, missing: str) -> CheckpointGone:
     return CheckpointGone(
-        f"checkpoint {step} that this training saved is gone from {saved} ({missing}); find out what deletes there, put"
-        " it back, or begin again without it: vidbridge scratch clean"
+        f"checkpoint {step}",
+        f"it was saved by this training and is gone from {saved} ({missing})",
+        "find out what deletes there, put it back, or begin again without it: vidbridge scratch clean",
     )
 
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from stages.errors import VidbridgeError
+from stages.errors import InputError, MachineError
 
 
-class VideoError(VidbridgeError):
+class VideoError(InputError):
     """A video that cannot be used.
 
     Attributes:
@@ -14,14 +14,11 @@ class VideoError(VidbridgeError):
     """
 
     def __init__(self, reason: str, detail: str) -> None:
-        # Both go to the base class, so that the error can be pickled out of a worker process.
-        super().__init__(reason, detail)
+        super().__init__(reason, detail, "")
+        self.args = (reason, detail)  # which it is pickled by, out of a worker process
         self.reason = reason
         self.detail = detail
 
-    def __str__(self) -> str:
-        return f"{self.reason}: {self.detail}"
 
-
-class FfmpegMissing(VidbridgeError, RuntimeError):
+class FfmpegMissing(MachineError, RuntimeError):
     """There is no ffmpeg to run; the message names the remedy."""

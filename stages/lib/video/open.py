@@ -7,7 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from stages.domain.core.frames import Fit
-from stages.lib.rows.samples import InputError, load_clips
+from stages.errors import InputError
+from stages.lib.rows.samples import load_clips
 from stages.lib.video.loader import FrameLoader
 from stages.params import Params
 from stages.runtime import paths

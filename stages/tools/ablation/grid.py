@@ -20,9 +20,9 @@ from stages.domain.core.records import Clip, Record, Sample, Score, TaskName
 from stages.domain.statistics.bootstrap import Design, Interval, mean_interval
 from stages.domain.statistics.metrics import Shown, clips_shown, mean_over_tasks, task_results
 from stages.domain.tasks import task_of
+from stages.errors import InputError
 from stages.lib.evaluation.results import PolicyScores
 from stages.lib.rows.jsonl import iterate_rows, read_json, read_record, read_rows
-from stages.lib.rows.samples import InputError
 from stages.params import GrpoRow, Params, load_params, parse_params
 from stages.runtime import paths
 from stages.tools.ablation.seeds import Gain, PolicyPair, over_seeds, pooled_gain

@@ -21,8 +21,9 @@ from PIL import Image
 from stages.domain.core.prompts import render_question
 from stages.domain.core.records import SPLITS, Clip, Reject, Sample
 from stages.domain.core.timeline import conformed_frame, resolve
+from stages.errors import InputError
 from stages.lib.rows.jsonl import iterate_rows, read_json
-from stages.lib.rows.samples import InputError, load_clips
+from stages.lib.rows.samples import load_clips
 from stages.lib.video.loader import FrameLoader
 from stages.lib.video.reader import choose
 from stages.pages.render import fill_page, in_base64, reference_text

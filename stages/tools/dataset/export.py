@@ -27,8 +27,9 @@ from tqdm import tqdm
 from stages.domain.core.prompts import sample_prompt
 from stages.domain.core.records import SPLITS, Sample, Split, TaskName
 from stages.domain.core.replies import render_reply
+from stages.errors import InputError
 from stages.lib.rows.jsonl import iterate_rows
-from stages.lib.rows.samples import InputError, load_clips
+from stages.lib.rows.samples import load_clips
 from stages.lib.video.encoder import encode_stream
 from stages.lib.video.loader import FrameLoader
 from stages.pages.render import fill
@@ -76,9 +77,9 @@ def export(
     }
     if not any(chosen.values()):
         raise InputError(
-            f"export: no sample of {', '.join(tasks) or 'any task'} in {', '.join(splits)};"
-            f" {paths.SAMPLES / paths.REJECTS_FILE} says what"
-            " was set aside and why"
+            "export",
+            f"no sample of {', '.join(tasks) or 'any task'} in {', '.join(splits)}",
+            f"{paths.SAMPLES / paths.REJECTS_FILE} says what was set aside and why",
         )
     out.mkdir(parents=True, exist_ok=True)
     if kind == "datasets":
@@ -145,7 +146,7 @@ def _videos(samples: Sequence[Sample], params: Params, out: Path) -> None:
         "export",
         timeout_s=TIMEOUT_S,
         name=lambda sample: sample.sample_id,
-        remedy="; the videos before it are kept, so type the same command again",
+        remedy="the videos before it are kept, so type the same command again",
         unit="video",
     )
 

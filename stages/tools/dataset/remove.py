@@ -11,7 +11,7 @@ from pathlib import Path
 from posixpath import normpath
 
 from stages.domain.core.records import SPLITS, Sample
-from stages.errors import VidbridgeError
+from stages.errors import InputError
 from stages.lib.annotations.annotation import Annotation
 from stages.lib.annotations.formats import read_source
 from stages.lib.rows.jsonl import iterate_rows
@@ -23,7 +23,7 @@ from stages.tracking.registry.versions import Version
 from stages.tracking.session import Session
 
 
-class RemovalError(VidbridgeError, ValueError):
+class RemovalError(InputError, ValueError):
     """A named video is ambiguous or does not exist."""
 
     status = 2

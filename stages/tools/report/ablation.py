@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from stages.domain.statistics.bootstrap import Interval
-from stages.lib.rows.samples import InputError
+from stages.errors import InputError
 from stages.pages.render import in_base64
 from stages.runtime import paths
 from stages.tools.ablation.grid import Grid, format_commit

@@ -15,10 +15,11 @@ from stages.domain.core.digest import digest
 from stages.domain.core.prompts import render_question
 from stages.domain.core.records import SPLITS, TaskName
 from stages.domain.rl.rollouts import RolloutGroup
+from stages.errors import InputError
 from stages.lib.evaluation.held_out import evaluation_samples
 from stages.lib.evaluation.results import BaselineScores, PolicyScores, SummaryMetrics
 from stages.lib.rows.jsonl import read_json, read_record, read_rows
-from stages.lib.rows.samples import InputError, load_samples, sheet_samples
+from stages.lib.rows.samples import load_samples, sheet_samples
 from stages.lib.video.loader import FrameLoader
 from stages.lib.video.open import frame_loader
 from stages.pages.render import fill_page, in_base64, reference_text

@@ -26,6 +26,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from stages.errors import VidbridgeError
 from stages.tools.serving.limits import (
     BODY_BYTES,
     KEY,
@@ -400,12 +401,11 @@ def main(folder: str, host: str, port: str) -> int:
     _allow_descriptors()
     from stages.tools.serving.protocol import BoundedProtocol
     from stages.tools.serving.server import VideoAnswers
-    from stages.tracking.lineage.uri import TrackingError
 
     try:
         model = VideoAnswers(Path(folder))
         model.load_context(None)
-    except (ValueError, RuntimeError, OSError, TrackingError) as error:
+    except (ValueError, RuntimeError, OSError, VidbridgeError) as error:
         _log.error("%s", error)
         return 1
     loopback = ipaddress.ip_address(host).is_loopback

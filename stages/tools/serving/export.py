@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from stages.domain.core.prompts import render_prompt
+from stages.errors import InputError
 from stages.lib.models.harmless import fault_of_files
-from stages.lib.rows.samples import InputError
 from stages.pages.render import fill
 from stages.runtime.paths import AFTER_LAST, POSITIONS
 from stages.tracking.lineage.placing import put_bytes
@@ -75,7 +75,7 @@ def export_version(session: Session, which: str, out: Path) -> ExportedVersion:
                 "train its row again",
             )
     if fault := fault_of_files(source):
-        raise InputError(f"version {version.number}: {fault}")
+        raise InputError(f"version {version.number}", *fault)
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=".part-") as part:
         whole = Path(part) / "whole"

@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from stages.errors import InputError
+
 FOLDER, MEGABYTES, SECONDS = "VIDBRIDGE_SERVE_VIDEOS", "VIDBRIDGE_SERVE_MAX_MB", "VIDBRIDGE_SERVE_TIMEOUT_S"
 KEY = "VIDBRIDGE_SERVE_KEY"
 
@@ -85,13 +87,13 @@ def limits_from_environment(changes: Mapping[str, str] | None = None) -> Limits:
         changes: of the environment.
 
     Raises:
-        ValueError: one of them is not valid.
+        InputError: one of them is not valid.
     """
     environment = {**os.environ, **(changes or {})}
     named = environment.get(FOLDER, "")
     folder = Path(named).expanduser().resolve() if named else None
     if folder is not None and not folder.is_dir():
-        raise ValueError(f"{FOLDER}: {named!r} is not a folder; set the one that videos may be read from, or unset it")
+        raise InputError(FOLDER, f"{named!r} is not a folder", "set the one that videos may be read from, or unset it")
     return Limits(
         folder, int(_positive(environment, MEGABYTES, "64") * (1 << 20)), _positive(environment, SECONDS, "50")
     )
@@ -101,15 +103,17 @@ def key_from_environment() -> str | None:
     """Read VIDBRIDGE_SERVE_KEY, the bearer token that a client has to send; None if unset.
 
     Raises:
-        ValueError: it is too short to be a secret, or cannot be sent in a header.
+        InputError: it is too short to be a secret, or cannot be sent in a header.
     """
     key = os.environ.get(KEY, "")
     if not key:
         return None
     if len(key) < MIN_KEY or not key.isascii() or not key.isprintable() or " " in key:
-        raise ValueError(
-            f"{KEY}: {len(key)} characters; set at least {MIN_KEY} printable ASCII ones without spaces"
-            " (python -c 'import secrets; print(secrets.token_urlsafe())'), or unset it"
+        raise InputError(
+            KEY,
+            f"{len(key)} characters",
+            f"set at least {MIN_KEY} printable ASCII ones without spaces (python -c 'import secrets;"
+            " print(secrets.token_urlsafe())'), or unset it",
         )
     return key
 
@@ -121,5 +125,5 @@ def _positive(environment: Mapping[str, str], name: str, usual: str) -> float:
     except ValueError:
         value = math.nan
     if not 0 < value < math.inf:
-        raise ValueError(f"{name}: {text!r} is not a number above 0; set one, or unset it")
+        raise InputError(name, f"{text!r} is not a number above 0", "set one, or unset it")
     return value

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from stages.domain.core.prompts import render_prompt
 from stages.domain.core.replies import parse_reply
-from stages.lib.rows.samples import InputError
+from stages.errors import InputError
 from stages.runtime import paths
 
 if TYPE_CHECKING:

@@ -21,9 +21,9 @@ from stages.domain.core.digest import digest
 from stages.domain.core.frames import Frames
 from stages.domain.core.prompts import PromptTexts
 from stages.domain.core.records import Clip, Sample
+from stages.errors import InputError
 from stages.lib.judging.build import judge_of
 from stages.lib.rows.jsonl import iterate_rows, write_record
-from stages.lib.rows.samples import InputError
 from stages.lib.video.errors import VideoError
 from stages.lib.video.loader import FrameLoader
 from stages.lib.video.open import frame_memory_bytes

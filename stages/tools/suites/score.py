@@ -206,10 +206,9 @@ def read_questions(name: str, path: Path) -> Questions[Any]:
         others = [other.name for other in BENCHMARKS.values() if other is not benchmark and _reads(other, path)]
         if not others:
             raise
-        raise AnnotationError(
-            f"{error}. These look like the annotations of {others[0]}: pass --benchmark {others[0]}, or the annotations"
-            f" of {benchmark.name}"
-        ) from error
+        remedy = f"pass --benchmark {others[0]}, or the annotations of {benchmark.name}"
+        problem = f"{error.problem} (these look like the annotations of {others[0]})"
+        raise AnnotationError(error.field, problem, remedy) from error
 
 
 def _reads(benchmark: Benchmark[Any], path: Path) -> bool:

@@ -206,13 +206,15 @@ def rollback(session: Session, *, author: str | None = None, reason: str = "") -
             prove_rights(client, gate)
             if last is None or stack[-1] != champion.number:
                 raise TrackingError(
-                    f"{model}: the alias {CHAMPION!r} was moved outside the gate (it is on version {champion.number});"
-                    " name the version that should be champion: vidbridge promote VERSION"
+                    model,
+                    f"the alias {CHAMPION!r} was moved outside the gate (it is on version {champion.number})",
+                    "name the version that should be champion: vidbridge promote VERSION",
                 )
             if len(stack) == 1:
                 raise TrackingError(
-                    f"{model}: version {champion.number} is the first champion, there is no earlier one to go back to;"
-                    " promote another: vidbridge promote VERSION"
+                    model,
+                    f"version {champion.number} is the first champion, there is no earlier one to go back to",
+                    "promote another: vidbridge promote VERSION",
                 )
             earlier = find_version(client, model, stack[-2])
             why = earlier.freed and f"version {earlier.number} no longer has weights: {earlier.freed}"

@@ -26,7 +26,9 @@ from typing import Any
 from filelock import FileLock
 
 from stages.runtime.paths import LOCK_FILE, STATE
+from stages.runtime.plain import one_line
 from stages.tracking.lineage.cache_folder import CacheRepo, check_writable, is_cache, mark_used, most_bytes, prune
+from stages.tracking.lineage.git import FIRST_COMMIT
 from stages.tracking.lineage.listing import MAX_BYTES, ListError, is_hash, parse_list, path_fault, too_long
 from stages.tracking.lineage.placing import put_file
 from stages.tracking.lineage.remote import (
@@ -80,7 +82,9 @@ def parse_source(uri: str, what: str = "") -> Source:
         )
     path = (match["path"] or "").strip("/")
     if path and (fault := path_fault(path)):
-        raise TrackingError(f"{name}: the path may not leave the folder: it {fault}")
+        raise TrackingError(
+            name, f"the path may not leave the folder: it {fault}", "take another version, or delete this one"
+        )
     return Source(match["oid"], path)
 
 
@@ -455,7 +459,7 @@ def open_content(root: Path) -> Iterator[ContentStore]:
         with Repo(str(root), config=changes) as repo:
             yield ContentStore(repo, root)
     except SCMError as error:
-        raise TrackingError(f"{error}; type: git init && git add -A && git commit -m start") from error
+        raise TrackingError(str(root), one_line(error), f"type: {FIRST_COMMIT}") from error
     except NotDvcRepoError as error:
         raise TrackingError(
             str(root), error, "set VIDBRIDGE_PROJECT to a clone of the project, or run dvc init"

@@ -51,7 +51,7 @@ def reading_root() -> Path:
     try:
         return find_project() or cache_folder()
     except ProjectError as error:
-        raise TrackingError(str(error)) from error
+        raise TrackingError.from_error(error) from error
 
 
 def cache_folder() -> Path:

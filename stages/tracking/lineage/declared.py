@@ -80,7 +80,7 @@ def _table(path: Path) -> Mapping[str, Any]:
     except FileNotFoundError as error:
         raise TrackingError(str(path), "no such file", "run from the project's folder") from error
     except YamlError as error:
-        raise TrackingError(str(error)) from error
+        raise TrackingError.from_error(error) from error
     if not isinstance(table, Mapping):
         raise TrackingError(str(path), "is not a table", f"restore it: git checkout -- {path.name}")
     return table

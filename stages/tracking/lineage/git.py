@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from stages.errors import Fault
 from stages.runtime.paths import LOCK_FILE
 from stages.runtime.plain import redacted
 from stages.tracking.lineage.uri import TrackingError
@@ -20,6 +21,14 @@ _SLOW = ("-c", "http.lowSpeedLimit=1000", "-c", "http.lowSpeedTime=60")
 _SSH = "ssh -o BatchMode=yes -o ConnectTimeout=30 -o ServerAliveInterval=15 -o ServerAliveCountMax=4"
 
 
+#: What makes a folder a repository with a first commit.
+FIRST_COMMIT = "git init && git add -A && git commit -m start"
+
+
+class NoRepository(TrackingError):
+    """The folder does not lie in a git repository."""
+
+
 @dataclass(frozen=True)
 class Command:
     """A git command in a folder. ``timeout_s`` is None if it contacts no other repository."""
@@ -29,11 +38,12 @@ class Command:
     timeout_s: int | None
 
     @property
-    def late(self) -> str:
-        """Message for a command that exceeded its time limit."""
-        return (
-            f"no answer within {self.timeout_s} s; see that the other repository can be reached from here, and try"
-            f" again; for one that is only slow, raise {TIMEOUT_VARIABLE}"
+    def late(self) -> Fault:
+        """What is wrong where the command exceeds its time limit."""
+        return Fault(
+            f"no answer within {self.timeout_s} s",
+            "see that the other repository can be reached from here, and try again; for one that is only slow, raise"
+            f" {TIMEOUT_VARIABLE}",
         )
 
 
@@ -45,7 +55,8 @@ def command(folder: Path, arguments: tuple[str, ...], env: Mapping[str, str] | N
         TrackingError: the environment variable is not a number of seconds.
     """
     here = ("git", "-C", str(folder))
-    environ = {**os.environ, **(env or {})}
+    # Some of its messages are recognised below: not in the language of whoever runs this.
+    environ = {**os.environ, **(env or {}), "LC_ALL": "C.UTF-8"}
     if not arguments or arguments[0] not in _AFAR:
         return Command((*here, *arguments), environ, None)
     text = environ.get(TIMEOUT_VARIABLE, "").strip() or str(TIMEOUT_S)
@@ -78,23 +89,36 @@ def git(root: Path, *arguments: str, env: Mapping[str, str] | None = None, stdin
             call.words, input=stdin or b"", capture_output=True, env=call.env, timeout=call.timeout_s, check=False
         )
     except subprocess.TimeoutExpired as error:
-        raise TrackingError(f"git {arguments[0]} in {root}: {call.late}") from error
+        raise TrackingError(f"git {arguments[0]} in {root}", *call.late) from error
     except FileNotFoundError as error:
         raise TrackingError(
             "git", "not found", "install it, every run and every model version is tied to a commit"
         ) from error
     if done.returncode:
-        raise TrackingError(f"git {arguments[0]} in {root}: {redacted(done.stderr.decode(errors='replace').strip())}")
+        message = redacted(done.stderr.decode(errors="replace").strip())
+        if "not a git repository" in message:
+            raise NoRepository(str(root), "is not a git repository", f"type: {FIRST_COMMIT}")
+        if "dubious ownership" in message:
+            raise TrackingError(
+                str(root),
+                "belongs to another user of this machine, and git reads no such repository until you say that you trust"
+                " it",
+                f"type: git config --global --add safe.directory {root}",
+            )
+        raise TrackingError(f"git {arguments[0]} in {root}", message, "")
     return done.stdout.decode(errors="replace").strip()
 
 
 def is_repository(root: Path) -> bool:
+    """Return whether ``root`` lies in a repository's work tree.
+
+    Raises:
+        TrackingError: git cannot tell, or refuses a repository of another user.
+    """
     try:
         return git(root, "rev-parse", "--is-inside-work-tree") == "true"
-    except TrackingError as error:
-        if "not a git repository" in str(error):
-            return False
-        raise
+    except NoRepository:
+        return False
 
 
 def head(root: Path) -> str | None:

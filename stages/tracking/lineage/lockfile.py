@@ -74,7 +74,7 @@ def parse_lock(text: bytes, name: str = LOCK_FILE) -> Mapping[str, StageRecord]:
         raw = parse_yaml(text.decode("utf-8"), name)
         return {stage: _record(stage, entry) for stage, entry in ((raw or {}).get("stages") or {}).items()}
     except MergeConflict as error:
-        raise TrackingError(str(error)) from error
+        raise TrackingError.from_error(error) from error
     except (YamlError, UnicodeDecodeError, KeyError, TypeError, AttributeError) as error:
         raise TrackingError(
             name, f"not a dvc.lock ({error})", "restore it from git: git checkout -- dvc.lock, then dvc repro"

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
-from stages.errors import remedy_of
+from stages.errors import fault_of
 from stages.runtime.plain import one_line, redacted
 from stages.tracking.lineage.uri import TrackingError
 
@@ -120,14 +120,13 @@ def remote_errors(name: str | None, what: str) -> Iterator[None]:
 def remote_error(name: str | None, what: str, error: BaseException) -> TrackingError:
     """Describe ``error`` in one sentence, without passwords and keys."""
     message = one_line(redacted(str(error).strip() or type(error).__name__))
+    place = f"DVC remote {remote_label(name)}"
     # A full disk or a read-only file system: of this machine, or of a remote that is a folder.
-    if isinstance(error, OSError) and error.errno in _OF_DISK and (remedy_of_disk := remedy_of(error)) is not None:
-        return TrackingError(f"DVC remote {remote_label(name)}: {what}: {one_line(redacted(remedy_of_disk))}")
+    if isinstance(error, OSError) and error.errno in _OF_DISK and (fault := fault_of(error)) is not None:
+        return TrackingError(place, f"{what}: {one_line(redacted(fault.problem))}", fault.remedy)
     remedy = _remedy(error) or "check that it is reachable and writable"
-    return TrackingError(
-        f"DVC remote {remote_label(name)}: {what}: {message};"
-        f" {remedy.format(name=remote_label(name, quoted=False), variable=REMOTE_VARIABLE)}"
-    )
+    remedy = remedy.format(name=remote_label(name, quoted=False), variable=REMOTE_VARIABLE)
+    return TrackingError(place, f"{what}: {message}", remedy)
 
 
 def remote_label(name: str | None, quoted: bool = True) -> str:
@@ -224,8 +223,9 @@ def within(seconds: float, do: Callable[[], None], name: str | None) -> None:
     thread.join(seconds)
     if thread.is_alive():
         raise TrackingError(
-            f"DVC remote {remote_label(name)}: no answer within {seconds:g} s;"
-            f" {_ADDRESS.format(name=remote_label(name, quoted=False))}"
+            f"DVC remote {remote_label(name)}",
+            f"no answer within {seconds:g} s",
+            _ADDRESS.format(name=remote_label(name, quoted=False)),
         )
     if raised:
         raise raised[0]

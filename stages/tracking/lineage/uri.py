@@ -223,7 +223,7 @@ def _ask(uri: str, timeout_s: float) -> None:
 
 
 def _failure(uri: str, what: str, remedy: str, kind: type[TrackingError] = TrackingError) -> TrackingError:
-    return kind(f"MLFLOW_TRACKING_URI: {display_uri(uri)}: {what}; {remedy}")
+    return kind("MLFLOW_TRACKING_URI", f"{display_uri(uri)}: {what}", remedy)
 
 
 def _check_http(uri: str, timeout_s: float) -> None:

@@ -132,8 +132,9 @@ def origin_needs(root: Path) -> list[Need]:
                 git(root, "cat-file", "-e", f"{commit}^{{tree}}")
             except TrackingError as error:
                 raise TrackingError(
-                    f"git remote {remote}: {one_line(name)} was not fetched, and may need what would be freed; do: git"
-                    f" fetch {remote} '+refs/heads/*:refs/remotes/" + remote + "/*' --tags"
+                    f"git remote {remote}",
+                    f"{one_line(name)} was not fetched, and may need what would be freed",
+                    f"do: git fetch {remote} '+refs/heads/*:refs/remotes/{remote}/*' --tags",
                 ) from error
             needs.append(_at(root, commit, blobs, f"{remote} {name}"))
     return needs

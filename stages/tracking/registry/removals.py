@@ -175,8 +175,9 @@ def removed_videos(client: MlflowClient, params: Params) -> list[ExcludedVideo]:
             video = ExcludedVideo.model_validate_json(text)
         except ValidationError as error:
             raise TrackingError(
-                f"{params.gate.registered_model}: a tag {NOTED}… is not a removed video ({error.errors()[0]['msg']});"
-                " delete that tag and remove the video again: vidbridge data remove"
+                params.gate.registered_model,
+                f"a tag {NOTED}… is not a removed video ({error.errors()[0]['msg']})",
+                "delete that tag and remove the video again: vidbridge data remove",
             ) from error
         videos.setdefault(_key(video), video)
     return list(videos.values())

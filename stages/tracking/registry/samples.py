@@ -51,7 +51,10 @@ def compare_versions(
     try:
         return compare(ours, theirs, confidence=confidence)
     except ValueError as error:
-        raise TrackingError(f"{after.model}: versions {after.number} and {before.number}: {error}") from error
+        remedy = "score both on the same samples: check out the newer one's runs/ branch and type vidbridge promote"
+        raise TrackingError(
+            f"{after.model}: versions {after.number} and {before.number}", str(error), remedy
+        ) from error
 
 
 def read_samples(client: MlflowClient, content: ContentStore, version: Version, digest: str) -> list[SampleScore]:
@@ -91,8 +94,9 @@ def _location(version: Version, digest: str) -> dict[str, str]:
     location = version.samples_under(digest)
     if location is None:
         raise TrackingError(
-            f"{version.model} version {version.number}: its scores by sample under evaluation {digest} were not kept;"
-            " run vidbridge register where its dvc.lock is checked out"
+            f"{version.model} version {version.number}",
+            f"its scores by sample under evaluation {digest} were not kept",
+            "run vidbridge register where its dvc.lock is checked out",
         )
     return location
 

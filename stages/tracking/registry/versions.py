@@ -82,8 +82,9 @@ class Version:
             first = error.errors(include_url=False, include_input=False)[0]
             field = ".".join(map(str, first["loc"]))
             raise TrackingError(
-                f"{self.model} version {self.number}: tag {TAG}{name}: {field + ': ' if field else ''}{first['msg']};"
-                " delete the version and run vidbridge register where its dvc.lock is checked out, or take another one"
+                f"{self.model} version {self.number}",
+                f"tag {TAG}{name}: {field + ': ' if field else ''}{first['msg']}",
+                "delete the version and run vidbridge register where its dvc.lock is checked out, or take another one",
             ) from error
 
     @property

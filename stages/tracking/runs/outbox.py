@@ -11,11 +11,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stages.errors import VidbridgeError
 from stages.runtime.liveness import beat_every_s, lost_after_s
 from stages.runtime.paths import UNSENT
 from stages.runtime.plain import one_line, redacted
-from stages.tracking.lineage.uri import display_uri, tracking_uri
+from stages.tracking.lineage.uri import TrackingError, display_uri, tracking_uri
 from stages.tracking.runs.heartbeats import COUNT_TAG, LOST_TAG
 from stages.tracking.runs.store import is_away, is_denied
 
@@ -37,7 +36,7 @@ _NO_RUN = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
 Entry = Sequence[Any]
 
 
-class ArtifactStoreError(VidbridgeError, RuntimeError):
+class ArtifactStoreError(TrackingError):
     """The store of a run's files, which may differ from that of its metrics, refuses one."""
 
 
@@ -298,7 +297,9 @@ def _send(client: MlflowClient, run_id: str, batch: Sequence[Entry]) -> None:
         try:
             client.log_text(run_id, content, file)
         except Exception as error:  # the type depends on the store: a folder, a server, S3, …
-            raise ArtifactStoreError(f"artifact {file}: {type(error).__name__}: {error}") from error
+            raise ArtifactStoreError(
+                f"artifact {file}", f"{type(error).__name__}: {error}", "see that the store of artifacts can be written"
+            ) from error
         return
     client.log_batch(
         run_id,

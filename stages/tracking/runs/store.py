@@ -89,7 +89,11 @@ def open_client(root: Path, wait_s: float = 0.0) -> MlflowClient:
             # Runs and model versions share one store, whatever else the environment says.
             return MlflowClient(tracking_uri=uri, registry_uri=uri)
     except MlflowException as error:
-        raise TrackingError(f"MLflow store {display_uri(uri)}: {error}") from error
+        raise TrackingError(
+            f"MLflow store {display_uri(uri)}",
+            one_line(redacted(error)),
+            "correct MLFLOW_TRACKING_URI, or upgrade its database",
+        ) from error
     except SQLAlchemyError as error:
         message = one_line(redacted(str(getattr(error, "orig", None) or error).strip()))
         raise TrackingError(
@@ -129,7 +133,6 @@ def store_error(what: str, error: Exception, rights: str, otherwise: str = "") -
     ``what``: the operation; ``rights``: those it requires, such as "EDIT on the registered model
     NAME"; ``otherwise``: the remedy if the store is away or refuses for another reason.
     """
-    tail = f"; {otherwise}" if otherwise else ""
     if getattr(error, "error_code", None) in ("UNAUTHENTICATED", "CUSTOMER_UNAUTHORIZED"):
         return TrackingError(
             what,
@@ -143,7 +146,8 @@ def store_error(what: str, error: Exception, rights: str, otherwise: str = "") -
             what, f"no permission: {who} may not", f"ask who owns it, or administers the server, for {rights}"
         )
     message = one_line(redacted(error))
-    return TrackingError(f"{what}: the store {'stopped answering' if is_away(error) else 'refused'}: {message}{tail}")
+    outcome = "stopped answering" if is_away(error) else "refused"
+    return TrackingError(what, f"the store {outcome}: {message}", otherwise)
 
 
 def _write_ahead(database: Path) -> None:

@@ -19,7 +19,7 @@ import pytest
 from stages.domain.core.frames import Fit
 from stages.domain.core.records import Clip, Sample, Segment, Span, Timeline
 from stages.domain.core.timeline import interleave, mask, plain
-from stages.lib.rows.samples import InputError
+from stages.errors import InputError
 from stages.lib.video import loader as edits
 from stages.lib.video.encoder import encode
 from stages.lib.video.loader import FrameLoader

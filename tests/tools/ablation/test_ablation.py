@@ -15,9 +15,9 @@ from scipy import stats
 from flows.params_file.recipes import smoke_version
 from stages.domain.core.digest import digest
 from stages.domain.core.records import Score, TaskName
+from stages.errors import InputError
 from stages.lib.evaluation.results import PolicyScores
 from stages.lib.rows.jsonl import write_json, write_record, write_rows
-from stages.lib.rows.samples import InputError
 from stages.params import GrpoRow, Params, ParamsError, load_params, parse_params
 from stages.tools.ablation.grid import IDENTITY_FILE, Results, figure, markdown, read_grid, start_of, variant_params
 from stages.tools.ablation.seeds import PolicyPair, over_seeds, pooled_gain

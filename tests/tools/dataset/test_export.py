@@ -17,8 +17,9 @@ import yaml
 
 from stages.domain.core.records import SPLITS, Sample
 from stages.domain.core.timeline import sample_indices
+from stages.errors import InputError
 from stages.lib.rows.jsonl import read_rows
-from stages.lib.rows.samples import InputError, load_clips
+from stages.lib.rows.samples import load_clips
 from stages.lib.video.encoder import ffmpeg_binary
 from stages.lib.video.loader import FrameLoader
 from stages.lib.video.probe import probe

@@ -16,9 +16,9 @@ import yaml
 
 from stages.domain.rl.gauges import GAUGES
 from stages.domain.statistics.bootstrap import Interval
+from stages.errors import InputError
 from stages.lib.evaluation.results import SummaryMetrics
 from stages.lib.rows.jsonl import read_json, read_record
-from stages.lib.rows.samples import InputError
 from stages.pages.render import template_text
 from stages.params import load_params
 from stages.runtime import paths

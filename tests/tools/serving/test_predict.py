@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from stages.lib.rows.samples import InputError
+from stages.errors import InputError
 from stages.lib.video.errors import VideoError
 from stages.params import load_params
 from stages.runtime import paths

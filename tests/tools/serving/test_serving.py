@@ -16,8 +16,8 @@ import pytest
 import yaml
 
 from stages.domain.core.frames import Frames
+from stages.errors import InputError
 from stages.lib.inference.generate import generate
-from stages.lib.rows.samples import InputError
 from stages.lib.video.loader import load_video
 from stages.params import load_params
 from stages.runtime.workers import IsolatedWorker

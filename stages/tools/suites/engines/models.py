@@ -84,7 +84,7 @@ def select_model(session: Session, params: Params, which: str, revision: str | N
         try:
             parse_named(which)
         except TrackingError as error:
-            raise EngineError(f"--model: {error}") from error
+            raise EngineError.from_error(error, within="--model") from error
         return _of_registry(session, params, which)
     if _HUB_ID.fullmatch(which):
         return _of_hub(params, which, revision)
@@ -164,8 +164,9 @@ def check_folder(folder: Path, name: str) -> None:
         lacks = "tokenizer_config.json"
     if lacks is not None:
         raise EngineError(
-            f"--model: {name}: a checkpoint without a processor ({lacks} is missing), so it cannot be shown a video;"
-            f" {_REMEDY}"
+            f"--model: {name}",
+            f"a checkpoint without a processor ({lacks} is missing), so it cannot be shown a video",
+            _REMEDY,
         )
 
 
@@ -182,7 +183,7 @@ def _load_folder(folder: Path, precision: Precision, name: str) -> tuple[PreTrai
     from stages.lib.models.load import load_model
 
     if fault := fault_of_files(folder):
-        raise EngineError(f"--model: {name}: {fault}")
+        raise EngineError("--model", f"{name}: {fault.problem}", fault.remedy)
     processor: Any
     try:
         model, processor = load_model(folder, precision)
@@ -212,9 +213,8 @@ def _load_hub(name: str, revision: str, precision: Precision, pixels: int) -> tu
         return load_pretrained(name, revision, precision, pixels)
     except ModelUnavailableError as error:
         # Its message refers to params.yaml, which does not name this model.
-        raise EngineError(
-            str(error).replace("model.name:", "--model:").replace("model.revision", "--revision")
-        ) from error
+        problem = error.problem.replace("model.revision", "--revision")
+        raise EngineError("--model", problem, error.remedy) from error
 
 
 def _content(folder: Path) -> str:

@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple
 
 from stages.domain.core.digest import digest
 from stages.domain.core.frames import Frames, blank, shuffled
-from stages.errors import VidbridgeError
+from stages.errors import EndpointError
 
 #: View of a video: as it is, all black, or with its frames in another order.
 View = Literal["video", "blank", "shuffled"]
@@ -40,7 +40,7 @@ Load = Callable[[str], Frames]
 OnAnswers = Callable[[Sequence[Answer]], None]
 
 
-class EngineError(VidbridgeError, RuntimeError):
+class EngineError(EndpointError, RuntimeError):
     """A model cannot be queried, or answers on disk cannot be resumed; the message has the
     remedy."""
 

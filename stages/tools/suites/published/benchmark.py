@@ -11,11 +11,11 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from stages.domain.core.prompts import PromptTexts
 from stages.domain.core.records import Exact, Record, Reject
-from stages.errors import VidbridgeError
+from stages.errors import InputError
 from stages.tools.suites.asked_of_judges import Examiner
 
 
-class SuiteError(VidbridgeError, ValueError):
+class SuiteError(InputError, ValueError):
     """Annotations or predictions cannot be scored; the message has file, field, value and
     remedy."""
 

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from stages.domain.core.records import Reject
+from stages.errors import Fault
 from stages.runtime.plain import not_json
 from stages.tools.suites.published.benchmark import AnnotationError, Item, Questions
 
@@ -34,7 +35,7 @@ class Raw(NamedTuple):
 class Unreadable(NamedTuple):
     """Placeholder for the value of an unreadable entry."""
 
-    why: str
+    fault: Fault
 
 
 def rows(path: Path, names: tuple[str, ...]) -> list[Raw]:
@@ -58,7 +59,7 @@ def parse_row(kind: type[Row], raw: Raw) -> Row:
             the entry's fields.
     """
     if isinstance(raw.value, Unreadable):
-        raise AnnotationError(f"annotations: {raw.value.why}")
+        raise AnnotationError("annotations", *raw.value.fault)
     try:
         return kind.model_validate(raw.value)
     except ValidationError as error:
@@ -104,9 +105,7 @@ def collect_questions(
             items = list(items_of(raw))
         except AnnotationError as error:
             first, faulty = first or error, faulty + 1
-            set_aside.append(
-                Reject(item=raw.where, reason="unusable-row", detail=str(error).removeprefix("annotations: "))
-            )
+            set_aside.append(Reject(item=raw.where, reason="unusable-row", detail=f"{error.problem}; {error.remedy}"))
             if (item_id := id_of(raw)) is not None:
                 not_asked.add(item_id)
             continue
@@ -120,7 +119,7 @@ def collect_questions(
             set_aside.append(Reject(item=raw.where, reason="repeated-id", detail=detail))
     if first is not None and 2 * faulty > entries:
         others = f" (and {faulty - 1:,} more of {entries:,} rows are at fault)" if faulty > 1 else ""
-        raise AnnotationError(f"{first}{others}") from first
+        raise AnnotationError.from_error(first, remedy=f"{first.remedy}{others}") from first
     return Questions(
         tuple(item for _, item in first_of.values()), tuple(set_aside), frozenset(not_asked - first_of.keys())
     )
@@ -219,7 +218,7 @@ def _json_lines(file: Path, text: str) -> list[Any]:
             try:
                 values.append(json.loads(line))
             except (ValueError, RecursionError) as error:
-                values.append(Unreadable(f"{file.name}:{number}: {not_json(error)}; download it again"))
+                values.append(Unreadable(Fault(f"{file.name}:{number}: {not_json(error)}", "download it again")))
     return values
 
 

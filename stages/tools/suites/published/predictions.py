@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from stages.errors import Fault
 from stages.runtime.plain import not_json
 from stages.tools.suites.published.benchmark import PredictionError, Questions
 from stages.tools.suites.published.files import display_value
@@ -46,7 +47,7 @@ def read_predictions(file: Path, questions: Questions[Any]) -> Predictions:
         ) from error
     items = questions.items
     allowed = {item.item_id for item in items} | questions.not_asked
-    faults: defaultdict[str, list[str]] = defaultdict(list)
+    faults: defaultdict[str, list[PredictionError]] = defaultdict(list)
     replies: dict[str, str] = {}
     at: dict[str, int] = {}
     for number, line in enumerate(text.split("\n"), start=1):
@@ -56,28 +57,22 @@ def read_predictions(file: Path, questions: Questions[Any]) -> Predictions:
         if reply_of is not None:
             item_id, reply = reply_of
             if item_id in at:
-                fault = (
-                    "duplicate",
-                    f"id: {display_value(item_id)} is in line {at[item_id]} too; keep one reply per question",
-                )
+                problem = f"id: {display_value(item_id)} is in line {at[item_id]} too"
+                fault = ("duplicate", Fault(problem, "keep one reply per question"))
             elif item_id not in allowed:
-                example = items[0].item_id
-                fault = (
-                    "unknown",
-                    f"id: {display_value(item_id)} is not a question of these annotations; ids are written like"
-                    f" {example!r}",
-                )
+                problem = f"id: {display_value(item_id)} is not a question of these annotations"
+                fault = ("unknown", Fault(problem, f"ids are written like {items[0].item_id!r}"))
             else:
                 replies[item_id] = reply
             at.setdefault(item_id, number)
         if fault is not None:
-            faults[fault[0]].append(f"{file.name}:{number}: {fault[1]}")
+            faults[fault[0]].append(PredictionError(f"{file.name}:{number}", *fault[1]))
     if faults:
-        lines = [
-            messages[0] + (f" (and {len(messages) - 1:,} more such lines)" if len(messages) > 1 else "")
-            for messages in faults.values()
-        ]
-        raise PredictionError("predictions: nothing was scored\n  " + "\n  ".join(lines))
+        refused = [PredictionError("predictions", "nothing was scored", "correct these lines")]
+        for first, *others in faults.values():
+            more = f" (and {len(others):,} more such lines)" if others else ""
+            refused.append(PredictionError.from_error(first, remedy=f"{first.remedy}{more}"))
+        raise PredictionError.joined(refused)
     not_scored = tuple(item_id for item_id in replies if item_id in questions.not_asked)
     empty = tuple(item.item_id for item in items if item.item_id in replies and not replies[item.item_id].strip())
     if len(empty) == len(replies) - len(not_scored):
@@ -91,23 +86,25 @@ def read_predictions(file: Path, questions: Questions[Any]) -> Predictions:
     )
 
 
-def _read(line: str) -> tuple[tuple[str, str] | None, tuple[str, str] | None]:
-    """Parse a line. Returns its id and reply, or the kind and the message of its fault."""
+def _read(line: str) -> tuple[tuple[str, Fault] | None, tuple[str, str] | None]:
+    """Parse a line. Returns its id and reply, or the kind of its fault and the fault."""
     try:
         row = json.loads(line)
     except (ValueError, RecursionError) as error:
-        return ("json", f"{not_json(error)}; write {_FORM}"), None
+        return ("json", Fault(not_json(error), f"write {_FORM}")), None
     if not isinstance(row, dict):
-        return ("object", f"{display_value(row)} is not an object; write {_FORM}"), None
+        return ("object", Fault(f"{display_value(row)} is not an object", f"write {_FORM}")), None
     for field in ("id", "reply"):
         if field not in row:
-            return (
-                f"no {field}",
-                f"{field}: missing; the line has {', '.join(list(row)[:8]) or 'nothing'}; write {_FORM}",
-            ), None
+            has = ", ".join(list(row)[:8]) or "nothing"
+            return (f"no {field}", Fault(f"{field}: missing; the line has {has}", f"write {_FORM}")), None
         if not isinstance(row[field], str):
-            return (f"{field} type", f"{field}: {display_value(row[field])} is not text; write it in quotes"), None
+            problem = f"{field}: {display_value(row[field])} is not text"
+            return (f"{field} type", Fault(problem, "write it in quotes")), None
     if len(row["reply"]) > MAX_CHARACTERS:
         length = f"{len(row['reply']):,} characters, at most {MAX_CHARACTERS:,} are read"
-        return ("enormous", f"reply: {length}; pass the model's answer alone, cut off at its token limit"), None
+        return (
+            "enormous",
+            Fault(f"reply: {length}", "pass the model's answer alone, cut off at its token limit"),
+        ), None
     return None, (row["id"], row["reply"])
