@@ -19,7 +19,7 @@ from tests.support.checkout import ROOT
 BASE = ("stages.errors", "VidbridgeError")
 FAULT = ("stages.errors", "Fault")
 #: Module and field of messages without a remedy of ours, each with the reason.
-WITHOUT_REMEDY: dict[tuple[str, tuple[str, ...]], str] = {}
+WITHOUT_REMEDY = {("stages.tracking.lineage.git", ("git {arguments[0]} in {root}",)): "git says it in its own words"}
 
 
 @cache

@@ -287,7 +287,9 @@ def parse_params(raw: object, name: str = "params") -> Params:
     except ValidationError as error:
         errors = [ParamsError(": ".join([name, *_field(e, raw)]), *_fault(e)) for e in error.errors()]
         if len(errors) > _MOST_ERRORS:
-            errors[_MOST_ERRORS:] = [ParamsError(name, f"and {len(errors) - _MOST_ERRORS:,} more like these", "")]
+            errors[_MOST_ERRORS:] = [
+                ParamsError(name, f"and {len(errors) - _MOST_ERRORS:,} more like these", "correct these first")
+            ]
         raise ParamsError.joined(errors) from error
 
 

@@ -52,9 +52,7 @@ def compare_versions(
         return compare(ours, theirs, confidence=confidence)
     except ValueError as error:
         remedy = "score both on the same samples: check out the newer one's runs/ branch and type vidbridge promote"
-        raise TrackingError(
-            f"{after.model}: versions {after.number} and {before.number}", str(error), remedy
-        ) from error
+        raise TrackingError(f"{after.model} versions {after.number} and {before.number}", str(error), remedy) from error
 
 
 def read_samples(client: MlflowClient, content: ContentStore, version: Version, digest: str) -> list[SampleScore]:

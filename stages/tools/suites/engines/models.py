@@ -164,8 +164,8 @@ def check_folder(folder: Path, name: str) -> None:
         lacks = "tokenizer_config.json"
     if lacks is not None:
         raise EngineError(
-            f"--model: {name}",
-            f"a checkpoint without a processor ({lacks} is missing), so it cannot be shown a video",
+            "--model",
+            f"{name}: a checkpoint without a processor ({lacks} is missing), so it cannot be shown a video",
             _REMEDY,
         )
 
