@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 
-from flows.housekeeping.gc import GcOptions, gc
+from flows.housekeeping.gc import gc
+from flows.housekeeping.gc_options import GcOptions
 from flows.housekeeping.removal import remove
 from stages.params import load_params
 from stages.tracking.gate.promote import complete_pending_move
