@@ -8,25 +8,16 @@ from pathlib import Path
 from flows.errors import FlowError, UsageError
 from flows.housekeeping.findings import Findings, Row, leftover_rows, place_rows, version_rows
 from flows.housekeeping.gc_options import GcOptions
-from flows.housekeeping.given_up import intact_versions, registry_needs, unmark, verify_versions, weights_exist
+from flows.housekeeping.given_up import intact_versions, read_registry, unmark, verify_versions, weights_exist
 from flows.housekeeping.holdings import Judge, Place, Verdicts, inventory, own_oids, spent_elsewhere, spent_entries
 from flows.housekeeping.leftovers import leftovers
+from flows.housekeeping.needs import ALIASES, Lists, Need
+from flows.housekeeping.project_needs import clones, history_oids, origin_needs, project_needs
+from flows.housekeeping.registry_needs import Standing, own_models, registry
 from flows.repro.registered import other_store
 from stages.runtime.plain import one_line, redacted
 from stages.tracking.lineage.cache import ContentStore
 from stages.tracking.lineage.uri import TrackingError, display_uri, sqlite_path, tracking_uri
-from stages.tracking.registry.needed import (
-    ALIASES,
-    Lists,
-    Need,
-    Standing,
-    clones,
-    history_oids,
-    origin_needs,
-    own_models,
-    project_needs,
-    registry,
-)
 from stages.tracking.runs.store import open_client
 from stages.tracking.session import Session
 
@@ -62,7 +53,7 @@ def examine(session: Session, order: GcOptions, marked: list[Standing], *, yes: 
     if order.remote or order.versions or cache.shared:
         needs += origin_needs(root)
     refs = frozenset(oid for need in needs for oid in need.oids)
-    needed_by_registry = registry_needs(
+    needed_by_registry = read_registry(
         session, refs, order, notes, marked, partial(weights_exist, content, lists), yes=yes
     )
     if needed_by_registry is not None and (order.remote or order.versions or cache.shared):

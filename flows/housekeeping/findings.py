@@ -10,7 +10,7 @@ from typing import Any
 from flows.housekeeping.gc_options import GcOptions
 from flows.housekeeping.holdings import NOBODY, Held, Place, Verdicts, bytes_of
 from flows.housekeeping.leftovers import Leftover
-from stages.tracking.registry.needed import Registry, Standing
+from flows.housekeeping.registry_needs import Registry, Standing
 
 
 @dataclass(frozen=True)

@@ -20,12 +20,13 @@ from flows.housekeeping.findings import Findings
 from flows.housekeeping.gc_options import KEEP_DAYS, GcOptions
 from flows.housekeeping.given_up import unmark
 from flows.housekeeping.holdings import forget_index, remove, remove_files
+from flows.housekeeping.project_needs import clones
+from flows.housekeeping.registry_needs import Standing
 from flows.processes.locks import only_run
 from stages.runtime import lease
 from stages.runtime import paths as layout
 from stages.runtime.plain import one_line
 from stages.tracking.lineage.cache import ContentStore
-from stages.tracking.registry.needed import Standing, clones
 from stages.tracking.session import Session
 
 

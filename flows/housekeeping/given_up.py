@@ -10,10 +10,11 @@ from typing import Any
 
 from flows.errors import UsageError
 from flows.housekeeping.gc_options import GcOptions
+from flows.housekeeping.needs import Lists, Need
+from flows.housekeeping.registry_needs import Registry, Standing, oids_of, own_models, registry
 from stages.runtime.plain import one_line, redacted
 from stages.tracking.lineage.cache import ContentStore
 from stages.tracking.lineage.uri import TrackingError, display_uri, sqlite_path, tracking_uri
-from stages.tracking.registry.needed import Lists, Need, Registry, Standing, oids_of, own_models, registry
 from stages.tracking.registry.versions import Version
 from stages.tracking.runs.run import TAG
 from stages.tracking.runs.store import retry_on_conflict
@@ -22,7 +23,7 @@ from stages.tracking.session import Session
 FREED = TAG + "freed"
 
 
-def registry_needs(
+def read_registry(
     session: Session,
     refs: frozenset[str],
     order: GcOptions,
