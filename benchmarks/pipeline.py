@@ -45,7 +45,7 @@ def registration(root: Path) -> tuple[int, float]:
     code = f"""
 import time
 from pathlib import Path
-from stages.tracking.lineage.cache import open_content
+from stages.tracking.lineage.opening import open_content
 from stages.tracking.registry.register import register
 from stages.tracking.session import Session
 from stages.tracking.runs.store import open_client

@@ -28,7 +28,9 @@ from stages.errors import VidbridgeError
 from stages.runtime.paths import SAMPLE_SCORES_FILE, SCORES_FILE
 from stages.runtime.plain import fit, one_line
 from stages.tracking.gate import promote as gate
+from stages.tracking.gate.access import check_rights
 from stages.tracking.gate.promote import Promotion
+from stages.tracking.gate.rescore import add_scores, champion_to_rescore
 from stages.tracking.registry.versions import Version, load_version
 from stages.tracking.session import Session
 
@@ -74,7 +76,7 @@ def rescore_champion(session: Session, version: str | None, log: Callable[[str],
         TrackingError: the store does not answer, or the present state is not the one the candidate
             was scored in.
     """
-    if (found := gate.champion_to_rescore(session, version)) is None:
+    if (found := champion_to_rescore(session, version)) is None:
         return
     champion, digest = found
     log(f"the champion, version {champion.number}, was scored under another evaluation; scoring it under {digest}")
@@ -101,7 +103,7 @@ def rescore(session: Session, version: Version, digest: str, log: Callable[[str]
     """
     root = session.root
     with only_run(root), tempfile.TemporaryDirectory(prefix="vidbridge-") as place:
-        gate.check_rights(session)
+        check_rights(session)
         folder = load_version(root, version)
         command = [sys.executable, "-m", "stages", "rescore", f"version-{version.number}", str(folder), place]
         status = stream(command, root, stage_environment(root), log)
@@ -114,4 +116,4 @@ def rescore(session: Session, version: Version, digest: str, log: Callable[[str]
         table, samples = (
             (Path(place) / name).read_text(encoding="utf-8") for name in (SCORES_FILE, SAMPLE_SCORES_FILE)
         )
-        gate.add_scores(session, version, digest, table, samples)
+        add_scores(session, version, digest, table, samples)

@@ -54,8 +54,9 @@ def deploy(
     """
     root = app.root()
     from flows.deployments import deploy as deploying
+    from flows.deployments.options import deployment_request
 
-    order, notes = deploying.deployment_request(
+    order, notes = deployment_request(
         root,
         cron=cron or None,
         timezone=timezone,

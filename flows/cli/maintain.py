@@ -44,8 +44,9 @@ def collect_garbage(
     Example: vidbridge gc --remote --versions --yes
     """
     from flows.housekeeping import gc
+    from flows.housekeeping.gc_options import GcOptions
 
-    order = gc.GcOptions(remote, versions, keep_days, tuple(path.expanduser().resolve() for path in also or ()))
+    order = GcOptions(remote, versions, keep_days, tuple(path.expanduser().resolve() for path in also or ()))
     gc.gc(app.root(), order, yes=yes, as_json=as_json)
 
 

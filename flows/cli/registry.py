@@ -63,7 +63,7 @@ def promote(
     from flows.processes import prefect_server
     from flows.repro import preflight, registered
     from stages.runtime import paths
-    from stages.tracking.gate import promote as gate
+    from stages.tracking.gate.access import check_rights
     from stages.tracking.gate.promote import Promotion
     from stages.tracking.registry.versions import CANDIDATE, find_version
 
@@ -72,7 +72,7 @@ def promote(
     # Before a server is started for it: the answer to a version that is not there takes a second,
     # and so does that to who may not.
     find_version(session.client, session.params.gate.registered_model, version or CANDIDATE)
-    gate.check_rights(session)
+    check_rights(session)
     preflight.check_prefect()
     with prefect_server.starting(root) as starting:
         # This import takes as long as the server's start: they go on side by side.

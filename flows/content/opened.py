@@ -14,7 +14,8 @@ from flows.processes import verbosity
 from stages.params import ParamsError, load_params
 from stages.runtime import paths
 from stages.runtime.plain import one_line
-from stages.tracking.lineage.cache import ContentStore, open_content
+from stages.tracking.lineage.cache import ContentStore
+from stages.tracking.lineage.opening import open_content
 
 _PATH_CHARACTERS = 300
 

@@ -18,7 +18,7 @@ from prefect.client.schemas.objects import WorkPool
 from prefect.client.schemas.responses import DeploymentResponse
 from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
 
-from flows.deployments.deploy import PausedState
+from flows.deployments.prefect_file import PausedState
 from flows.errors import FlowError, UsageError
 from stages.runtime.plain import one_line, redacted
 

@@ -12,20 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from flows.errors import FlowError
+from flows.housekeeping.needs import MANIFESTS, REFS, REGISTERED, Lists, Need
+from flows.housekeeping.registry_needs import Standing, named_oids, oids_of
 from stages.runtime.bounded_yaml import YamlError, parse_yaml
 from stages.runtime.plain import redacted
 from stages.tracking.lineage.cache import ContentStore
 from stages.tracking.lineage.listing import is_hash
-from stages.tracking.registry.needed import (
-    MANIFESTS,
-    REFS,
-    REGISTERED,
-    Lists,
-    Need,
-    Standing,
-    named_oids,
-    oids_of,
-)
 
 NOBODY = "nobody needs it"
 NOT_OURS = "shared, and nothing says that it is this project's"

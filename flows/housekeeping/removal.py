@@ -14,6 +14,8 @@ from rich.text import Text
 
 from flows.console import show
 from flows.errors import FlowError
+from flows.housekeeping.project_needs import clips_of_refs
+from flows.housekeeping.registry_needs import own_models
 from flows.processes.locks import only_run
 from flows.repro.plan import stage_graph
 from flows.repro.registered import other_store
@@ -24,7 +26,6 @@ from stages.runtime.plain import one_line
 from stages.tools.dataset.excluded import with_excluded
 from stages.tools.dataset.remove import Samples, Video, find, samples_showing
 from stages.tracking.lineage.uri import TrackingError, display_uri, sqlite_path, tracking_uri
-from stages.tracking.registry.needed import clips_of_refs, own_models
 from stages.tracking.registry.removals import REMOVED, Manifests, Seen, forget_note, holds, note, seen, tag_value
 from stages.tracking.registry.versions import Version, all_versions, registered_models
 from stages.tracking.runs.store import retry_on_conflict

@@ -235,7 +235,7 @@ def _remote(root: Path) -> Finding:
     )
     if not name:
         return Finding("DVC remote", "warn", "none", "versions load on this machine only; dvc remote add -d NAME URL")
-    # As stages.tracking.lineage.cache takes it: a URL or a path may stand there as well as a name.
+    # As stages.tracking.lineage.opening takes it: a URL or a path may be there as well as a name.
     is_url = "/" in name
     url = name if is_url else _run(sys.executable, "-m", "dvc", "--cd", str(root), "config", f"remote.{name}.url")
     name = "VIDBRIDGE_DVC_REMOTE" if is_url else name

@@ -227,7 +227,7 @@ def share_storage(home: Path | None, root: Path, cache: Path | None = None) -> b
                 local["cache"]["dir"] = str(cache)
         merged = Config(str(target))
     except ConfigError as error:
-        raise FlowError(str(target), error, "correct it: dvc config --list") from error
+        raise FlowError(str(target), str(error), "correct it: dvc config --list") from error
     name = merged["core"].get("remote")
     url = merged["remote"].get(name, {}).get("url") if name else None
     if os.environ.get("VIDBRIDGE_DVC_REMOTE"):

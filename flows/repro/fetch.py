@@ -12,9 +12,10 @@ from flows.content import remote as remotes
 from flows.content import run_cache
 from flows.repro.steps import PlanStep
 from stages.runtime.plain import one_line
-from stages.tracking.lineage.cache import ContentStore, MissingContent
+from stages.tracking.lineage.cache import ContentStore
 from stages.tracking.lineage.listing import ListError
 from stages.tracking.lineage.remote import remote_error
+from stages.tracking.lineage.transfer import MissingContent
 from stages.tracking.lineage.uri import TrackingError
 
 #: Files requested together; progress is logged after each such part.

@@ -193,7 +193,7 @@ def remote_problems(root: Path) -> list[VidbridgeError]:
     """Reasons why outputs cannot be pushed to the DVC remote, if there is one: each registration
     pushes.
     """
-    from stages.tracking.lineage.cache import open_content
+    from stages.tracking.lineage.opening import open_content
 
     try:
         with open_content(root) as content:

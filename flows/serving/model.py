@@ -19,10 +19,10 @@ from pathlib import Path
 import psutil
 
 from flows.console import champion, show
-from flows.deployments.deploy import until_interrupted
 from flows.errors import FlowError, UsageError
 from flows.processes.addresses import Address, listening_address
 from flows.processes.environment import stage_environment, state
+from flows.processes.foreground import until_interrupted
 from flows.processes.guard import GRACE_S
 from flows.processes.logs import ServerLog
 from flows.processes.stream import guarded

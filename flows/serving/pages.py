@@ -15,10 +15,11 @@ from urllib.parse import quote, urlencode
 import typer
 
 from flows.console import show
-from flows.deployments.deploy import login_instructions, until_interrupted
+from flows.deployments.deploy import login_instructions
 from flows.errors import FlowError, UsageError
 from flows.processes import door, prefect_server
 from flows.processes.environment import state
+from flows.processes.foreground import until_interrupted
 from flows.processes.keys import own_key, private_folder
 from stages.params import ParamsError, load_params
 from stages.runtime import paths

@@ -18,8 +18,9 @@ from typing import Any
 
 from stages.params import Params
 from stages.runtime import paths
-from stages.tracking.lineage.cache import ContentStore, parse_source
+from stages.tracking.lineage.cache import ContentStore
 from stages.tracking.lineage.lockfile import read_lock
+from stages.tracking.lineage.source import parse_source
 from stages.tracking.lineage.uri import TrackingError
 from stages.tracking.registry.versions import CANDIDATE, CHAMPION, Version, all_versions
 from stages.tracking.session import Session

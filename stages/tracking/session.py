@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Self
 
 from stages.params import Params, load_params
 from stages.runtime import paths
-from stages.tracking.lineage.cache import ContentStore, open_content
+from stages.tracking.lineage.cache import ContentStore
 from stages.tracking.lineage.cache_folder import is_cache
+from stages.tracking.lineage.opening import open_content
 from stages.tracking.lineage.uri import TrackingError, patience_of_run_s
 from stages.tracking.runs.store import open_client
 
@@ -88,7 +89,7 @@ class Session:
     @property
     def content(self) -> ContentStore:
         """DVC's objects: the cache, then the remote
-        (:func:`stages.tracking.lineage.cache.open_content`). Opening takes a second.
+        (:func:`stages.tracking.lineage.opening.open_content`). Opening takes a second.
 
         Raises:
             TrackingError: DVC's configuration cannot be read.

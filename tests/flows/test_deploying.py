@@ -23,7 +23,8 @@ import yaml
 from flows import promotion
 from flows.cli import ablate, registry
 from flows.deployments import deploy, pools
-from flows.deployments.deploy import DeploymentRequest, PausedState, deployment_request
+from flows.deployments.options import deployment_request
+from flows.deployments.prefect_file import DeploymentRequest, PausedState, prefect_file
 from flows.errors import FlowError, UsageError
 from flows.params_file import recipes
 from flows.processes.locks import hold, only_run
@@ -335,7 +336,7 @@ def test_a_deployment_for_elsewhere_names_no_path_of_this_machine(shipped: Path,
     (note,) = notes
     assert "the DVC remote in" in note
     assert "../.vidbridge/remote, a folder of each clone" in note
-    table = deploy.prefect_file(shipped, order, None)
+    table = prefect_file(shipped, order, None)
     (one,) = table["deployments"]
     assert str(shipped) not in json.dumps(table)
     assert one["pull"] == []
@@ -353,7 +354,7 @@ def test_a_deployment_for_elsewhere_names_no_path_of_this_machine(shipped: Path,
 
 def test_a_schedule_that_was_paused_stays_paused(shipped: Path) -> None:
     def active(standing: PausedState | None, **order: str) -> list[bool]:
-        table = deploy.prefect_file(shipped, DeploymentRequest("main", "nightly", **order), standing)  # type: ignore[arg-type]
+        table = prefect_file(shipped, DeploymentRequest("main", "nightly", **order), standing)  # type: ignore[arg-type]
         return [schedule.get("active", True) for schedule in table["deployments"][0]["schedules"]]
 
     paused = PausedState(False, (("0 3 * * *", "UTC", False),))
@@ -364,9 +365,7 @@ def test_a_schedule_that_was_paused_stays_paused(shipped: Path) -> None:
     several = PausedState(True, (("0 3 * * *", "UTC", False), ("0 4 * * *", "UTC", True)))
     assert active(several) == [False]
     assert active(several, cron="0 4 * * *") == [True]
-    assert (
-        deploy.prefect_file(shipped, DeploymentRequest("main", "nightly"), several)["deployments"][0]["paused"] is True
-    )
+    assert prefect_file(shipped, DeploymentRequest("main", "nightly"), several)["deployments"][0]["paused"] is True
 
 
 def test_which_pools_let_a_run_set_nothing() -> None:

@@ -23,10 +23,10 @@ from flows.repro import clone, reproduce
 from flows.repro.plan import TARGET, make_plan
 from flows.repro.steps import InRemote, held, verify_answer
 from stages.lib.annotations.links import Links
-from stages.tracking.lineage.cache import open_content
 from stages.tracking.lineage.commits import record_commit
 from stages.tracking.lineage.listing import ListError
 from stages.tracking.lineage.lockfile import read_lock
+from stages.tracking.lineage.opening import open_content
 from stages.tracking.lineage.remote import AccessRefused, probe
 from stages.tracking.lineage.uri import TrackingError
 from stages.tracking.session import Session

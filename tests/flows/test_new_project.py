@@ -16,7 +16,7 @@ import pytest
 import yaml
 
 from flows.cli import recipes as commands
-from flows.deployments.deploy import deployment_name
+from flows.deployments.prefect_file import deployment_name
 from flows.deployments.repositories import inspect
 from flows.errors import UsageError
 from flows.processes.environment import SHIPPED

@@ -235,6 +235,7 @@ def test_a_cron_deployment_fires_by_itself_notices_a_clip_and_reports(
     done: Path, tmp_path: Path, reaching: dict[str, str]
 ) -> None:
     from flows.deployments import deploy
+    from flows.deployments.prefect_file import DeploymentRequest
     from flows.processes.stream import guarded
 
     videos = tmp_path / "videos"
@@ -251,7 +252,7 @@ def test_a_cron_deployment_fires_by_itself_notices_a_clip_and_reports(
     environment.enter(done)
     os.environ.update(reaching)
     os.environ["PREFECT_WORKER_QUERY_SECONDS"] = "2"
-    deploy.create(done, deploy.DeploymentRequest("main", "nightly", cron="* * * * *", source=str(videos)))
+    deploy.create(done, DeploymentRequest("main", "nightly", cron="* * * * *", source=str(videos)))
     seen: list[Any] = []
     with (
         (tmp_path / "worker.log").open("wb") as log,

@@ -16,6 +16,7 @@ import httpx
 import pytest
 
 from flows.deployments import deploy
+from flows.deployments.prefect_file import DeploymentRequest
 from flows.errors import FlowError
 from flows.processes import keys, prefect_server
 from flows.processes.stream import guarded
@@ -156,7 +157,7 @@ def deployed(pages: Pages) -> Pages:
     with pytest.MonkeyPatch.context() as patch:
         for name, value in of_worker(pages).items():
             patch.setenv(name, value)
-        deploy.create(pages.root, deploy.DeploymentRequest("main", "nightly"))
+        deploy.create(pages.root, DeploymentRequest("main", "nightly"))
     return pages
 
 

@@ -16,6 +16,7 @@ import psutil
 import pytest
 
 from flows.deployments import deploy
+from flows.deployments.prefect_file import DeploymentRequest
 from flows.processes import environment as project
 from tests.support import scheduled_project
 from tests.support.flow_project import knobs
@@ -156,7 +157,7 @@ def test_after_kill_9_of_worker_and_flow_the_next_run_ends_what_was_lost_and_is_
         monkeypatch.setenv(name, value)
     project.enter(root)
     monkeypatch.setenv("VIDBRIDGE_PROJECT", str(root))
-    nightly = deploy.DeploymentRequest("main", "nightly")
+    nightly = DeploymentRequest("main", "nightly")
     deploy.create(root, nightly, worker=True)
 
     def worker(log: Path) -> subprocess.Popen[bytes]:

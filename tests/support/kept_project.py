@@ -13,10 +13,11 @@ from typing import Any
 
 import pytest
 
-from flows.housekeeping.gc import GcOptions, gc
+from flows.housekeeping.gc import gc
+from flows.housekeeping.gc_options import GcOptions
 from flows.housekeeping.removal import remove
 from stages.params import load_params
-from stages.tracking.gate.promote import complete_pending_move
+from stages.tracking.gate.moves import complete_pending_move
 from stages.tracking.registry.ledger import Decided, last_move, now_ms, read_ledger, write_entry
 from stages.tracking.registry.versions import find_version
 from stages.tracking.runs.store import open_client

@@ -229,7 +229,8 @@ def test_the_doctor_names_what_0_1_made(project: Path) -> None:
 
 
 def test_weights_of_0_1_have_to_be_trained_again(project: Path) -> None:
-    from stages.tracking.lineage.cache import open_content, parse_source
+    from stages.tracking.lineage.opening import open_content
+    from stages.tracking.lineage.source import parse_source
     from stages.tracking.registry.versions import find_version
 
     version = find_version(open_client(project), MODEL, "champion")

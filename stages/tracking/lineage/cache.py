@@ -14,90 +14,22 @@ never written through (:mod:`stages.tracking.lineage.placing`).
 from __future__ import annotations
 
 import hashlib
-import os
-import re
 import stat
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock
 
 from stages.runtime.paths import LOCK_FILE, STATE
-from stages.runtime.plain import one_line
-from stages.tracking.lineage.cache_folder import CacheRepo, check_writable, is_cache, mark_used, most_bytes, prune
-from stages.tracking.lineage.git import FIRST_COMMIT
-from stages.tracking.lineage.listing import MAX_BYTES, ListError, is_hash, parse_list, path_fault, too_long
+from stages.tracking.lineage.cache_folder import check_writable, is_cache, mark_used
+from stages.tracking.lineage.listing import MAX_BYTES, ListError, is_hash, parse_list, too_long
 from stages.tracking.lineage.placing import put_file
-from stages.tracking.lineage.remote import (
-    FROM_ENVIRONMENT,
-    PROBE_S,
-    REMOTE_VARIABLE,
-    is_of_remote,
-    probe,
-    remote_error,
-    remote_errors,
-    remote_label,
-    within,
-)
-from stages.tracking.lineage.uri import TrackingError, display_uri, quiet
-
-SCHEME = "dvc"
-#: A whole folder is written ``dvc:///<hash>.dir``: MLflow servers refuse a source without a path.
-_URI = re.compile(r"dvc:///?(?P<oid>[0-9a-f]{32}\.dir)(?:/(?P<path>.*))?")
-
-
-class MissingContent(TrackingError):
-    """An object is neither in the cache nor, undamaged, in the remote, which did answer."""
-
-
-@dataclass(frozen=True)
-class Source:
-    """A folder (``oid``: hash of an out, ends with ``.dir``) and a path inside it, ``""`` for the
-    whole."""
-
-    oid: str
-    path: str
-
-    @property
-    def uri(self) -> str:
-        return f"{SCHEME}://{self.oid}/{self.path}" if self.path else f"{SCHEME}:///{self.oid}"
-
-
-def parse_source(uri: str, what: str = "") -> Source:
-    """Read a ``dvc://`` URI. ``what`` names its owner in the error.
-
-    Raises:
-        TrackingError: it is not such a URI, or its path leaves the folder.
-    """
-    name = f"{what}: model source {uri[:300]!r}" if what else f"model source {uri[:300]!r}"
-    match = _URI.fullmatch(uri)
-    if not match:
-        raise TrackingError(
-            name,
-            "expected dvc://<32 hex digits>.dir/<path>, as vidbridge register writes it",
-            "take another version, or delete this one",
-        )
-    path = (match["path"] or "").strip("/")
-    if path and (fault := path_fault(path)):
-        raise TrackingError(
-            name, f"the path may not leave the folder: it {fault}", "take another version, or delete this one"
-        )
-    return Source(match["oid"], path)
-
-
-def placed(files: Mapping[str, str], source: Source, strip: str = "") -> dict[str, tuple[str, str]]:
-    """Select the files below ``source.path`` from those of its folder.
-
-    Returns target path (without the leading folder ``strip``) to the path in the folder and the
-    hash.
-    """
-    inside = {path: md5 for path, md5 in files.items() if path == source.path or _below(path, source.path)}
-    return {
-        path.removeprefix(strip).lstrip("/") or path.rpartition("/")[2]: (path, md5) for path, md5 in inside.items()
-    }
+from stages.tracking.lineage.remote import PROBE_S, is_of_remote, probe, remote_errors, remote_label, within
+from stages.tracking.lineage.source import Source, below, placed
+from stages.tracking.lineage.transfer import missing_content, open_remote, remote_name, transfer_objects
+from stages.tracking.lineage.uri import TrackingError, display_uri
 
 
 class ContentStore:
@@ -116,7 +48,7 @@ class ContentStore:
 
     def remote_name(self) -> str | None:
         """Name of the remote this project uses; None if none is configured."""
-        return self.repo.config["core"].get("remote") or None
+        return remote_name(self.repo)
 
     def remote(self) -> Any | None:
         """The remote's object database; None if none is configured.
@@ -124,7 +56,7 @@ class ContentStore:
         Raises:
             TrackingError: DVC does not understand its configuration.
         """
-        return self._remote("remote") if self.remote_name() else None
+        return open_remote(self.repo, self.root, "remote") if self.remote_name() else None
 
     def has(self, oid: str) -> bool:
         """Return whether the cache has the object with the content its hash names.
@@ -208,7 +140,7 @@ class ContentStore:
         if path in files:
             return files[path]
         inside = [
-            {"md5": md5, "relpath": name.removeprefix(f"{path}/")} for name, md5 in files.items() if _below(name, path)
+            {"md5": md5, "relpath": name.removeprefix(f"{path}/")} for name, md5 in files.items() if below(name, path)
         ]
         if not inside:
             return None
@@ -296,18 +228,20 @@ class ContentStore:
             mark_used(*(Path(self.cache.oid_to_path(oid)) for oid in oids if oid not in missing))
         if not missing:
             return
-        remote = self._remote(what)
+        remote = open_remote(self.repo, self.root, what)
         if is_cache(self.root):
             check_writable(self.root, what)
         with self._exclusive():
             # Another process may have fetched them meanwhile.
             if wanted := {HashInfo("md5", oid) for oid in missing if not self.has(oid)}:
                 self.fetched = True
-                self._transfer(remote, self.cache, wanted, what)
+                transfer_objects(self.cache, remote, self.cache, wanted, self.remote_name(), what)
             # DVC silently drops objects that do not match their hash.
             lost = [oid for oid in missing if not self.has(oid)]
         if lost:
-            raise self._missing(
+            raise missing_content(
+                self.root,
+                self.remote_name(),
                 what,
                 lost[0],
                 f"nor, undamaged, in the remote {remote_label(self.remote_name())} ({display_uri(remote.path)})",
@@ -324,18 +258,18 @@ class ContentStore:
 
         # DVC would take a path for a hash, and copy that file of this machine to the remote.
         _refuse_foreign(oids, "dvc push")
-        remote = self._remote("dvc push")
+        remote = open_remote(self.repo, self.root, "dvc push")
         every = {HashInfo("md5", oid) for oid in oids} | {
             HashInfo("md5", file) for oid in oids if oid.endswith(".dir") for file in self.files(oid).values()
         }
-        return self._transfer(self.cache, remote, every, "dvc push")
+        return transfer_objects(self.cache, self.cache, remote, every, self.remote_name(), "dvc push")
 
     def _refuse_long(self, oid: str, what: str) -> None:
         """Refuse a list that is too large before it is fetched, if the remote reports its size;
         otherwise it is checked once it is here."""
         if self.has(oid) or not self.remote_name():
             return
-        remote = self._remote(what or oid)
+        remote = open_remote(self.repo, self.root, what or oid)
         try:
             size = remote.fs.size(remote.oid_to_path(oid))
         except NotImplementedError:
@@ -359,138 +293,11 @@ class ContentStore:
         name = self.remote_name()
 
         def ask() -> None:
-            remote = self._remote(what)
+            remote = open_remote(self.repo, self.root, what)
             with remote_errors(name, what):
                 probe(remote.fs, remote.path)
 
         within(PROBE_S, ask, name)
-
-    def _remote(self, what: str) -> Any:
-        from dvc.exceptions import DvcException
-
-        name = self.remote_name()
-        if not name:
-            raise self._missing(
-                what, what, f"and no remote is configured (dvc remote add -d NAME URL, or {REMOTE_VARIABLE})"
-            )
-        try:
-            return self.repo.cloud.get_remote_odb(name)
-        except (DvcException, ImportError) as error:
-            # A missing package for this kind of remote is an ImportError, which names the package.
-            remedy = f"check .dvc/config and {REMOTE_VARIABLE}"
-            if is_cache(self.root):
-                remedy = (
-                    f"outside a project set its URL in {REMOTE_VARIABLE}, or add it: dvc remote add --global NAME URL"
-                )
-            message = "; ".join(str(error).split("\n"))
-            raise TrackingError(f"DVC remote {remote_label(name)}", message, remedy) from error
-        except Exception as error:
-            if not is_of_remote(error):
-                raise
-            raise remote_error(name, what, error) from error
-
-    def _transfer(self, source: Any, target: Any, items: set[Any], what: str) -> int:
-        from dvc_data.hashfile.transfer import transfer
-
-        lost: set[Any] = set()
-        with remote_errors(self.remote_name(), what):
-            # Verified on arrival: others write to the remote. `shallow`: a folder's list comes
-            # without its files.
-            done = transfer(
-                source,
-                target,
-                items,
-                verify=target is self.cache,
-                cache_odb=self.cache,
-                shallow=True,
-                validate_status=lambda status: lost.update(status.missing),
-            )
-        if done.failed:
-            first = next(iter(done.failed)).value
-            raise TrackingError(
-                f"DVC remote {remote_label(self.remote_name())}",
-                f"{what}: {len(done.failed)} objects failed, first {first}; the log above says why",
-                "try again",
-            )
-        return len(done.transferred)
-
-    def _missing(self, what: str, oid: str, where: str) -> MissingContent:
-        if is_cache(self.root):
-            location = f"neither in the cache folder {self.root} {where}"
-            if not self.remote_name():
-                location = f"not in the cache folder {self.root}, and {REMOTE_VARIABLE} is not set"
-            return MissingContent(
-                what,
-                f"object {oid} is {location}",
-                f"set {REMOTE_VARIABLE} to the URL of the DVC remote that holds it"
-                " (on the machine that made it: dvc push), or VIDBRIDGE_PROJECT to a clone of the project",
-            )
-        return MissingContent(
-            what,
-            f"object {oid} is neither in the DVC cache of {self.root} {where}",
-            "on the machine that made it run"
-            " dvc push, here run dvc fetch, or set VIDBRIDGE_PROJECT to the project that holds it",
-        )
-
-
-@contextmanager
-def open_content(root: Path) -> Iterator[ContentStore]:
-    """Open the objects of the DVC project at ``root``, or of a cache folder.
-
-    ``VIDBRIDGE_DVC_REMOTE`` (a remote's name or its URL) replaces the default remote. Outside a
-    project a name refers to the user's own DVC configuration (``dvc remote add --global``).
-
-    Raises:
-        TrackingError: ``root`` is neither, or a configuration of DVC cannot be read.
-    """
-    quiet()
-    from dvc.config import ConfigError
-    from dvc.exceptions import NotDvcRepoError
-    from dvc.scm import SCMError
-
-    changes = _configured(os.environ.get(REMOTE_VARIABLE, "").strip())
-    try:
-        if is_cache(root):
-            with _cached(root, changes) as content:
-                yield content
-            return
-        from dvc.repo import Repo
-
-        with Repo(str(root), config=changes) as repo:
-            yield ContentStore(repo, root)
-    except SCMError as error:
-        raise TrackingError(str(root), one_line(error), f"type: {FIRST_COMMIT}") from error
-    except NotDvcRepoError as error:
-        raise TrackingError(
-            str(root), error, "set VIDBRIDGE_PROJECT to a clone of the project, or run dvc init"
-        ) from error
-    except ConfigError as error:
-        if changes and FROM_ENVIRONMENT in changes.get("remote", {}) and FROM_ENVIRONMENT in str(error):
-            remote_name = display_uri(os.environ[REMOTE_VARIABLE])
-            raise TrackingError(
-                REMOTE_VARIABLE,
-                f"{remote_name}: not a URL of a DVC remote ({str(error).partition(' for dictionary value')[0]})",
-                "set one such as s3://BUCKET/PATH, ssh://HOST/PATH or /absolute/path",
-            ) from error
-        what = "DVC's configuration" if is_cache(root) else str(root)
-        raise TrackingError(what, error, "correct it, or set VIDBRIDGE_PROJECT to a clone of the project") from error
-
-
-@contextmanager
-def _cached(root: Path, changes: dict[str, Any] | None) -> Iterator[ContentStore]:
-    most = most_bytes()
-    content = ContentStore(CacheRepo(root, changes), root)
-    yield content
-    if content.fetched:
-        prune(root, most)
-
-
-def _configured(remote: str) -> dict[str, Any] | None:
-    if not remote:
-        return None
-    if "/" in remote:
-        return {"remote": {FROM_ENVIRONMENT: {"url": remote}}, "core": {"remote": FROM_ENVIRONMENT}}
-    return {"core": {"remote": remote}}
 
 
 def _refuse_foreign(oids: Iterable[str], what: str) -> None:
@@ -498,7 +305,3 @@ def _refuse_foreign(oids: Iterable[str], what: str) -> None:
         raise TrackingError(
             what, f"{foreign[:200]!r} is not a hash of DVC (32 hex digits)", "run the stage that made it again"
         )
-
-
-def _below(path: str, folder: str) -> bool:
-    return not folder or path.startswith(f"{folder}/")

@@ -112,7 +112,7 @@ def read_pipeline(content: ContentStore, root: Path) -> Pipeline:
             if names:
                 changed[record.name] = tuple(names)
     except DvcException as error:
-        raise TrackingError("dvc.yaml", error, "try: dvc status") from error
+        raise TrackingError("dvc.yaml", str(error), "try: dvc status") from error
     return Pipeline(records, frozenset(cached), changed)
 
 

@@ -16,9 +16,10 @@ from mlflow.entities import FileInfo
 from mlflow.exceptions import MlflowException
 from mlflow.store.artifact.artifact_repo import ArtifactRepository
 
-from stages.tracking.lineage.cache import SCHEME, Source, open_content, parse_source
 from stages.tracking.lineage.cache_folder import reading_root
+from stages.tracking.lineage.opening import open_content
 from stages.tracking.lineage.placing import put_bytes
+from stages.tracking.lineage.source import SCHEME, Source, parse_source
 from stages.tracking.lineage.uri import TrackingError
 from stages.tracking.registry.servable import additions_for
 

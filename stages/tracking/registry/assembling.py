@@ -10,10 +10,11 @@ from pathlib import Path
 from urllib.parse import quote
 
 from stages.runtime.paths import STATE
-from stages.tracking.lineage.cache import Source, open_content, placed
 from stages.tracking.lineage.cache_folder import mark_used
 from stages.tracking.lineage.listing import parse_list
+from stages.tracking.lineage.opening import open_content
 from stages.tracking.lineage.placing import holds, put_bytes, refuse_links
+from stages.tracking.lineage.source import Source, placed
 
 #: Suffixes of names in that folder. A quoted path never contains "@", so they collide with none.
 _LIST, _WHOLE = "@list", "@whole"

@@ -18,11 +18,12 @@ from pydantic import ValidationError
 from stages.domain.core.records import Checkpoint
 from stages.params import Params
 from stages.runtime import paths
-from stages.tracking.lineage.cache import ContentStore, Source
+from stages.tracking.lineage.cache import ContentStore
 from stages.tracking.lineage.commits import holding_commit
 from stages.tracking.lineage.git import head, is_repository
 from stages.tracking.lineage.lockfile import StageRecord
 from stages.tracking.lineage.pipeline import Pipeline, read_pipeline
+from stages.tracking.lineage.source import Source
 from stages.tracking.lineage.uri import TrackingError, experiment_name, patience_of_run_s, patiently
 from stages.tracking.registry.ledger import ensure_model
 from stages.tracking.registry.rights import LEDGER, prove_rights

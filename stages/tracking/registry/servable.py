@@ -19,7 +19,7 @@ from stages.domain.core.records import Record
 from stages.domain.tasks import KnownTask, task_of
 from stages.params import ModelParams, Params
 from stages.runtime import paths
-from stages.tracking.lineage.cache import parse_source
+from stages.tracking.lineage.source import parse_source
 from stages.tracking.lineage.uri import TrackingError
 from stages.tracking.registry.assembling import assemble
 from stages.tracking.registry.versions import Version

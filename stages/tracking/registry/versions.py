@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from stages.runtime.paths import LOADED
-from stages.tracking.lineage.cache import parse_source
+from stages.tracking.lineage.source import parse_source
 from stages.tracking.lineage.uri import TrackingError
 from stages.tracking.registry.assembling import assemble
 from stages.tracking.registry.score_cards import Baselines, ScoreCard

@@ -14,7 +14,8 @@ from flows.console import registry, show
 from flows.console.documents import comparison_document, explanation_document
 from stages.domain.statistics.paired import SampleScore
 from stages.lib.evaluation.results import PolicyScores
-from stages.tracking.gate.promote import add_scores, champion_to_rescore, history, promote, rollback
+from stages.tracking.gate.promote import history, promote, rollback
+from stages.tracking.gate.rescore import add_scores, champion_to_rescore
 from stages.tracking.lineage.uri import TrackingError, tracking_uri
 from stages.tracking.registry.compare import compare_pair, find_pair
 from stages.tracking.registry.explain import explain

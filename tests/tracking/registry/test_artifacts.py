@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from stages.tracking.lineage.cache import Source, open_content, parse_source
 from stages.tracking.lineage.lockfile import read_lock
+from stages.tracking.lineage.opening import open_content
+from stages.tracking.lineage.source import Source, parse_source
 from stages.tracking.lineage.uri import TrackingError
 from stages.tracking.registry.named import find_named
 from stages.tracking.registry.register import register

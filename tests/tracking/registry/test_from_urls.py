@@ -19,7 +19,6 @@ from flows.console import champion
 from flows.errors import UsageError
 from stages.runtime.paths import DATABASE
 from stages.runtime.project import ProjectError
-from stages.tracking.lineage.cache import REMOTE_VARIABLE, Source, open_content, parse_source
 from stages.tracking.lineage.cache_folder import (
     CACHE_VARIABLE,
     SIZE_VARIABLE,
@@ -30,6 +29,9 @@ from stages.tracking.lineage.cache_folder import (
     removable_items,
 )
 from stages.tracking.lineage.listing import ListError
+from stages.tracking.lineage.opening import open_content
+from stages.tracking.lineage.remote import REMOTE_VARIABLE
+from stages.tracking.lineage.source import Source, parse_source
 from stages.tracking.lineage.uri import TrackingError
 from stages.tracking.registry.compare import compare_pair, find_pair
 from stages.tracking.registry.explain import explain

@@ -14,7 +14,9 @@ from rich.console import Console
 
 from flows.console.registry import history_table
 from stages.params import Params, load_params
-from stages.tracking.gate.promote import Case, complete_pending_move, conclude, history, judge, promote, rollback
+from stages.tracking.gate.judging import Case, judge
+from stages.tracking.gate.moves import complete_pending_move
+from stages.tracking.gate.promote import conclude, history, promote, rollback
 from stages.tracking.lineage.uri import TrackingError, tracking_uri
 from stages.tracking.registry.ledger import champions, last_move, read_ledger, write_entry
 from stages.tracking.registry.register import register

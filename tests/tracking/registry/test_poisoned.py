@@ -19,9 +19,10 @@ import pytest
 
 from stages.runtime.paths import DATABASE, LOADED, SERVABLE
 from stages.tracking.gate.promote import history, promote
-from stages.tracking.lineage.cache import Source, open_content
 from stages.tracking.lineage.listing import MAX_BYTES, ListError
 from stages.tracking.lineage.lockfile import read_lock
+from stages.tracking.lineage.opening import open_content
+from stages.tracking.lineage.source import Source
 from stages.tracking.lineage.uri import TrackingError
 from stages.tracking.registry.explain import explain
 from stages.tracking.registry.ledger import alias_fault

@@ -17,7 +17,8 @@ from rich.console import Console
 from flows.console.registry import history_table
 from stages.params import load_params
 from stages.runtime.paths import DATABASE
-from stages.tracking.gate.promote import complete_pending_move, history, promote, rollback
+from stages.tracking.gate.moves import complete_pending_move
+from stages.tracking.gate.promote import history, promote, rollback
 from stages.tracking.lineage.uri import TrackingError
 from stages.tracking.registry.ledger import (
     DONE,
