@@ -24,7 +24,7 @@ def test_a_run_is_told_what_keeps_its_judge_from_being_asked(
     def found(url: str, key: str) -> str:
         monkeypatch.setenv("VIDBRIDGE_JUDGE_URL", url)
         monkeypatch.setenv("VIDBRIDGE_JUDGE_KEY", key)
-        return " ".join(judge_problems("JUDGE", "judge.kind is 'openai'"))
+        return " ".join(map(str, judge_problems("JUDGE", "judge.kind is 'openai'")))
 
     assert found(server.url, KEY) == found(f"{server.url}/", f"{KEY}\n") == ""
     assert found(server.url, "another").startswith(
@@ -38,7 +38,7 @@ def test_a_run_is_told_what_keeps_its_judge_from_being_asked(
         (server.url, "secrét"),
     ):
         said = found(url, key)
-        assert said.startswith("VIDBRIDGE_JUDGE_URL: no answer"), said
+        assert str(said).startswith("VIDBRIDGE_JUDGE_URL: no answer"), said
         assert "cret" not in said
 
 
@@ -53,7 +53,7 @@ def test_a_run_is_told_that_its_embedder_is_not_there(tmp_path: Path, monkeypatc
         )
         meta = StageMeta(kind="evaluate", retries=0, timeout_s=1, warm=False)
         plan = Plan("summary", (PlanStep(stage, "will run", (), (), (), meta),))
-        return [said for said in problems(Session(tmp_path), plan) if said.startswith("rewards.embedder.model: ")]
+        return [str(one) for one in problems(Session(tmp_path), plan) if one.field == "rewards.embedder.model"]
 
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     (said,) = found("nobody/has-this")
@@ -106,8 +106,8 @@ def test_a_writer_needs_the_endpoint_when_samples_are_made(monkeypatch: pytest.M
     assert endpoints(params, judged=True, written=False) == {}
     assert endpoints(params, judged=False, written=True) == {"JUDGE": "synthesize.writer is on"}
     (said,) = judge_problems("JUDGE", "synthesize.writer is on")
-    assert said.startswith("VIDBRIDGE_JUDGE_URL: not set, and synthesize.writer is on; set it to the endpoint")
+    assert str(said).startswith("VIDBRIDGE_JUDGE_URL: not set, and synthesize.writer is on; set it to the endpoint")
     monkeypatch.setenv("VIDBRIDGE_WRITER_URL", "http://127.0.0.1:1/v1")
     assert endpoints(params, judged=False, written=True) == {"WRITER": "synthesize.writer is on"}
     (said,) = judge_problems("WRITER", "synthesize.writer is on")
-    assert said.startswith("VIDBRIDGE_WRITER_URL: no answer")
+    assert str(said).startswith("VIDBRIDGE_WRITER_URL: no answer")

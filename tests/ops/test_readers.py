@@ -102,7 +102,7 @@ def test_a_reader_decides_nothing_and_is_told_so_in_one_line(
         assert "Traceback" not in said
         assert f"registered model '{model}': no permission: the MLflow user '{READER}' may not; ask who owns it" in line
     assert history(Session(team)) == []
-    said = mlflow_problems(Session(team))
+    said = list(map(str, mlflow_problems(Session(team))))
     assert len(said) == 1
     assert "MLflow experiment 'vidbridge': no permission" in said[0]
     with (
@@ -211,14 +211,14 @@ def test_the_remote_is_tried_and_a_hanging_one_is_given_up(
 ) -> None:
     assert remote_problems(team) == []
     monkeypatch.setenv("VIDBRIDGE_DVC_REMOTE", "s3://nowhere/dvc")
-    (said,) = remote_problems(team)
+    (said,) = map(str, remote_problems(team))
     assert "create that bucket or folder" in said
     monkeypatch.setenv("VIDBRIDGE_DVC_REMOTE", "s3://team/dvc")
     monkeypatch.setattr(cache, "PROBE_S", 3.0)
     servers.s3.trouble("stopped")
     try:
         start = time.monotonic()
-        (said,) = remote_problems(team)
+        (said,) = map(str, remote_problems(team))
         assert "no answer within 3 s" in said
         assert time.monotonic() - start < 15
     finally:

@@ -52,7 +52,7 @@ def test_a_state_knows_all_that_was_saved_before_it(tmp_path: Path, known: Saved
 def test_the_next_save_and_the_end_see_that_one_is_gone(tmp_path: Path, known: Saved, gone: str) -> None:
     path = tmp_path / "saved" / gone
     shutil.rmtree(path) if path.is_dir() else path.unlink()
-    said = r"checkpoint 2 that this training saved is gone from .*saved \(checkpoint-2.*\); .*vidbridge scratch clean"
+    said = r"checkpoint 2: it was saved by this training and is gone from .*saved \(checkpoint-2.*\); .*vidbridge scratch clean"
     with pytest.raises(CheckpointGone, match=said):
         save(tmp_path, 6, known)
     with pytest.raises(CheckpointGone, match=said):
@@ -64,14 +64,15 @@ def test_a_checkpoint_that_was_cut_short_is_gone_as_well(tmp_path: Path, known: 
     path = tmp_path / "saved/checkpoint-4/model.safetensors"
     path.unlink()
     path.write_bytes(b"abc")
-    with pytest.raises(CheckpointGone, match="checkpoint 4 that this training saved"):
+    with pytest.raises(CheckpointGone, match="checkpoint 4: it was saved by this training"):
         checkpoints.check_saved(tmp_path / "saved", known)
 
 
 def test_the_last_state_may_be_what_is_gone(tmp_path: Path, known: Saved) -> None:
     shutil.rmtree(tmp_path / "state")
     with pytest.raises(
-        CheckpointGone, match=r"checkpoint 4 that this training saved is gone from .*state \(checkpoint-4/trainer_state"
+        CheckpointGone,
+        match=r"checkpoint 4: it was saved by this training and is gone from .*state \(checkpoint-4/trainer_state",
     ):
         checkpoints.publish(tmp_path / "saved", tmp_path / "state/checkpoint-4", tmp_path / "out", {}, known)
     assert not (tmp_path / "out").exists()

@@ -188,7 +188,8 @@ def test_resumed_equals_uninterrupted(
         shutil.rmtree(tmp_path / "cut/out")
         (tmp_path / "cut/scratch/saved/checkpoint-2/model.safetensors").unlink()
         with pytest.raises(
-            CheckpointGone, match=r"checkpoint 2 that this training saved is gone from .*vidbridge scratch clean"
+            CheckpointGone,
+            match=r"checkpoint 2: it was saved by this training and is gone from .*vidbridge scratch clean",
         ):
             train(folder, examples, tmp_path / "cut", Seen())
         assert not (tmp_path / "cut/out").exists()

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from stages.errors import InputError
 from stages.tools.serving.files import open_named
 from stages.tools.serving.limits import key_from_environment, limits_from_environment
 from stages.tools.serving.refusal import Refused
@@ -57,7 +58,7 @@ def test_a_limit_that_is_none_stops_the_server_at_its_start(
     name: str, value: str, says: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(name, value)
-    with pytest.raises(ValueError, match=f"{name}: {value!r} {says}"):
+    with pytest.raises(InputError, match=f"{name}: {value!r} {says}"):
         limits_from_environment()
 
 
@@ -126,6 +127,6 @@ def test_a_link_that_is_swapped_in_after_the_look_is_not_followed(tmp_path: Path
 )
 def test_a_key_that_is_none_is_refused(key: str, says: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VIDBRIDGE_SERVE_KEY", key)
-    with pytest.raises(ValueError, match=says) as refused:
+    with pytest.raises(InputError, match=says) as refused:
         key_from_environment()
     assert key not in str(refused.value)

@@ -113,7 +113,9 @@ def test_annotations_of_another_benchmark_are_recognised(tmp_path: Path, mine: s
     assert len(BENCHMARKS[mine].read(file).items) == 1
     for other in BENCHMARKS:
         if other != mine:
-            with pytest.raises(AnnotationError, match=f"look like the annotations of {mine}: pass --benchmark {mine}"):
+            with pytest.raises(
+                AnnotationError, match=rf"look like the annotations of {mine}\); pass --benchmark {mine}"
+            ):
                 score(PARAMS, other, file, tmp_path / "none.jsonl", baselines=False)
 
 

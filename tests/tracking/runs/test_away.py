@@ -191,10 +191,10 @@ def test_missing_keys_and_a_dead_endpoint_are_one_sentence(s3: Path, monkeypatch
     keys = "Unable to locate credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
     with pytest.raises(TrackingError, match=f"^DVC remote 's3://team/dvc': dvc push: {keys}$"):
         register(Session(s3))
-    assert remote_problems(s3) == [f"DVC remote 's3://team/dvc': a probe cannot be written: {keys}"]
+    assert list(map(str, remote_problems(s3))) == [f"DVC remote 's3://team/dvc': a probe cannot be written: {keys}"]
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key-of-ann")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", CANARY)
-    (said,) = remote_problems(s3)
+    (said,) = map(str, remote_problems(s3))
     assert "Could not connect to the endpoint URL" in said
     assert "start that server, or correct its address: AWS_ENDPOINT_URL" in said
     found = _remote(s3)
@@ -222,7 +222,7 @@ def test_a_remote_is_tried_before_a_run_and_keeps_nothing_of_it(
     assert [path for path in remote.rglob("*") if path.name not in ("files", "md5")] == []
     (tmp_path / "file").touch()
     monkeypatch.setenv("VIDBRIDGE_DVC_REMOTE", str(tmp_path / "file/below"))
-    (said,) = remote_problems(project)
+    (said,) = map(str, remote_problems(project))
     assert said.startswith(f"DVC remote '{tmp_path}/file/below': a probe cannot be written: ")
 
 
@@ -232,16 +232,16 @@ def test_a_run_asks_for_a_commit_and_for_a_repository_that_git_reads(
     assert git_problems(project) == []
     monkeypatch.setenv("GIT_TEST_ASSUME_DIFFERENT_OWNER", "1")  # git's own way to try it
     trust = f"git config --global --add safe.directory {project}"
-    assert git_problems(project)[0].endswith(f"type: {trust}")
+    assert git_problems(project)[0].remedy.endswith(f"type: {trust}")
     assert _git(project).todo == f"type: {trust}"
     monkeypatch.delenv("GIT_TEST_ASSUME_DIFFERENT_OWNER")
     git_output(project, "update-ref", "-d", "HEAD")
-    assert "has no commit yet" in git_problems(project)[0]
+    assert "has no commit yet" in git_problems(project)[0].problem
 
 
 def test_a_store_that_is_down_is_a_problem_of_the_run(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
-    (said,) = mlflow_problems(Session(project))
+    (said,) = map(str, mlflow_problems(Session(project)))
     assert "no answer" in said
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
     assert mlflow_problems(Session(project)) == []

@@ -161,7 +161,7 @@ class EndpointModel:
             self._failed_in_a_row += 1
             return Answer(question, None, frames, f"no answer: {error}")
         except Refused as error:
-            if error.status not in _OF_ONE_QUESTION:
+            if error.http_status not in _OF_ONE_QUESTION:
                 raise
             self._failed_in_a_row += 1
             return Answer(question, None, frames, str(error))
