@@ -21,7 +21,7 @@ export DO_NOT_TRACK := 1
 export NO_MKDOCS_2_WARNING := 1
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help env demo test lint test-slow test-ops docs docs-serve outages exploits crosscheck bench bench-video bench-score bench-eval bench-grpo bench-learning bench-videocap zoo clean
+.PHONY: help env demo test lint test-slow test-ops docs docs-serve outages exploits crosscheck bench bench-video bench-score bench-eval bench-grpo bench-learning bench-videocap zoo clean clean-all
 
 help:  ## Show what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | column -t -s "$$(printf '\t')"
@@ -40,7 +40,7 @@ $(UV):
 	$(UV) sync --frozen --python $(PYTHON)
 	@touch $@
 
-demo: env  ## From nothing to a promoted champion, ten to twelve minutes on two cores
+demo: env  ## From nothing to a promoted champion: about 10 minutes on two idle cores, after installation (6.5 GB)
 	@$(RUN) vidbridge run --yes
 	@$(RUN) vidbridge report
 	@$(RUN) vidbridge promote --reason "make demo"
@@ -117,5 +117,8 @@ bench-learning: env  ## GRPO over SFT on several seeds, with controls and interv
 bench-videocap: env  ## Recipe videocap-r1 in tiny form: GRPO over its SFT start and over SFT on the same samples
 	$(RUN) python -m benchmarks.videocap
 
-clean:  ## Remove what the pipeline made (not the environment, not the DVC cache)
-	rm -rf data models scores reports .vidbridge
+clean:  ## Remove data, models, scores and reports; what DVC's cache holds, `vidbridge run` brings back
+	rm -rf data models scores reports
+
+clean-all: clean  ## The same, and .vidbridge for good: runs, registry, local DVC remote, checkpoints, the key of the servers
+	rm -rf .vidbridge

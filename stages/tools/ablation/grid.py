@@ -17,7 +17,7 @@ from pydantic import Field
 
 from stages.domain.core.digest import digest
 from stages.domain.core.records import Clip, Record, Sample, Score, TaskName
-from stages.domain.statistics.bootstrap import Design, Interval, mean_interval
+from stages.domain.statistics.intervals import Design, Interval, mean_interval
 from stages.domain.statistics.metrics import Shown, clips_shown, mean_over_tasks, task_results
 from stages.domain.tasks import task_of
 from stages.errors import InputError

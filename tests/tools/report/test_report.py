@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from stages.domain.rl.gauges import GAUGES
-from stages.domain.statistics.bootstrap import Interval
+from stages.domain.statistics.intervals import Interval
 from stages.errors import InputError
 from stages.lib.evaluation.results import SummaryMetrics
 from stages.lib.rows.jsonl import read_json, read_record
