@@ -89,7 +89,7 @@ bench-video: env  ## What reading, editing and synthesis cost, as ratios taken i
 exploits: env  ## What replies that should not pay are paid, by three scorings
 	$(RUN) python -m benchmarks.exploits
 
-zoo: env  ## Awkward videos through ingest and reader: right, wrong and set aside, file by file
+zoo: env  ## Awkward videos through ingest and reader: right, wrong and rejected, file by file
 	$(RUN) pytest -q -m "slow or not slow" tests/lib/video/test_zoo.py tests/lib/video/test_crossings.py
 
 # Apart from .venv on purpose: what a harness needs is no dependency of this project.
