@@ -52,7 +52,7 @@ def prose_of(text: str) -> list[str]:
     """The lines outside of blocks of code and tables."""
     lines, inside = [], False
     for line in text.splitlines():
-        if line.startswith("```"):
+        if line.lstrip().startswith("```"):
             inside = not inside
         elif not inside and not line.startswith("|"):
             lines.append(line)
@@ -66,6 +66,13 @@ def test_prose_wraps_and_cells_are_short(name: str) -> None:
     cells = [cell.strip() for line in text.splitlines() if line.startswith("|") for cell in line.strip("|").split("|")]
     assert cells
     assert not [cell for cell in cells if len(cell) > 60]
+
+
+@pytest.mark.parametrize("page", sorted(DOCS.rglob("*.md")), ids=lambda page: page.relative_to(DOCS).as_posix())
+def test_prose_of_pages_wraps(page: Path) -> None:
+    """Lines that cannot be broken (a picture, a line of HTML) may be longer."""
+    lines = prose_of(page.read_text(encoding="utf-8"))
+    assert not [line for line in lines if len(line) > 100 and not line.startswith(("![", "<"))]
 
 
 def test_readme_is_one_page() -> None:
@@ -119,6 +126,25 @@ def test_files_that_pages_include_are_there() -> None:
         named = re.fullmatch(r'--8<-- "([^":]+)(?::\d+)?"', line)
         assert named, line
         assert (ROOT / named[1]).is_file(), line
+
+
+def test_the_table_of_what_runs_again_is_that_of_dvc_yaml() -> None:
+    """Folders of code that stages share, with the stages that read all of one, and those that read
+    some of its files."""
+    stages = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
+    whole: dict[str, set[str]] = {}
+    some: dict[str, set[str]] = {}
+    for name, stage in stages.items():
+        for dep in stage.get("do", stage)["deps"]:
+            if shared := re.match(r"stages/(?:domain|lib)/\w+", dep):
+                (whole if shared[0] == dep else some).setdefault(f"{shared[0]}/", set()).add(name)
+    text = (DOCS / "development/guided-tour.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `(stages/(?:domain|lib)/\w+/)` \|(.*)\|(.*)\|$", text, re.MULTILINE)
+    shown = {folder: tuple(set(re.findall(r"`(\w+)`", cell)) for cell in cells) for folder, *cells in rows}
+    named = sorted({*whole, *some})
+    assert shown == {
+        folder: (whole.get(folder, set()), some.get(folder, set()) - whole.get(folder, set())) for folder in named
+    }
 
 
 def test_gauges_of_the_guide_are_those_of_the_code() -> None:
