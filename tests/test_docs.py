@@ -75,6 +75,18 @@ def test_prose_of_pages_wraps(page: Path) -> None:
     assert not [line for line in lines if len(line) > 100 and not line.startswith(("![", "<"))]
 
 
+@pytest.mark.parametrize(
+    "page",
+    [*(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")), *sorted(DOCS.rglob("*.md"))],
+    ids=lambda page: page.relative_to(ROOT).as_posix(),
+)
+def test_pages_use_plain_words(page: Path) -> None:
+    """Words that a reader had to look up, or that stood for several things."""
+    dialect = r"\b(?:whoever|anew|mends?|mended|in small|once more|sign of life|set aside|paid alike)\b"
+    found = re.findall(dialect, "\n".join(prose_of(page.read_text(encoding="utf-8"))), re.MULTILINE)
+    assert not found
+
+
 def test_readme_is_one_page() -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     assert len(text.split()) < 1500
@@ -182,7 +194,7 @@ def test_every_parameter_is_on_the_page() -> None:
     assert "`grpo.ROW.learning_rate` · number, above 0 · tiny `0.0001`; vidbridge-r1 `1e-06`" in page
     assert "`corpus.size_px` · integer, at least 32, multiple of 32 · `64`" in page
     assert "Constant rate factor of x264: 0 is lossless, 51 is the lowest quality." in page
-    assert "The letter stands behind its option: a model this small" in page
+    assert "The letter stands after its option: a model of this size" in page
     # Remarks of code and file that say the same stand there once.
     assert page.count("vidbridge recipe use") == 1
     assert "### model: kind `pretrained`" in page
