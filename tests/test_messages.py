@@ -140,7 +140,7 @@ def test_the_errors_of_the_program_are_found() -> None:
         "stages.tracking.gate.promote",
     } <= raised
     assert is_ours(("flows.errors", "UsageError"))
-    assert is_ours(("stages.runtime.http", "Refused"))
+    assert is_ours(("stages.runtime.endpoint.client", "Refused"))
     assert not is_ours(("stages.runtime.warm", "Refused"))
 
 

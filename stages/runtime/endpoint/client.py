@@ -13,7 +13,7 @@ from typing import Any
 
 import httpx
 
-from stages.runtime.endpoints import EVALUATED, EndpointSettings, JudgeError
+from stages.runtime.endpoint.settings import EVALUATED, EndpointSettings, JudgeError
 
 #: The first pause; each later one is twice as long, up to the longest, and each is shortened at
 #: random by up to half.
