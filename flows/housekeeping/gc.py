@@ -36,8 +36,8 @@ from flows.housekeeping.holdings import (
 from flows.housekeeping.leftovers import Leftover, leftovers
 from flows.processes.locks import only_run
 from flows.repro.registered import other_store
-from stages.runtime import lease
 from stages.runtime import paths as layout
+from stages.runtime.leases import lease
 from stages.runtime.plain import one_line, redacted
 from stages.tracking.lineage.cache import ContentStore
 from stages.tracking.lineage.uri import TrackingError, display_uri, sqlite_path, tracking_uri

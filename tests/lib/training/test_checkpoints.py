@@ -11,7 +11,7 @@ import pytest
 
 from stages.lib.training import checkpoints
 from stages.lib.training.checkpoints import CheckpointGone, Saved
-from stages.runtime import lease
+from stages.runtime.leases import lease
 
 
 def save(scratch: Path, step: int, known: Saved) -> Saved:
