@@ -380,7 +380,7 @@ def fit_of(model_folder: Path) -> Fit:
 @lru_cache(maxsize=8)
 def shrink_of(model_folder: Path) -> Shrink:
     """Build the resize of :func:`fit_of` for single frames."""
-    video: Any = AutoVideoProcessor.from_pretrained(model_folder.resolve())
+    video: Any = AutoVideoProcessor.from_pretrained(model_folder.resolve(), **NO_CODE)
     return Shrink(
         lambda count, height, width: _shrunk_size(video, count, height, width),
         lambda frame, size: _shrunk(video, frame, size),
