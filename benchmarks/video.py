@@ -283,7 +283,7 @@ def kept(folder: Path, files: Sequence[File], rounds: int) -> list[str]:
     import torch
     from transformers import Qwen2VLVideoProcessor
 
-    from stages.lib.models.processor import fit_of
+    from stages.lib.models.resizing import fit_of
 
     torch.set_num_threads(1)
     most = 196 * 28 * 28

@@ -32,7 +32,8 @@ from stages.grpo.step import Rewards, Round, StepScores
 from stages.lib.inference.generate import rollouts
 from stages.lib.inference.vision_cache import encode_equal_videos_once
 from stages.lib.models.positions import place_text_behind_videos
-from stages.lib.models.processor import EncodedPrompt, VideoFields, join_videos, modality_of, reply_opening
+from stages.lib.models.processor import EncodedPrompt, VideoFields, join_videos, modality_of
+from stages.lib.models.rendering import reply_opening
 from stages.lib.models.settings import plain_settings
 from stages.lib.training.loop import Resumes
 from stages.lib.training.lora import without_adapters

@@ -8,7 +8,7 @@ from __future__ import annotations
 from functools import partial
 
 from stages.domain.core.prompts import sample_prompt
-from stages.lib.models.processor import fit_of
+from stages.lib.models.resizing import fit_of
 from stages.lib.rows.samples import InputError, load_samples
 from stages.lib.training.loop import Hooks
 from stages.lib.training.mixture import Example

@@ -16,7 +16,7 @@ import torch
 
 from stages.domain.core.frames import Fit, Shrink
 from stages.lib.models.load import ModelUnavailableError, load_model, load_pretrained, save_model
-from stages.lib.models.processor import fit_of, shrink_of
+from stages.lib.models.resizing import fit_of, shrink_of
 from stages.lib.training.lora import load_adapters
 from tests.support.tiny_parts import tiny
 
