@@ -18,7 +18,8 @@ from stages.grpo.engine import engine_settings, rollout_engine, vllm_request
 from stages.grpo.resampling import PromptPool
 from stages.grpo.rollout_log import RolloutLog
 from stages.grpo.step import Rewards
-from stages.grpo.trainer import Encode, VideoGRPOTrainer
+from stages.grpo.trainer import VideoGRPOTrainer
+from stages.grpo.video import Encode
 from stages.lib.models.load import freeze, load_model, use_threads
 from stages.lib.models.processor import EncodedPrompt, encode_prompts
 from stages.lib.models.rendering import check_trainable
