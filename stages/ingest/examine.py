@@ -25,7 +25,7 @@ from stages.ingest.clips import Media, to_clip, without_duplicates
 from stages.ingest.split import assign_splits
 from stages.lib.annotations.annotation import Annotation
 from stages.lib.annotations.formats import read_source
-from stages.lib.video import encoder, errors, times
+from stages.lib.video import container, encoder, errors, packets, rotation, times
 from stages.lib.video import probe as probing
 from stages.lib.video.errors import FfmpegMissing, VideoError
 from stages.params import IngestParams
@@ -242,7 +242,8 @@ def journal_file(params: IngestParams) -> Path:
     """Return the journal of the source folder; a change of the examining code starts another
     journal."""
     folder = Path(params.source)
-    code = [Path(module.__file__ or "") for module in (encoder, errors, probing, times)] + [Path(__file__)]
+    modules = (container, encoder, errors, packets, probing, rotation, times)
+    code = [Path(module.__file__ or "") for module in modules] + [Path(__file__)]
     identity = f"{folder.resolve()} {params.normalise} {code_digest(code)}"
     name = hashlib.sha256(identity.encode()).hexdigest()[:16]
     return paths.EXAMINED / f"{name}.jsonl"

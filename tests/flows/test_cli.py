@@ -22,7 +22,7 @@ from flows.project import run as running
 from flows.repro import registered
 from flows.repro.scratch import release_scratch
 from flows.repro.steps import Plan, PlanStep, StageMeta
-from stages.runtime import lease
+from stages.runtime.leases import lease
 from stages.tracking.lineage.uri import TrackingError
 from stages.tracking.registry.register import RegisterReport
 from stages.tracking.session import Session

@@ -21,8 +21,8 @@ from stages.lib.judging.embedder import LexicalEmbedder
 from stages.lib.judging.endpoint import EndpointJudge
 from stages.lib.training.mixture import Example
 from stages.params import OpenAIJudgeParams, load_params
-from stages.runtime import http as client
-from stages.runtime.endpoints import endpoint_settings
+from stages.runtime.endpoint import client
+from stages.runtime.endpoint.settings import endpoint_settings
 from tests.support.checkout import ROOT
 from tests.support.judge_server import Asked, Fault, JudgeServer, judge_server
 from tests.support.tiny_parts import Paying, Seen, grpo_row, nothing, tasks_of

@@ -14,7 +14,8 @@ from stages.domain.core.replies import final_answer, opened_by, parse_reply
 from stages.grpo.train import train_grpo
 from stages.lib.inference.generate import generate, rollouts
 from stages.lib.models.load import load_model, save_model
-from stages.lib.models.processor import IGNORE, encode_prompts, render, reply_opening, training_batch
+from stages.lib.models.processor import IGNORE, encode_prompts, training_batch
+from stages.lib.models.rendering import render, reply_opening
 from stages.lib.training.mixture import Example
 from stages.sft.train import train_sft
 from stages.tools.suites.engines.local import LocalModel

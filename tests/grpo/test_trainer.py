@@ -21,13 +21,7 @@ from stages.domain.core.frames import Frames
 from stages.grpo.trainer import VideoGRPOTrainer
 from stages.lib.inference.vision_cache import _KeptFeatures, equal_to, fingerprint
 from stages.lib.models.load import freeze, load_model, save_model
-from stages.lib.models.processor import (
-    EncodedPrompt,
-    VideoFields,
-    encode_prompts,
-    placeholder_ids,
-    split_videos,
-)
+from stages.lib.models.processor import EncodedPrompt, VideoFields, encode_prompts, placeholder_ids, split_videos
 from stages.lib.training.lora import adapters
 from stages.params import LoraParams
 from tests.support.tiny_parts import LORA, Paying, frames, tiny

@@ -13,7 +13,7 @@ from stages.lib.judging.build import judge_of
 from stages.lib.judging.endpoint import EndpointJudge
 from stages.lib.judging.rule import RuleJudge
 from stages.params import Params, ParamsError, load_params, parse_params
-from stages.runtime.endpoints import JudgeError
+from stages.runtime.endpoint.settings import JudgeError
 from tests.support.checkout import ROOT
 from tests.support.judge_server import KEY
 from tests.support.writer_parts import RULE

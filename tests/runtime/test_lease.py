@@ -15,15 +15,16 @@ from pathlib import Path
 
 import pytest
 
-from stages.runtime import lease
-from stages.runtime.lease import LeaseLost, holder, take
+from stages.runtime.leases import lease
+from stages.runtime.leases.holder import Holder, holder
+from stages.runtime.leases.lease import LeaseLost, take
 from stages.runtime.liveness import me
 
 #: Takes the folder, says so with the time, does one thing with it, and lets go when its input ends.
 TAKES = """
 import sys, time
 from pathlib import Path
-from stages.runtime import lease
+from stages.runtime.leases import lease
 mine = lease.take(Path(sys.argv[1]), "grpo@bridge")
 print("mine", flush=True)
 sys.stdin.read()
@@ -184,19 +185,19 @@ def test_one_that_believes_in_an_old_number_goes_back(tmp_path: Path) -> None:
     """It looked, the folder was deleted and taken again, and only then it took over from the owner
     it had seen."""
     with lease.held(tmp_path, "grpo@bridge") as mine:
-        old = lease.Holder(5, "of the deleted folder", replace(me(), started="1"))
+        old = Holder(5, "of the deleted folder", replace(me(), started="1"))
         assert lease._create(tmp_path, old) is None
         mine.check()
-        assert holder(tmp_path) == lease.Holder(1, mine.token, me(), beat_every_s=0.05)
+        assert holder(tmp_path) == Holder(1, mine.token, me(), beat_every_s=0.05)
 
 
-def _left(folder: Path, number: int, token: str, after: str = "", host: str | None = None) -> lease.Holder:
+def _left(folder: Path, number: int, token: str, after: str = "", host: str | None = None) -> Holder:
     """Leave the files of a killed process: of this machine, or of ``host``."""
     process = replace(me(), host=host) if host else replace(me(), started="1")
     row = {"token": token, "process": str(process), "job": "", "after": after, "beat_every_s": 0.05}
     (folder / "lease").mkdir(parents=True, exist_ok=True)
     (folder / f"lease/{number}").write_text(json.dumps(row))
-    return lease.Holder(number, token, process, "", after, 0.05)
+    return Holder(number, token, process, "", after, 0.05)
 
 
 def test_of_a_chain_of_killed_take_overs_nothing_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from stages.runtime import http as client
+from stages.runtime.endpoint import client
 from tests.support.judge_server import JudgeServer, judge_server
 
 

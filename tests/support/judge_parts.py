@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 from stages.lib.judging.endpoint import EndpointJudge
 from stages.params import OpenAIJudgeParams
-from stages.runtime.endpoints import endpoint_settings
+from stages.runtime.endpoint.settings import endpoint_settings
 from tests.support.judge_server import JudgeServer
 
 JudgeT = TypeVar("JudgeT", bound=EndpointJudge)

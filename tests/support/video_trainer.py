@@ -13,11 +13,7 @@ from trl import GRPOConfig, GRPOTrainer
 
 from stages.domain.core.frames import Frames
 from stages.grpo.trainer import VideoGRPOTrainer
-from stages.lib.models.processor import (
-    VideoFields,
-    join_videos,
-    modality_of,
-)
+from stages.lib.models.processor import VideoFields, join_videos, modality_of
 from tests.support.tiny_parts import frames
 
 TEMPERATURE = 0.7

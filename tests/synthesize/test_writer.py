@@ -21,7 +21,7 @@ from stages.domain.tasks.task import Context
 from stages.lib.judging.rule import RuleJudge
 from stages.lib.rows.jsonl import read_rows, write_rows
 from stages.params import SynthesizeParams, WriterParams
-from stages.runtime.endpoints import JudgeError
+from stages.runtime.endpoint.settings import JudgeError
 from stages.synthesize import writer as writing
 from stages.synthesize.manifest import Manifest
 from stages.synthesize.question_rules import describe_clip, flaw, mentions_notes

@@ -22,9 +22,9 @@ from stages.domain.tasks.scoring import reward
 from stages.lib.judging.batch import JudgeUnavailableError, check_judged, score_replies, usage_of
 from stages.lib.judging.prompts import Question, ask_covers
 from stages.lib.judging.rule import RuleJudge
-from stages.runtime import http as client
-from stages.runtime.endpoints import JudgeError, endpoint_settings
-from stages.runtime.http import retry_after_s
+from stages.runtime.endpoint import client
+from stages.runtime.endpoint.client import retry_after_s
+from stages.runtime.endpoint.settings import JudgeError, endpoint_settings
 from tests.support.builders import SAMPLES, referee, rules
 from tests.support.checkout import ROOT
 from tests.support.judge_parts import endpoint_judge
@@ -287,7 +287,7 @@ ASK = """
 from tests.support.builders import SAMPLES
 from tests.support.judge_parts import judge_params
 from stages.lib.judging.endpoint import EndpointJudge
-from stages.runtime.endpoints import endpoint_settings
+from stages.runtime.endpoint.settings import endpoint_settings
 from stages.lib.judging.prompts import Question, ask_covers
 judge = EndpointJudge(judge_params(), endpoint_settings())
 answers = judge.ask([ask_covers(SAMPLES["dark_event_infer"], f"answer {{n}}") for n in range({count})])

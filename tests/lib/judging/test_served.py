@@ -26,7 +26,7 @@ from stages.domain.tasks.scoring import reward
 from stages.lib.judging.batch import score_replies
 from stages.lib.judging.endpoint import EndpointJudge
 from stages.lib.judging.prompts import Coverage, Question, ask_covers, ask_right
-from stages.runtime.endpoints import endpoint_settings
+from stages.runtime.endpoint.settings import endpoint_settings
 from tests.support.builders import SAMPLES, referee, rules
 from tests.support.judge_parts import judge_params
 

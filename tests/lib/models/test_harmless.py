@@ -14,7 +14,9 @@ from typing import Any
 import pytest
 import torch
 
+from stages.domain.core.frames import Fit, Shrink
 from stages.lib.models.load import ModelUnavailableError, load_model, load_pretrained, save_model
+from stages.lib.models.resizing import fit_of, shrink_of
 from stages.lib.training.lora import load_adapters
 from tests.support.tiny_parts import tiny
 
@@ -77,6 +79,13 @@ def processor_code(folder: Path) -> None:
     )
 
 
+def video_processor_code(folder: Path) -> None:
+    (folder / "code.py").write_text(CODE.format(mark=str(folder / "mark")))
+    config = json.loads((folder / "processor_config.json").read_text())
+    config["video_processor"] |= {"video_processor_type": "Evil", "auto_map": {"AutoVideoProcessor": "code.Config"}}
+    (folder / "processor_config.json").write_text(json.dumps(config))
+
+
 BAD = [
     (
         pickled,
@@ -117,6 +126,21 @@ def test_nobody_is_asked_on_a_terminal(
             ModelUnavailableError, match=r"is unknown to transformers|needs code of its own, which is not run"
         ):
             load_model(folder, "fp32")
+    os.close(main)
+    assert not (folder / "mark").exists()
+
+
+@pytest.mark.parametrize("resize", [fit_of, shrink_of])
+def test_nobody_is_asked_for_a_resize(
+    folder: Path, resize: Callable[[Path], Fit | Shrink], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    video_processor_code(folder)
+    main, terminal = pty.openpty()
+    os.write(main, b"y\ny\ny\n")
+    with os.fdopen(terminal) as stdin:
+        monkeypatch.setattr(sys, "stdin", stdin)
+        with pytest.raises(ValueError, match="trust_remote_code"):
+            resize(folder)
     os.close(main)
     assert not (folder / "mark").exists()
 

@@ -18,15 +18,9 @@ from stages.base.tiny import build_tiny
 from stages.lib.inference.generate import generate
 from stages.lib.models.chat import REPLY_TAGS
 from stages.lib.models.load import ModelUnavailableError, load_model, load_pretrained, save_model
-from stages.lib.models.processor import (
-    UnfitFramesError,
-    encode_prompts,
-    encode_video,
-    fit_of,
-    render,
-    reply_ids,
-    training_batch,
-)
+from stages.lib.models.processor import UnfitFramesError, encode_prompts, encode_video, reply_ids, training_batch
+from stages.lib.models.rendering import render
+from stages.lib.models.resizing import fit_of
 from stages.params import TinyModelParams, load_params
 from tests.support.checkout import ROOT
 from tests.support.tiny_parts import FAMILIES, REPLIES, SCAFFOLDING, frames, tiny, tiny_params

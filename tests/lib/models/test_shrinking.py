@@ -11,7 +11,8 @@ import pytest
 
 from stages.domain.core.frames import Frames
 from stages.lib.models.load import save_model
-from stages.lib.models.processor import encode_video, fit_of, most_pixels, shrink_of
+from stages.lib.models.processor import encode_video
+from stages.lib.models.resizing import fit_of, most_pixels, shrink_of
 from stages.lib.video.errors import VideoError
 from stages.lib.video.loader import load_video
 from stages.tools.serving.decode import DecodeRequest, load_bounded

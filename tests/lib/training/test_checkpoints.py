@@ -11,7 +11,7 @@ import pytest
 
 from stages.lib.training import checkpoints
 from stages.lib.training.checkpoints import CheckpointGone, Saved
-from stages.runtime import lease
+from stages.runtime.leases import lease
 
 
 def save(scratch: Path, step: int, known: Saved) -> Saved:
@@ -52,7 +52,10 @@ def test_a_state_knows_all_that_was_saved_before_it(tmp_path: Path, known: Saved
 def test_the_next_save_and_the_end_see_that_one_is_gone(tmp_path: Path, known: Saved, gone: str) -> None:
     path = tmp_path / "saved" / gone
     shutil.rmtree(path) if path.is_dir() else path.unlink()
-    said = r"checkpoint 2: it was saved by this training and is gone from .*saved \(checkpoint-2.*\); .*vidbridge scratch clean"
+    said = (
+        r"checkpoint 2: it was saved by this training and is gone from .*saved \(checkpoint-2.*\); .*"
+        r"vidbridge scratch clean"
+    )
     with pytest.raises(CheckpointGone, match=said):
         save(tmp_path, 6, known)
     with pytest.raises(CheckpointGone, match=said):

@@ -16,7 +16,7 @@ from stages.domain.core.replies import render_reply
 from stages.domain.statistics.bootstrap import Design, mean_interval
 from stages.lib.judging.batch import JudgeUnavailableError
 from stages.params import OpenAIJudgeParams, Params
-from stages.runtime import http as client
+from stages.runtime.endpoint import client
 from stages.tools.suites.markdown import as_markdown, roughly_judged
 from stages.tools.suites.published.benchmark import Mark, PredictionError
 from stages.tools.suites.published.registry import BENCHMARKS

@@ -23,8 +23,8 @@ from PIL import Image
 from stages.domain.core.frames import Frames
 from stages.lib.video.reader import read_frames
 from stages.params import Params, load_params
-from stages.runtime import http as client
-from stages.runtime.endpoints import JudgeError
+from stages.runtime.endpoint import client
+from stages.runtime.endpoint.settings import JudgeError
 from stages.tools.suites.engines.endpoint import _read, content_of
 from stages.tools.suites.engines.questions import Question
 from stages.tools.suites.evaluate import endpoint_engine, evaluate

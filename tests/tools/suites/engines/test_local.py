@@ -22,7 +22,7 @@ from stages.lib.models.processor import encode_prompts
 from stages.lib.rows.jsonl import read_record
 from stages.lib.video.errors import VideoError
 from stages.params import OpenAIJudgeParams, Params, load_params
-from stages.runtime.endpoints import JudgeError
+from stages.runtime.endpoint.settings import JudgeError
 from stages.tools.suites import frames as protocol
 from stages.tools.suites.engines.contents import Contents
 from stages.tools.suites.engines.local import LocalModel, thinned

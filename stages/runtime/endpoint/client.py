@@ -14,7 +14,7 @@ from typing import Any
 import httpx
 
 from stages.errors import Fault
-from stages.runtime.endpoints import EVALUATED, EndpointSettings, JudgeError
+from stages.runtime.endpoint.settings import EVALUATED, EndpointSettings, JudgeError
 
 #: The first pause; each later one is twice as long, up to the longest, and each is shortened at
 #: random by up to half.
@@ -24,32 +24,33 @@ LONGEST_WAIT_S = 300.0
 _TRY_AGAIN = frozenset({408, 409, 425, 429})
 _QUOTED_CHARACTERS = 300
 
-#: Remedies by status, for statuses that a retry does not change.
-_REMEDIES = {
-    400: (
-        "the endpoint refuses such a request; check {table}.model, {table}.max_tokens and that it offers"
-        " response_format json_schema"
+#: Statuses that a retry does not change: what they say, and the remedy.
+_FAULTS = {
+    400: Fault(
+        "the endpoint refuses such a request",
+        "check {table}.model, {table}.max_tokens and that it offers response_format json_schema",
     ),
-    401: "the endpoint does not accept the key; set {key}",
-    403: "the key may not use this model; check {key} and {table}.model",
-    404: (
-        "the address or the model does not exist; {url} ends with /v1, and {table}.model is named as the endpoint"
-        " names it"
+    401: Fault("the endpoint does not accept the key", "set {key}"),
+    403: Fault("the key may not use this model", "check {key} and {table}.model"),
+    404: Fault(
+        "the address or the model does not exist",
+        "{url} ends with /v1, and {table}.model is named as the endpoint names it",
     ),
 }
 #: The same for a model that is evaluated.
-_MODEL_REMEDIES = {
-    **_REMEDIES,
-    400: (
-        "the endpoint refuses such a question; check --endpoint-model, that it takes pictures (or --endpoint-video"
-        " mp4), and how many"
+_MODEL_FAULTS = {
+    **_FAULTS,
+    400: Fault(
+        "the endpoint refuses such a question",
+        "check --endpoint-model, that it takes pictures (or --endpoint-video mp4), and how many",
     ),
-    403: "the key may not use this model; check {key} and --endpoint-model",
-    404: (
-        "the address or the model does not exist; {url} ends with /v1, and --endpoint-model is named as the endpoint"
-        " names it"
+    403: Fault("the key may not use this model", "check {key} and --endpoint-model"),
+    404: Fault(
+        "the address or the model does not exist",
+        "{url} ends with /v1, and --endpoint-model is named as the endpoint names it",
     ),
 }
+_OTHER = Fault("it is not an OpenAI-compatible endpoint, or does not know such a request", "check {url}")
 #: Statuses whose body is not quoted: it may repeat the key, or an unrecognisable part of it.
 _NOT_QUOTED = frozenset({401, 403})
 
@@ -140,12 +141,11 @@ def retry_after_s(value: str) -> float:
 
 def _refusal(response: httpx.Response, settings: EndpointSettings, table: str) -> Fault:
     status = response.status_code
-    remedies = _MODEL_REMEDIES if settings.role == EVALUATED else _REMEDIES
-    remedy = remedies.get(
-        status, "it is not an OpenAI-compatible endpoint, or does not know such a request; check {url}"
-    ).format(url=settings.url_name, key=f"VIDBRIDGE_{settings.role}_KEY", table=table)
+    known = (_MODEL_FAULTS if settings.role == EVALUATED else _FAULTS).get(status, _OTHER)
+    remedy = known.remedy.format(url=settings.url_name, key=f"VIDBRIDGE_{settings.role}_KEY", table=table)
     body = "" if status in _NOT_QUOTED else _without_key(" ".join(response.text.split()), settings)[:_QUOTED_CHARACTERS]
-    return Fault(f"{settings.url} answers {status}" + (f" (response: {body})" if body else ""), remedy)
+    quoted = f" (response: {body})" if body else ""
+    return Fault(f"{settings.url} answers {status}: {known.problem}{quoted}", remedy)
 
 
 def _without_key(text: str, settings: EndpointSettings) -> str:

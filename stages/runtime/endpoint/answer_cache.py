@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from stages.runtime.endpoints import JudgeError
+from stages.runtime.endpoint.settings import JudgeError
 
 _BUSY_S = 30.0
 

@@ -23,19 +23,26 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar
+from typing import ParamSpec, TypeVar
 
 from stages.errors import MachineError
-from stages.runtime.liveness import Identity, beat_every_s, lost_after_s, me, parse, process_state
+from stages.runtime.leases.holder import (
+    FOLDER,
+    Holder,
+    beat_file,
+    holder,
+    holders,
+    lease_file,
+    parse_holder,
+    write_beat,
+)
+from stages.runtime.leases.watch import Watch
+from stages.runtime.liveness import beat_every_s, lost_after_s, me, process_state
 
-#: The subfolder that holds the lease; everything else in the folder belongs to the owner.
-FOLDER = "lease"
 #: Pause between two polls of a waiting process, and between two of its messages.
 LOOK_S = 1.0
 TELL_S = 60.0
-_BEAT_DIGITS = 20
 _HESITATION_S = 2.0
 #: Two processes that take over at once may both withdraw a few times; after this many, a message is
 #: printed.
@@ -49,31 +56,6 @@ class LeaseLost(MachineError, RuntimeError):
     """Another process has taken over the folder that this one was working in."""
 
 
-@dataclass(frozen=True)
-class Holder:
-    """Owner of a folder.
-
-    Attributes:
-        number: number of the lease; each takeover increments it.
-        token: unique id of this lease.
-        process: the owner; None while the file is being written, or if it cannot be read.
-        job: id shared by the processes of one training; empty outside of one.
-        after: token of the lease that was taken over; empty: there was none.
-        beat_every_s: interval at which the count is incremented.
-    """
-
-    number: int
-    token: str
-    process: Identity | None
-    job: str = ""
-    after: str = ""
-    beat_every_s: float = 0.0
-
-    @property
-    def display_name(self) -> str:
-        return "a process that is not known yet" if self.process is None else self.process.display_name
-
-
 class Lease:
     """A folder owned by this process until :meth:`release`. Created only by :func:`take`."""
 
@@ -81,7 +63,7 @@ class Lease:
         self.folder, self.number, self.token = folder, number, token
         self._stop = threading.Event()
         self._complained = False
-        _beat(folder, number, 0, new=True)
+        write_beat(folder, number, 0, new=True)
         # In the process that trains, which may be the fork of a warm one: a thread of the parent
         # would not be there.
         self._thread = threading.Thread(target=self._pump, name="lease", daemon=True)
@@ -139,7 +121,7 @@ class Lease:
         if not lost:
             # The name last: a folder with a count and no owner is free, one with an owner and no
             # count is not.
-            for path in (_beat_file(self.folder, self.number), _file(self.folder, self.number)):
+            for path in (beat_file(self.folder, self.number), lease_file(self.folder, self.number)):
                 path.unlink(missing_ok=True)
             # Fails where another process has started to take the folder meanwhile, or where it is
             # not empty.
@@ -157,12 +139,12 @@ class Lease:
         until = time.monotonic() + _HESITATION_S
         while True:
             try:
-                text = _file(self.folder, self.number).read_bytes()
+                text = lease_file(self.folder, self.number).read_bytes()
             except FileNotFoundError:
                 return True
-            if _parsed(self.number, text).token not in (self.token, ""):
+            if parse_holder(self.number, text).token not in (self.token, ""):
                 return True
-            if not _file(self.folder, self.number + 1).exists():
+            if not lease_file(self.folder, self.number + 1).exists():
                 return False
             # A process that takes over deletes our file next; one that was mistaken withdraws.
             if time.monotonic() > until:
@@ -180,7 +162,7 @@ class Lease:
             try:
                 if self._is_lost():
                     return  # :meth:`check` tells who works here
-                _beat(self.folder, self.number, count)
+                write_beat(self.folder, self.number, count)
             except OSError as error:
                 if not self._complained:
                     self._complained = True
@@ -191,11 +173,6 @@ class Lease:
                     )
 
 
-def holder(folder: Path) -> Holder | None:
-    """Return the present owner of ``folder``, dead or alive; None if there is none."""
-    return max(_held(folder), key=lambda lease: lease.number, default=None)
-
-
 def take(folder: Path, what: str, *, wait: bool = True) -> Lease | None:
     """Take the lease of ``folder``; with ``wait``, once its owner has released it or is lost.
 
@@ -203,13 +180,13 @@ def take(folder: Path, what: str, *, wait: bool = True) -> Lease | None:
     changes while it is watched. Messages start with ``what``.
     """
     since, told_at = time.monotonic(), -float("inf")
-    watch: _Watch | None = None
+    watch: Watch | None = None
     refused = 0
     while True:
         if refused >= _REFUSED_OFTEN and time.monotonic() - told_at >= TELL_S:
             told_at = time.monotonic()
             others = (
-                ", ".join(lease.display_name for lease in sorted(_held(folder), key=lambda lease: lease.number))
+                ", ".join(lease.display_name for lease in sorted(holders(folder), key=lambda lease: lease.number))
                 or "nobody"
             )
             _say(
@@ -226,7 +203,7 @@ def take(folder: Path, what: str, *, wait: bool = True) -> Lease | None:
             time.sleep(random.uniform(0.05, 0.5))
             continue
         if watch is None or watch.token != owner.token:
-            watch = _Watch(folder, owner)
+            watch = Watch(folder, owner)
         if watch.lost():
             if (lease := _create(folder, owner)) is not None:
                 _say(
@@ -280,42 +257,6 @@ def held(folder: Path, what: str) -> Iterator[Lease]:
         lease.release()
 
 
-class _Watch:
-    """Observation of the count of one owner."""
-
-    def __init__(self, folder: Path, owner: Holder) -> None:
-        self.token = owner.token
-        self.changed = False
-        self._folder, self._owner = folder, owner
-        #: An owner with longer intervals than ours gets as many of them as we allow ourselves.
-        self.patience_s = max(lost_after_s(), owner.beat_every_s * lost_after_s() / beat_every_s() / 2)
-        self._seen = self._look()
-        self._since = time.monotonic()
-        self._at = self._since
-
-    @property
-    def still_s(self) -> float:
-        return time.monotonic() - self._since
-
-    def lost(self) -> bool:
-        """Return whether the count has not changed for too long. For an owner that can be looked
-        up, its process counts instead."""
-        now, last = time.monotonic(), self._at
-        self._at = now
-        if (seen := self._look()) != self._seen:
-            self._seen, self._since, self.changed = seen, now, True
-        elif now - last > self.patience_s / 2:
-            # This process was suspended, and the owner may have been suspended with it (on the same
-            # machine).
-            self._since = now
-        can_look_up = self._owner.process is not None and process_state(self._owner.process) != "elsewhere"
-        return not can_look_up and self.still_s > self.patience_s
-
-    def _look(self) -> tuple[bytes, bytes]:
-        # Opened again each time: a network file system then asks its server.
-        return _bytes(_file(self._folder, self._owner.number)), _bytes(_beat_file(self._folder, self._owner.number))
-
-
 def _is_gone(owner: Holder) -> bool:
     return owner.process is not None and process_state(owner.process) == "gone"
 
@@ -330,7 +271,7 @@ def _create(folder: Path, before: Holder | None) -> Lease | None:
         "after": before.token if before else "",
         "beat_every_s": beat_every_s(),
     }
-    path = _file(folder, number)
+    path = lease_file(folder, number)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
@@ -342,7 +283,7 @@ def _create(folder: Path, before: Holder | None) -> Lease | None:
         os.fsync(file.fileno())
     # A process that looked before the folder was deleted and created again uses an outdated number:
     # of two such processes, the second sees the other here, and both may withdraw.
-    others = {lease.number: lease for lease in _held(folder) if lease.number != number}
+    others = {lease.number: lease for lease in holders(folder) if lease.number != number}
     over: list[int] = []
     link = before if before is not None and others.get(before.number) == before else None
     while link is not None:
@@ -360,61 +301,9 @@ def _create(folder: Path, before: Holder | None) -> Lease | None:
     # The oldest first: if this process is killed here, its successor still finds each lease through
     # the one that followed it.
     for old in sorted(over):
-        for file_over in (_beat_file(folder, old), _file(folder, old)):
+        for file_over in (beat_file(folder, old), lease_file(folder, old)):
             file_over.unlink(missing_ok=True)
     return Lease(folder, number, token)
-
-
-def _held(folder: Path) -> list[Holder]:
-    try:
-        names = [path.name for path in (folder / FOLDER).iterdir()]
-    except FileNotFoundError:
-        return []
-    leases = (_read(folder, int(name)) for name in names if name.isdecimal())
-    return [lease for lease in leases if lease is not None]
-
-
-def _read(folder: Path, number: int) -> Holder | None:
-    """Read the owner of lease ``number``; None: that lease does not exist."""
-    try:
-        text = _file(folder, number).read_bytes()
-    except FileNotFoundError:
-        return None
-    except OSError:
-        return Holder(number, "", None)
-    return _parsed(number, text)
-
-
-def _parsed(number: int, text: bytes) -> Holder:
-    try:
-        row: dict[str, Any] = json.loads(text)
-        process = parse(str(row["process"]))
-        return Holder(
-            number, str(row["token"]), process, str(row["job"]), str(row["after"]), float(row["beat_every_s"])
-        )
-    except (ValueError, KeyError, TypeError):
-        return Holder(number, "", None)  # it is being written
-
-
-def _beat(folder: Path, number: int, count: int, *, new: bool = False) -> None:
-    # In place and of constant length, so that it works on a full disk.
-    with _beat_file(folder, number).open("wb" if new else "r+b") as file:
-        file.write(str(count).zfill(_BEAT_DIGITS).encode())
-
-
-def _bytes(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError:
-        return b""
-
-
-def _file(folder: Path, number: int) -> Path:
-    return folder / FOLDER / str(number)
-
-
-def _beat_file(folder: Path, number: int) -> Path:
-    return folder / FOLDER / f"{number}.beat"
 
 
 def _job() -> str:
