@@ -33,6 +33,9 @@ from stages.runtime import paths
 from stages.runtime.code_digest import code_digest
 from stages.runtime.workers import ItemFailure, map_items
 
+#: The modules that decide what a file holds; the journal belongs to them.
+EXAMINING = (container, encoder, errors, packets, probing, rotation, times)
+
 
 class Problem(Record):
     """Reason why a file cannot be used as a clip."""
@@ -242,8 +245,7 @@ def journal_file(params: IngestParams) -> Path:
     """Return the journal of the source folder; a change of the examining code starts another
     journal."""
     folder = Path(params.source)
-    modules = (container, encoder, errors, packets, probing, rotation, times)
-    code = [Path(module.__file__ or "") for module in modules] + [Path(__file__)]
+    code = [Path(module.__file__ or "") for module in EXAMINING] + [Path(__file__)]
     identity = f"{folder.resolve()} {params.normalise} {code_digest(code)}"
     name = hashlib.sha256(identity.encode()).hexdigest()[:16]
     return paths.EXAMINED / f"{name}.jsonl"
