@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from flows.errors import FlowError, UsageError
-from flows.project import diagnosis
+from flows.project.diagnosis.project import check_champion
 from flows.repro import registered
 from stages.params import ExcludedVideo, load_params
 from stages.tools.dataset.remove import RemovalError
@@ -222,7 +222,7 @@ def test_a_store_that_knows_nothing_of_the_project_frees_nothing(
         FlowError, match=r"MLFLOW_TRACKING_URI: this project's versions were registered in sqlite:.*nothing was freed"
     ):
         free(here, capsys, yes=True)
-    assert diagnosis._champion(Session(here)).state == "warn"
+    assert check_champion(Session(here)).state == "warn"
     # Another clone has no note; then nothing that others share is freed.
     (here / ".vidbridge/registered.json").unlink()
     for order in ({"remote": True}, {"remote": True, "versions": True}):
@@ -230,7 +230,7 @@ def test_a_store_that_knows_nothing_of_the_project_frees_nothing(
             free(here, capsys, yes=True, **order)
     assert in_store(here, CACHE, oid)
     assert in_store(here, REMOTE, oid)
-    assert "empty.db" in diagnosis._champion(Session(here)).found
+    assert "empty.db" in check_champion(Session(here)).found
 
 
 def test_a_shared_cache_and_other_projects(
@@ -370,7 +370,7 @@ def test_what_saw_a_removed_video_is_found_tagged_and_refused(here: Path, capsys
     assert "is unknown" in str(refused(lost))
     assert refused(clean) is refused(scored) is refused(pretrained) is None
     assert "whether version" in str(explain(Session(here), "champion").objection)
-    assert "is unknown" in diagnosis._champion(Session(here)).found
+    assert "is unknown" in check_champion(Session(here)).found
 
     # A clone whose branch lacks the exclusion reads it from the registry; a later version is
     # checked by its data.

@@ -235,7 +235,7 @@ def test_an_alias_that_the_gate_did_not_put_there_is_told_of(
     registered: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from flows.console.champion import warn_of_moved
-    from flows.project.diagnosis import _champion
+    from flows.project.diagnosis.project import check_champion
 
     project = registered
     client = open_client(project)
@@ -273,13 +273,13 @@ def test_an_alias_that_the_gate_did_not_put_there_is_told_of(
     # The alias is where it was put, and the version is other content.
     client.set_registered_model_alias(MODEL, CHAMPION, str(moved.candidate.number))
     assert fault() is None
-    assert _champion(Session(project)).state == "ok"
+    assert check_champion(Session(project)).state == "ok"
     point(project, f"dvc://{'0' * 32}.dir/final")
     assert (
         f"version {moved.candidate.number} is not the content that the gate made 'champion': its source was 'dvc://"
         in str(fault())
     )
-    found = _champion(Session(project))
+    found = check_champion(Session(project))
     assert (found.state, f"{found.found}; {found.todo}") == ("warn", fault())
 
 

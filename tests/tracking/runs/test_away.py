@@ -15,7 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from flows.project.diagnosis import _git, _remote
+from flows.project.diagnosis.project import check_git
+from flows.project.diagnosis.services import check_remote
 from flows.repro.preflight import git_problems, mlflow_problems, remote_problems
 from stages.params import load_params
 from stages.runtime.paths import DATABASE
@@ -197,7 +198,7 @@ def test_missing_keys_and_a_dead_endpoint_are_one_sentence(s3: Path, monkeypatch
     (said,) = map(str, remote_problems(s3))
     assert "Could not connect to the endpoint URL" in said
     assert "start that server, or correct its address: AWS_ENDPOINT_URL" in said
-    found = _remote(s3)
+    found = check_remote(s3)
     assert found.state == "missing"
     assert "endpoint" in found.found
     assert CANARY not in said + found.found + found.todo
@@ -233,7 +234,7 @@ def test_a_run_asks_for_a_commit_and_for_a_repository_that_git_reads(
     monkeypatch.setenv("GIT_TEST_ASSUME_DIFFERENT_OWNER", "1")  # git's own way to try it
     trust = f"git config --global --add safe.directory {project}"
     assert git_problems(project)[0].remedy.endswith(f"type: {trust}")
-    assert _git(project).todo == f"type: {trust}"
+    assert check_git(project).todo == f"type: {trust}"
     monkeypatch.delenv("GIT_TEST_ASSUME_DIFFERENT_OWNER")
     git_output(project, "update-ref", "-d", "HEAD")
     assert "has no commit yet" in git_problems(project)[0].problem
@@ -254,7 +255,7 @@ def test_git_that_is_not_there_is_to_be_installed(
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(FileNotFoundError):
         subprocess.run(["git"], check=False)
-    found = _git(project)
+    found = check_git(project)
     assert (found.state, found.found) == ("missing", "git: not found")
     assert found.todo.startswith("install it")
 
