@@ -19,8 +19,12 @@ from stages.lib.evaluation.results import PolicyScores
 from stages.lib.rows.jsonl import write_json, write_record, write_rows
 from stages.lib.rows.samples import InputError
 from stages.params import GrpoRow, Params, ParamsError, load_params, parse_params
-from stages.tools.ablation.grid import IDENTITY_FILE, Results, figure, markdown, read_grid, start_of, variant_params
+from stages.tools.ablation.figure import figure
+from stages.tools.ablation.grid import read_grid
+from stages.tools.ablation.results import IDENTITY_FILE, Results
 from stages.tools.ablation.seeds import PolicyPair, over_seeds, pooled_gain
+from stages.tools.ablation.table import markdown
+from stages.tools.ablation.variants import start_of, variant_params
 from tests.support.checkout import ROOT
 
 RECIPES = ("smoke", "tiny", "vidbridge-r1", "vidbridge-r1-staged", "videocap-r1")
