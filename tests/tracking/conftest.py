@@ -19,6 +19,7 @@ import pytest
 from flows.processes.prefect_server import free_port
 from stages.params import Params, load_params
 from stages.runtime.paths import DATABASE
+from stages.tracking.gate.promote import promote
 from stages.tracking.registry.register import register
 from stages.tracking.runs.store import open_client
 from stages.tracking.session import Session
@@ -133,3 +134,28 @@ def mlflow_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     finally:
         os.killpg(server.pid, 15)
         server.wait(20)
+
+
+@pytest.fixture(scope="module")
+def champion_template(dvc_project: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project whose candidate is champion; take the fixture `here`, a copy."""
+    root = tmp_path_factory.mktemp("kept") / "project"
+    shutil.copytree(dvc_project, root)
+    with pytest.MonkeyPatch.context() as patch:
+        forget(patch, "VIDBRIDGE_", "MLFLOW_", "GIT_")
+        patch.setenv("GIT_CONFIG_GLOBAL", os.devnull)
+        patch.setenv("GIT_CONFIG_SYSTEM", os.devnull)
+        register(Session(root))
+        assert promote(Session(root), author="tester").moved
+    return root
+
+
+@pytest.fixture
+def here(champion_template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the project whose candidate is champion."""
+    forget(monkeypatch, "VIDBRIDGE_", "MLFLOW_", "GIT_")
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", os.devnull)
+    monkeypatch.setenv("GIT_CONFIG_SYSTEM", os.devnull)
+    root = tmp_path / "project"
+    shutil.copytree(champion_template, root)
+    return root

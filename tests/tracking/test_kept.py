@@ -1,12 +1,11 @@
-"""Content that `vidbridge gc` and `vidbridge data remove` free, keep, tag and refuse: on a real
-cache, remote, repository and registry."""
+"""Content that `vidbridge gc` frees and keeps: on a real cache, remote, repository and registry."""
 
 from __future__ import annotations
 
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -14,15 +13,12 @@ import pytest
 from flows.errors import FlowError, UsageError
 from flows.project import diagnosis
 from flows.repro import registered
-from stages.params import ExcludedVideo, load_params
-from stages.tools.dataset.remove import RemovalError
 from stages.tracking.gate.promote import promote, rollback
 from stages.tracking.lineage.uri import TrackingError
 from stages.tracking.registry.explain import explain
 from stages.tracking.registry.ledger import ENTRY
 from stages.tracking.registry.named import find_named
-from stages.tracking.registry.register import RegisterReport, register
-from stages.tracking.registry.removals import REMOVED, objection
+from stages.tracking.registry.register import RegisterReport
 from stages.tracking.registry.versions import JUDGING, find_version, load_version
 from stages.tracking.runs.store import open_client
 from stages.tracking.session import Session
@@ -33,8 +29,6 @@ from tests.support.kept_project import (
     REMOTE,
     add_to_lock,
     ask,
-    clips,
-    content,
     decide,
     folder,
     free,
@@ -43,31 +37,6 @@ from tests.support.kept_project import (
     version,
     with_ingest,
 )
-from tests.support.surroundings import forget
-
-
-@pytest.fixture(scope="module")
-def champion_template(dvc_project: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A project whose candidate is champion; take the fixture `here`, a copy."""
-    root = tmp_path_factory.mktemp("kept") / "project"
-    shutil.copytree(dvc_project, root)
-    with pytest.MonkeyPatch.context() as patch:
-        forget(patch, "VIDBRIDGE_", "MLFLOW_", "GIT_")
-        patch.setenv("GIT_CONFIG_GLOBAL", os.devnull)
-        patch.setenv("GIT_CONFIG_SYSTEM", os.devnull)
-        register(Session(root))
-        assert promote(Session(root), author="tester").moved
-    return root
-
-
-@pytest.fixture
-def here(champion_template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    forget(monkeypatch, "VIDBRIDGE_", "MLFLOW_", "GIT_")
-    monkeypatch.setenv("GIT_CONFIG_GLOBAL", os.devnull)
-    monkeypatch.setenv("GIT_CONFIG_SYSTEM", os.devnull)
-    root = tmp_path / "project"
-    shutil.copytree(champion_template, root)
-    return root
 
 
 def test_only_what_nothing_needs_is_freed(
@@ -311,83 +280,6 @@ def test_what_runs_leave_behind(here: Path, capsys: pytest.CaptureFixture[str]) 
     assert "scratch/sft-x/new/state.pt" in left
     assert not {"frames/a.npy", "scratch/sft-x/old/state.pt", "examined/abc.jsonl"} & left
     assert loaded.is_dir()
-
-
-def test_what_saw_a_removed_video_is_found_tagged_and_refused(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    source = here / "data/corpus"
-    (source / "videos").mkdir(parents=True)
-    for name in ("a", "b"):
-        (source / f"videos/{name}.mp4").write_bytes(name.encode())
-    (source / "annotations.jsonl").write_text(
-        '{"id": "a", "video": "videos/a.mp4"}\n{"id": "b", "video": "videos/b.mp4"}\n'
-    )
-    params = here / "params.yaml"
-    with_ingest(here)
-    before = params.read_text()
-
-    def made(stage: str, data: str | None, parent: str = "", **tags: str) -> int:
-        named = {"data": json.dumps({"data/clips": data} if data else {}), **tags}
-        if parent:
-            named["parents"] = json.dumps({"models/x/final": {"stage": parent, "out": content(parent)[:32] + ".dir"}})
-        return version(here, content(stage)[:32] + ".dir", stage, **named)
-
-    with_it, without, tested = (
-        clips(here, a="train", b="train"),
-        clips(here, b="train"),
-        clips(here, a="test", b="train"),
-    )
-    learned, clean, scored = made("sft@one", with_it), made("sft@two", without), made("sft@three", tested)
-    inherited = made("grpo@four", without, parent="sft@one")
-    lost = made("sft@five", "0" * 32 + ".dir")
-    pretrained = made("base", with_it, params='{"params.yaml": {"model": {"kind": "pretrained"}}}')
-
-    shown = ask(here, capsys, str(source / "videos/a.mp4"))
-    assert params.read_text() == before
-    assert shown["videos"] == [{"video": "videos/a.mp4", "sha256": [content("a")], "clips": ["a"], "splits": []}]
-    told = {row["version"]: (row["trained"], row["scored"], row["unknown"] is not None) for row in shown["versions"]}
-    assert told[learned] == told[inherited] == (["videos/a.mp4"], [], False)
-    assert told[scored] == ([], ["videos/a.mp4"], False)
-    assert told[lost] == ([], [], True)
-    assert not {clean, pretrained} & told.keys()
-    # Those of the fixture do not say which clips they were made from: unknown, not clean.
-    champion = find_version(open_client(here), MODEL, "champion").number
-    assert told[champion][2]
-    assert shown["run_again"] == ["ingest", "summary"]
-
-    done = ask(here, capsys, "a", yes=True)
-    assert done["tagged"] == [f"{MODEL} version {learned}", f"{MODEL} version {inherited}"]
-    assert load_params(params).ingest.exclude == (ExcludedVideo(video="videos/a.mp4", sha256=content("a")),)
-    listed = f'exclude: [\n    {{video: "videos/a.mp4", sha256: "{content("a")}"}},\n  ]\n'
-    assert params.read_text() == before.replace("exclude: []\n", listed)
-    assert find_version(open_client(here), MODEL, learned).tags[REMOVED] == '["videos/a.mp4"]'
-    (reason,) = promote(Session(here), inherited, author="tester").decision.reasons
-    assert reason.startswith(f"version {inherited} learned from 'videos/a.mp4', removed on request")
-
-    def refused(number: int) -> str | None:
-        return objection(Session(here), find_version(open_client(here), MODEL, number))
-
-    assert "learned from 'videos/a.mp4'" in str(refused(learned))
-    assert "is unknown" in str(refused(lost))
-    assert refused(clean) is refused(scored) is refused(pretrained) is None
-    assert "whether version" in str(explain(Session(here), "champion").objection)
-    assert "is unknown" in diagnosis._champion(Session(here)).found
-
-    # A clone whose branch lacks the exclusion reads it from the registry; a later version is
-    # checked by its data.
-    params.write_text(before)
-    later = made("sft@six", with_it)
-    assert "learned from 'videos/a.mp4'" in str(refused(later))
-    ask(here, capsys, "videos/a.mp4", yes=True)
-    ask(here, capsys, "videos/a.mp4", yes=True, undo=True)
-    assert params.read_text() == before
-    assert explain(Session(here), "champion").objection is None
-    assert find_version(open_client(here), MODEL, learned).removed_videos is None
-    with pytest.raises(
-        FlowError, match=r"video: 'videos/a.mp4' is not in ingest.exclude of params.yaml; name one that is: none"
-    ):
-        ask(here, capsys, "videos/a.mp4", undo=True)
-    with pytest.raises(RemovalError, match=r"video: 'nothing' is neither a path in .*, nor an id or a SHA-256"):
-        ask(here, capsys, "nothing")
 
 
 def test_what_strangers_wrote_stops_nothing_and_what_is_judged_stays(

@@ -6,8 +6,6 @@ import json
 import re
 import shutil
 import subprocess
-from collections.abc import Iterator
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -20,37 +18,15 @@ from stages.lib.evaluation.results import SummaryMetrics
 from stages.lib.rows.jsonl import read_json, read_record
 from stages.lib.rows.samples import InputError
 from stages.pages.render import template_text
-from stages.params import load_params
 from stages.runtime import paths
 from stages.tools.ablation.grid import Contrast, Grid, PolicyResult
 from stages.tools.ablation.seeds import Gain
-from stages.tools.report import cost, scores
-from stages.tools.report.environment import environment
+from stages.tools.report import scores
 from stages.tools.report.page import build
-from stages.tracking.lineage.lockfile import read_lock
-from stages.tracking.runs.history import Cost, PastRun, latest_runs
-from stages.tracking.runs.run import ablation_run, stage_run
-from stages.tracking.runs.store import experiment_id, open_client
 from tests.support.pages import Elements, check
-from tests.support.report_project import (
-    HOSTILE,
-    LOCKED,
-    ROWS,
-    report_project,
-)
+from tests.support.report_project import HOSTILE, LOCKED, ROWS
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-
-
-@pytest.fixture(scope="module")
-def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    with report_project(tmp_path_factory.mktemp("report") / "project") as root:
-        yield root
-
-
-@pytest.fixture(scope="module")
-def page(project: Path) -> str:
-    return build(project, project / "report.html").read_text(encoding="utf-8")
 
 
 def held(page: str) -> dict[str, object]:
@@ -118,74 +94,12 @@ def test_every_section_is_there_with_what_the_results_say(page: str, project: Pa
     assert len(page) < 6_000_000
 
 
-def test_costs_and_versions_come_from_the_runs(page: str, project: Path) -> None:
-    runs = latest_runs(open_client(project), project)
-    assert runs["corpus"].cost.gpu_h == 0, "this stage had no GPU"
-    assert runs["corpus"].versions["mlflow"] in page
-    assert runs["corpus"].machine["processor"] in Elements(page).text
-    text = Elements(page).text
-    for name in ("corpus", "summary"):
-        assert re.search(rf"{name}\s*\d+ (s|min)", text), name
-    # dvc.lock has three stages; the graph has no others, and the folder around two outs makes one
-    # edge.
-    assert page.count('class="box ') == 2 * 3
-    assert re.findall(r"<title>(\w+ → \w+)</title>", page) == ["corpus → ingest", "ingest → summary"] * 2
-
-
-def test_runs_of_an_ablation_and_of_earlier_work_are_not_what_the_results_took(
-    project: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    params, before = load_params(), latest_runs(open_client(project), project)["corpus"]
-    with ablation_run(params, project, "c" * 40) as grid, monkeypatch.context() as patched:
-        assert grid.run_id is not None
-        patched.setenv("VIDBRIDGE_PIPELINE_RUN", grid.run_id)
-        with stage_run("corpus", params):
-            pass
-    assert latest_runs(open_client(project), project)["corpus"] == before
-    client = open_client(project)
-    digests = [read_lock(project)["ingest"].digest, "of other videos"]
-    for digest in digests:
-        with stage_run("ingest", params) as run:
-            run.tag({"stage_digest": digest})
-    found = latest_runs(open_client(project), project)["ingest"]
-    made, later = (
-        client.search_runs([experiment_id(client, project)], f"tags.`vidbridge.stage_digest` = '{digest}'")[0]
-        for digest in digests
-    )
-    assert found.started.timestamp() == made.info.start_time / 1000 < later.info.start_time / 1000
-
-
 def test_gauges_stand_with_their_marks(page: str) -> None:
     text = " ".join(Elements(page).text.split())
     assert "blank video 0.70: look" in text
     assert GAUGES["blank_video"].means in text
     assert "enumeration 0.05, was 0.30" in text
     assert page.count('class="mark"') == 2 + 1, "one for each gauge that was measured, and one in the key"
-
-
-def test_what_a_judge_cost_is_in_the_table(project: Path) -> None:
-    params = load_params(project / "params.yaml")
-    with stage_run("evaluate@general", params) as run:
-        run.summary(
-            {
-                "judge/questions": 900,
-                "judge/cache_hits": 100,
-                "judge/prompt_tokens": 120_000,
-                "judge/completion_tokens": 4000,
-            }
-        )
-    runs = latest_runs(open_client(project), project)
-    assert cost.request_rows(params, runs) == [
-        {
-            "stage": "evaluate@general",
-            "who": "judge",
-            "questions": 900,
-            "cache_hits": 100,
-            "requests": 0,
-            "prompt_tokens": 120_000,
-            "completion_tokens": 4000,
-        }
-    ]
 
 
 def grid() -> Grid:
@@ -336,41 +250,6 @@ def test_a_gain_stands_with_its_p_value_and_a_tasks_with_holms(page: str, projec
     for found in tasks:
         assert scores.cell(found, (-1, 1))["p"] in text
         assert ", Holm " in scores.cell(found, (-1, 1))["p"]
-
-
-def run_of(commit: str, version: str) -> PastRun:
-    return PastRun(
-        Cost(7200, 3600, 2.0, 4.0),
-        datetime(2026, 1, 2, tzinfo=UTC),
-        {},
-        commit,
-        False,
-        {},
-        {"torch": version},
-        ("H200",) * 2,
-    )
-
-
-def test_runs_that_differ_say_which_they_were(project: Path) -> None:
-    params = load_params(project / "params.yaml")
-    runs = {
-        "base": run_of("a" * 40, "1"),
-        "sft@cold-start": run_of("a" * 40, "2"),
-        "grpo@bridge": run_of("b" * 40, "2"),
-    }
-    about = environment(project, params, runs, datetime(2026, 1, 3, tzinfo=UTC))
-    assert [(variant["facts"], variant["stages"]) for variant in about["versions"]] == [
-        ({"torch": "2"}, ["grpo@bridge", "sft@cold-start"]),
-        ({"torch": "1"}, ["base"]),
-    ]
-    assert [(variant["facts"]["commit"], variant["stages"]) for variant in about["made_on"]] == [
-        ("a" * 12, ["base", "sft@cold-start"]),
-        ("b" * 12, ["grpo@bridge"]),
-    ]
-    assert about["made_on"][0]["facts"]["GPUs"] == "2 x H200"
-    whole = cost.total(params, runs)
-    assert whole is not None
-    assert (whole["wall"], whole["cpu_h"], whole["gpu_h"]) == ("6 h 00 min", 3.0, 12.0)
 
 
 def opened(page: Path, folder: Path) -> tuple[str, str, set[str]]:

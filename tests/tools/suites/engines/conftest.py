@@ -12,7 +12,7 @@ import torch
 from stages.domain.core.replies import render_reply
 from stages.lib.models.load import save_model
 from stages.lib.models.processor import encode_prompts, training_batch
-from stages.params import load_params
+from stages.params import Params, load_params
 from stages.tools.suites.frames import load_at
 from stages.tools.suites.published.registry import BENCHMARKS
 from stages.tools.suites.score import read_questions
@@ -68,3 +68,8 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as patch:
         forget(patch, "VIDBRIDGE_", "MLFLOW_")
         yield folder
+
+
+@pytest.fixture(scope="session")
+def params(root: Path) -> Params:
+    return load_params(root / "params.yaml")
