@@ -16,8 +16,8 @@ from stages.domain.rl.difficulty import Rolled
 from stages.lib.rows.jsonl import read_rows
 from stages.params import Params, ParamsError, load_params, parse_params
 from tests.support.checkout import ROOT
-from tests.support.repository import commit
-from tests.support.smoke_project import call, make_project, succeed
+from tests.support.projects.repository import commit
+from tests.support.projects.smoke import call, make_project, succeed
 
 ROW = {
     "init": "cold-start",

@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 
 from flows.processes.environment import QUIET
-from tests.support.flow_project import make_small_project
-from tests.support.judge_fixtures import server as server
-from tests.support.locked import Pages, served_pages
+from tests.support.judges.fixtures import server as server
+from tests.support.projects.flow import make_small_project
+from tests.support.servers.locked import Pages, served_pages
 from tests.support.surroundings import forget
 
 

@@ -13,8 +13,8 @@ import yaml
 from flows.errors import UsageError
 from flows.project.accept import ACCEPTED, accept_all
 from stages.tracking.lineage.lockfile import read_lock
-from tests.support.flow_project import states, why
-from tests.support.repository import commit
+from tests.support.projects.flow import states, why
+from tests.support.projects.repository import commit
 
 
 def move_code(root: Path) -> None:

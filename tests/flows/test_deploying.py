@@ -37,7 +37,7 @@ from stages.tracking.lineage.uri import TrackingError
 from stages.tracking.registry.versions import Version
 from stages.tracking.session import Session
 from tests.support.checkout import ROOT
-from tests.support.repository import git
+from tests.support.projects.repository import git
 
 
 @contextmanager

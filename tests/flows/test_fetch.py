@@ -31,8 +31,8 @@ from stages.tracking.lineage.remote import AccessRefused, probe
 from stages.tracking.lineage.uri import TrackingError
 from stages.tracking.session import Session
 from tests.support.commands import vidbridge
-from tests.support.flow_project import states, why
-from tests.support.repository import edit, git
+from tests.support.projects.flow import states, why
+from tests.support.projects.repository import edit, git
 from tests.support.surroundings import put
 
 

@@ -24,7 +24,7 @@ from flows.project import new_project
 from flows.repro import package_code
 from flows.repro.plan import make_plan
 from tests.support.checkout import ROOT
-from tests.support.repository import commit
+from tests.support.projects.repository import commit
 
 
 @pytest.fixture

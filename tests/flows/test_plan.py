@@ -15,8 +15,8 @@ from flows.project import accept
 from flows.repro import reproduce
 from flows.repro.plan import make_plan, stage_graph
 from stages.params import load_params
-from tests.support.flow_project import states, why
-from tests.support.repository import edit
+from tests.support.projects.flow import states, why
+from tests.support.projects.repository import edit
 
 
 def test_at_first_everything_runs_in_an_order_that_respects_dependencies(project: Path) -> None:

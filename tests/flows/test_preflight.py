@@ -13,7 +13,7 @@ from flows.repro.steps import Plan, PlanStep, StageMeta
 from stages.params import parse_params
 from stages.tracking.session import Session
 from tests.support.checkout import ROOT
-from tests.support.judge_server import KEY, JudgeServer
+from tests.support.judges.server import KEY, JudgeServer
 
 RECIPE = ROOT / "infra/recipes/tiny.yaml"
 

@@ -10,7 +10,7 @@ import pytest
 from flows.errors import StageCancelled, StageFailed, StageTimedOut
 from flows.processes.stream import Lines
 from flows.repro import reproduce
-from tests.support.flow_project import all_gone, children, knobs
+from tests.support.projects.flow import all_gone, children, knobs
 
 
 def test_each_line_is_handed_over_and_dvc_commits(project: Path) -> None:

@@ -13,7 +13,7 @@ import pytest
 from flows.deployments import deploy
 from flows.errors import FlowError
 from flows.processes.stream import guarded
-from tests.support.locked import Pages, clean, ended, of_worker, sent, with_token
+from tests.support.servers.locked import Pages, clean, ended, of_worker, sent, with_token
 
 
 @pytest.fixture(scope="module")

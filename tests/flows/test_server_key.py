@@ -22,7 +22,7 @@ from flows.errors import FlowError, UsageError
 from flows.processes import keys, prefect_server
 from flows.processes.stream import guarded
 from stages.runtime.liveness import identity_of, me
-from tests.support.locked import (
+from tests.support.servers.locked import (
     EVIL,
     command_lines,
 )

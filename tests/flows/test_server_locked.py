@@ -15,7 +15,7 @@ import pytest
 
 from flows.errors import FlowError
 from flows.processes import keys, prefect_server
-from tests.support.locked import CANARY, EVIL, Pages, clean, command_lines, greeted, with_token
+from tests.support.servers.locked import CANARY, EVIL, Pages, clean, command_lines, greeted, with_token
 
 # --- Prefect
 # ------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from stages.grpo.advantages import TaskScales, normalised, scaled, summed
 from stages.grpo.resampling import dead_groups
-from tests.support.tiny_parts import grpo_row
+from tests.support.training.tiny import grpo_row
 
 NAN = float("nan")
 ONE = torch.ones(1)

@@ -16,7 +16,7 @@ from stages.grpo.controls import changed_item, contrast_of
 from stages.grpo.train import train_grpo
 from stages.lib.inference.generate import rollouts
 from stages.lib.training.mixture import Example
-from tests.support.tiny_parts import LORA, Paying, Reward, Seen, grpo_row, length_reward, tasks_of
+from tests.support.training.tiny import LORA, Paying, Reward, Seen, grpo_row, length_reward, tasks_of
 
 CONTRAST = {"weight": 0.3, "ratio": 1.0, "rollouts": 2, "min_share": 0.05}
 

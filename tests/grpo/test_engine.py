@@ -22,7 +22,7 @@ from stages.grpo.engine import EngineError, VideoEngine, engine_settings, never_
 from stages.grpo.trainer import VideoGRPOTrainer
 from stages.lib.models.load import load_model, save_model
 from stages.lib.models.processor import encode_prompts, modality_of
-from tests.support.tiny_parts import Paying, frames, tiny
+from tests.support.training.tiny import Paying, frames, tiny
 
 SHOWN = {"even": (frames(1, 8, (48, 64)),), "odd": (frames(2, 7),), "two": (frames(3, 4), frames(4, 8, (64, 32)))}
 

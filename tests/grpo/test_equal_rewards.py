@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 from stages.grpo.train import train_grpo
 from stages.lib.training.mixture import Example
-from tests.support.tiny_parts import Paying, Reward, Seen, grpo_row, tasks_of
+from tests.support.training.tiny import Paying, Reward, Seen, grpo_row, tasks_of
 
 
 def paid(value: float | None) -> Reward:

@@ -24,8 +24,8 @@ from stages.params import OpenAIJudgeParams, load_params
 from stages.runtime import http as client
 from stages.runtime.endpoints import endpoint_settings
 from tests.support.checkout import ROOT
-from tests.support.judge_server import Asked, Fault, JudgeServer, judge_server
-from tests.support.tiny_parts import Paying, Seen, grpo_row, nothing, tasks_of
+from tests.support.judges.server import Asked, Fault, JudgeServer, judge_server
+from tests.support.training.tiny import Paying, Seen, grpo_row, nothing, tasks_of
 
 
 @pytest.fixture

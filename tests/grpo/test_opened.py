@@ -20,7 +20,7 @@ from stages.sft.train import train_sft
 from stages.tools.suites.engines.local import LocalModel
 from stages.tools.suites.engines.questions import Answer, questions
 from stages.tools.suites.published.choices import strict_choice
-from tests.support.tiny_parts import REPLIES, Paying, Seen, frames, grpo_row, sft_row, tasks_of, tinted, tiny
+from tests.support.training.tiny import REPLIES, Paying, Seen, frames, grpo_row, sft_row, tasks_of, tinted, tiny
 
 OPEN, CLOSED = "<think>\n", "<think>\n\n</think>\n\n"
 #: As in Qwen3.5's small models: no thinking, unless it is asked for.

@@ -32,9 +32,9 @@ from stages.lib.models.processor import EncodedPrompt, encode_prompts, modality_
 from stages.lib.training.mixture import Example
 from stages.runtime.paths import AFTER_LAST, POSITIONS
 from tests.support.checkout import ROOT
-from tests.support.tiny_parts import FAMILIES, Paying, Seen, tiny
-from tests.support.training import grpo, sft
-from tests.support.video_trainer import config
+from tests.support.training.tiny import FAMILIES, Paying, Seen, tiny
+from tests.support.training.trainers import grpo, sft
+from tests.support.training.video_trainer import config
 
 GOLDEN = [json.loads(line) for line in (ROOT / "tests/data/positions.jsonl").read_text(encoding="utf-8").splitlines()]
 TWO_WAYS = ("qwen2_vl", "qwen2_5_vl")

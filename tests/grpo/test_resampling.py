@@ -15,8 +15,8 @@ from stages.grpo.resampling import PromptPool, dead_groups, replace_groups
 from stages.grpo.trainer import VideoGRPOTrainer
 from stages.lib.models.load import save_model
 from stages.lib.models.processor import encode_prompts
-from tests.support.tiny_parts import Paying, tiny
-from tests.support.video_trainer import TOLERANCE, VIDEOS, config, prepared, worst_errors
+from tests.support.training.tiny import Paying, tiny
+from tests.support.training.video_trainer import TOLERANCE, VIDEOS, config, prepared, worst_errors
 
 
 def test_dead_groups_are_those_without_any_advantage() -> None:

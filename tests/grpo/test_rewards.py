@@ -16,8 +16,8 @@ from stages.lib.judging.rule import RuleJudge
 from stages.params import HeldOutJudgeParams, Params, load_params
 from tests.support.builders import SAMPLES
 from tests.support.checkout import ROOT
-from tests.support.judge_parts import endpoint_judge, judge_params
-from tests.support.judge_server import JudgeServer
+from tests.support.judges.client import endpoint_judge, judge_params
+from tests.support.judges.server import JudgeServer
 
 RULE = RuleJudge(full_share=0.8, partial_share=0.4)
 DARK, TOLD, CHOICE = (SAMPLES[task] for task in ("dark_event_infer", "caption", "mcqa"))

@@ -7,7 +7,7 @@ import torch
 
 from stages.lib.inference.generate import SeededDraws, rollouts
 from stages.lib.inference.vision_cache import encode_equal_videos_once
-from tests.support.tiny_parts import frames, tiny
+from tests.support.training.tiny import frames, tiny
 
 
 def test_draws_follow_the_softmax_at_the_temperature() -> None:

@@ -18,8 +18,8 @@ from stages.grpo.trainer import VideoGRPOTrainer
 from stages.lib.models.processor import encode_prompts
 from stages.params import ParamsError, load_params, parse_params
 from tests.support.checkout import ROOT
-from tests.support.tiny_parts import Paying, grpo_row, sft_row, tiny
-from tests.support.video_trainer import VIDEOS, config, gradients
+from tests.support.training.tiny import Paying, grpo_row, sft_row, tiny
+from tests.support.training.video_trainer import VIDEOS, config, gradients
 
 CONTRAST = {"weight": 0.3, "ratio": 0.8, "rollouts": 2, "min_share": 1.0}
 LENGTH = {"weight": 0.2, "min_words": 3, "max_words": 6, "min_share": 1.0}

@@ -30,8 +30,8 @@ from stages.lib.models.processor import (
 )
 from stages.lib.training.lora import adapters
 from stages.params import LoraParams
-from tests.support.tiny_parts import LORA, Paying, frames, tiny
-from tests.support.video_trainer import (
+from tests.support.training.tiny import LORA, Paying, frames, tiny
+from tests.support.training.video_trainer import (
     TOLERANCE,
     VIDEOS,
     config,

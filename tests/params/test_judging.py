@@ -15,8 +15,8 @@ from stages.lib.judging.rule import RuleJudge
 from stages.params import Params, ParamsError, load_params, parse_params
 from stages.runtime.endpoints import JudgeError
 from tests.support.checkout import ROOT
-from tests.support.judge_server import KEY
-from tests.support.writer_parts import RULE
+from tests.support.judges.server import KEY
+from tests.support.judges.writer import RULE
 
 RECIPE = ROOT / "infra/recipes/tiny.yaml"
 OPENAI = {

@@ -28,14 +28,14 @@ from stages.runtime.distributed import (
     share,
 )
 from tests.support.checkout import ROOT
-from tests.support.tiny_parts import Seen, tiny
-from tests.support.training import sft
+from tests.support.training.tiny import Seen, tiny
+from tests.support.training.trainers import sft
 
 
 def start(module: str, home: Path, *arguments: object, ranks: int, **environ: str) -> dict[str, Any]:
-    """Run a module of tests/support on so many processes; what it told."""
+    """Run a module of tests/support/training on so many processes; what it told."""
     done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-m", f"tests.support.{module}", str(home), *map(str, arguments)],
+        [sys.executable, "-W", "ignore", "-m", f"tests.support.training.{module}", str(home), *map(str, arguments)],
         cwd=home,
         env={
             **os.environ,

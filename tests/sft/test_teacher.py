@@ -7,7 +7,7 @@ from fractions import Fraction
 from stages.domain.core.records import Sample, Segment, Span, Timeline, Trace
 from stages.domain.core.replies import Reply, parse_reply
 from stages.sft.teacher import teach
-from tests.support.tiny_parts import sft_row
+from tests.support.training.tiny import sft_row
 
 FULL = Trace(
     thinking="the red bar rises then grows",

@@ -29,9 +29,9 @@ from stages.synthesize.shards import INDEX_FILE, synthesise_manifest
 from stages.synthesize.writer import Writer, WriterUnavailableError, write_questions, write_samples, write_traces
 from stages.synthesize.writer_prompts import FORMS
 from tests.support.builders import SETTINGS, clip, referee, rules
-from tests.support.judge_parts import judge_params
-from tests.support.judge_server import Asked, JudgeServer, written
-from tests.support.writer_parts import settings
+from tests.support.judges.client import judge_params
+from tests.support.judges.server import Asked, JudgeServer, written
+from tests.support.judges.writer import settings
 
 LOOKS = [(colour, shape) for shape in ("bar", "circle", "pillar") for colour in ("red", "green", "blue", "yellow")]
 VERBS = [("rises", "grows"), ("falls", "shrinks"), ("advances", "rises"), ("shrinks", "retreats")]

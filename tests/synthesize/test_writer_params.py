@@ -9,7 +9,7 @@ import yaml
 
 from stages.params import ParamsError, WriterParams, parse_params
 from tests.support.checkout import ROOT
-from tests.support.writer_parts import settings
+from tests.support.judges.writer import settings
 
 
 def recipe(**writer: Any) -> dict[str, Any]:

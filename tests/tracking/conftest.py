@@ -23,8 +23,8 @@ from stages.tracking.gate.promote import promote
 from stages.tracking.registry.register import register
 from stages.tracking.runs.store import open_client
 from stages.tracking.session import Session
-from tests.support.repository import commit, git
-from tests.support.small_project import make
+from tests.support.projects.repository import commit, git
+from tests.support.projects.small import make
 from tests.support.surroundings import forget
 
 

@@ -22,7 +22,7 @@ from stages.tracking.registry.register import RegisterReport
 from stages.tracking.registry.versions import JUDGING, find_version, load_version
 from stages.tracking.runs.store import open_client
 from stages.tracking.session import Session
-from tests.support.kept_project import (
+from tests.support.projects.kept import (
     CACHE,
     DAY_S,
     MODEL,

@@ -18,7 +18,7 @@ from stages.tracking.registry.removals import REMOVED, objection
 from stages.tracking.registry.versions import find_version
 from stages.tracking.runs.store import open_client
 from stages.tracking.session import Session
-from tests.support.kept_project import MODEL, ask, clips, content, version, with_ingest
+from tests.support.projects.kept import MODEL, ask, clips, content, version, with_ingest
 
 
 def test_what_saw_a_removed_video_is_found_tagged_and_refused(here: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -13,8 +13,8 @@ import pytest
 from stages.runtime.endpoints import JudgeError
 from tests.support.builders import SAMPLES
 from tests.support.checkout import ROOT
-from tests.support.judge_parts import endpoint_judge
-from tests.support.judge_server import Fault, JudgeServer
+from tests.support.judges.client import endpoint_judge
+from tests.support.judges.server import Fault, JudgeServer
 
 DARK = SAMPLES["dark_event_infer"]
 
@@ -32,7 +32,7 @@ def test_another_judge_is_asked_anew(server: JudgeServer, tmp_path: Path, change
 
 ASK = """
 from tests.support.builders import SAMPLES
-from tests.support.judge_parts import judge_params
+from tests.support.judges.client import judge_params
 from stages.lib.judging.endpoint import EndpointJudge
 from stages.runtime.endpoints import endpoint_settings
 from stages.lib.judging.prompts import Question, ask_covers

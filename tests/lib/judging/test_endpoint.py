@@ -23,8 +23,8 @@ from stages.runtime import http as client
 from stages.runtime.endpoints import JudgeError, endpoint_settings
 from stages.runtime.http import retry_after_s
 from tests.support.builders import SAMPLES, referee, rules
-from tests.support.judge_parts import endpoint_judge
-from tests.support.judge_server import KEY, Fault, JudgeServer
+from tests.support.judges.client import endpoint_judge
+from tests.support.judges.server import KEY, Fault, JudgeServer
 
 DARK = SAMPLES["dark_event_infer"]
 

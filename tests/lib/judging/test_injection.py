@@ -24,10 +24,10 @@ from stages.lib.judging.prompts import (
     ask_right,
     quoted,
 )
-from tests.support.attacks import ATTEMPTS, DARK, TRUTH
 from tests.support.builders import SAMPLES, referee, rules
-from tests.support.judge_parts import endpoint_judge
-from tests.support.judge_server import Asked, Fault, JudgeServer, read_question
+from tests.support.judges.attacks import ATTEMPTS, DARK, TRUTH
+from tests.support.judges.client import endpoint_judge
+from tests.support.judges.server import Asked, Fault, JudgeServer, read_question
 
 MIXED, TOLD = SAMPLES["mix_vid_qa"], SAMPLES["structured_caption"]
 

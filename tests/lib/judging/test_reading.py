@@ -16,10 +16,10 @@ from stages.lib.judging.prompts import FORMS, ask_covers, fenced, read_answer
 from stages.synthesize import writer_prompts
 from stages.tools.suites import examiner
 from stages.tools.suites.examiner import AskingExaminer, EndpointExaminer
-from tests.support.attacks import ATTEMPTS
 from tests.support.builders import SAMPLES
-from tests.support.judge_parts import endpoint_judge
-from tests.support.judge_server import Fault, JudgeServer
+from tests.support.judges.attacks import ATTEMPTS
+from tests.support.judges.client import endpoint_judge
+from tests.support.judges.server import Fault, JudgeServer
 
 
 class Transcript(NamedTuple):

@@ -28,7 +28,7 @@ from stages.lib.judging.endpoint import EndpointJudge
 from stages.lib.judging.prompts import Coverage, Question, ask_covers, ask_right
 from stages.runtime.endpoints import endpoint_settings
 from tests.support.builders import SAMPLES, referee, rules
-from tests.support.judge_parts import judge_params
+from tests.support.judges.client import judge_params
 
 DARK, MIXED = SAMPLES["dark_event_infer"], SAMPLES["mix_vid_qa"]
 FULL, NONE = ask_covers(DARK, DARK.reference), ask_covers(DARK, "the blue circle sleeps")

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.judge_server import KEY, Fault, JudgeServer
-from tests.support.repository import edit
-from tests.support.smoke_project import call, make_project, succeed
+from tests.support.judges.server import KEY, Fault, JudgeServer
+from tests.support.projects.repository import edit
+from tests.support.projects.smoke import call, make_project, succeed
 
 RULE = "judge: {kind: rule, full_share: 0.8, partial_share: 0.4}"
 OPENAI = (

@@ -12,8 +12,8 @@ import yaml
 
 from stages.domain.core.records import Sample
 from stages.lib.rows.jsonl import read_rows
-from tests.support.judge_server import KEY, Asked, JudgeServer, written
-from tests.support.smoke_project import call, make_project, succeed
+from tests.support.judges.server import KEY, Asked, JudgeServer, written
+from tests.support.projects.smoke import call, make_project, succeed
 
 
 def switch_on(path: Path) -> None:

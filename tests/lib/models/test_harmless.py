@@ -16,7 +16,7 @@ import torch
 
 from stages.lib.models.load import ModelUnavailableError, load_model, load_pretrained, save_model
 from stages.lib.training.lora import load_adapters
-from tests.support.tiny_parts import tiny
+from tests.support.training.tiny import tiny
 
 CODE = """
 from pathlib import Path

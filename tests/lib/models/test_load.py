@@ -29,7 +29,7 @@ from stages.lib.models.processor import (
 )
 from stages.params import TinyModelParams, load_params
 from tests.support.checkout import ROOT
-from tests.support.tiny_parts import FAMILIES, REPLIES, SCAFFOLDING, frames, tiny, tiny_params
+from tests.support.training.tiny import FAMILIES, REPLIES, SCAFFOLDING, frames, tiny, tiny_params
 
 #: Loads saved folders without any code of this project.
 FRESH = """

@@ -20,9 +20,9 @@ from stages.lib.models.processor import EncodedPrompt, encode_prompts, prompt_ba
 from stages.lib.training.lora import adapters
 from stages.lib.training.mixture import Example
 from stages.params import LoraParams
-from tests.support.tiny_parts import LORA, Paying, Seen, frames, tiny
-from tests.support.training import grpo, sft
-from tests.support.video_trainer import VIDEOS, config, prepared
+from tests.support.training.tiny import LORA, Paying, Seen, frames, tiny
+from tests.support.training.trainers import grpo, sft
+from tests.support.training.video_trainer import VIDEOS, config, prepared
 
 ITEMS = [(f"What{' colour' * i}?", frames(i, count=4 + 2 * (i % 2))) for i in range(3)]
 TOKENS = 12

@@ -16,7 +16,7 @@ from stages.lib.video.errors import VideoError
 from stages.lib.video.loader import load_video
 from stages.tools.serving.decode import DecodeRequest, load_bounded
 from tests.support.checkout import ROOT
-from tests.support.tiny_parts import tiny
+from tests.support.training.tiny import tiny
 
 CLIP = ROOT / "tests/data/clips/bigbuckbunny.mp4"
 

@@ -28,8 +28,8 @@ from stages.lib.training.lora import adapters, load_adapters, merged, save_merge
 from stages.lib.training.mixture import Example
 from stages.params import GrpoRow, LoraParams, parse_params
 from tests.support.checkout import ROOT
-from tests.support.tiny_parts import LORA, Seen, tinted, tiny
-from tests.support.training import grpo, sft
+from tests.support.training.tiny import LORA, Seen, tinted, tiny
+from tests.support.training.trainers import grpo, sft
 
 VISION = ["visual.qkv", "visual.proj"]
 
@@ -255,7 +255,7 @@ def test_adapters_train_on_two_ranks(folder: Path, tmp_path: Path, stage: int) -
     few = LORA | {"targets": ["q_proj", "down_proj"]}
     ranks = {"VIDBRIDGE_RANKS": "2", "VIDBRIDGE_DEEPSPEED": config, "CUDA_VISIBLE_DEVICES": "", "HF_HUB_OFFLINE": "1"}
     done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-m", "tests.support.two_ranks", str(tmp_path), "2", json.dumps(few)],
+        [sys.executable, "-W", "ignore", "-m", "tests.support.training.two_ranks", str(tmp_path), "2", json.dumps(few)],
         cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": str(ROOT), **ranks},
         capture_output=True,

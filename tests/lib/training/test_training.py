@@ -19,8 +19,8 @@ from stages.domain.rl.rollouts import RolloutGroup
 from stages.lib.rows.jsonl import read_rows
 from stages.lib.training.checkpoints import CheckpointGone
 from stages.lib.training.mixture import Example, draw
-from tests.support.tiny_parts import LORA, Seen
-from tests.support.training import grpo, sft
+from tests.support.training.tiny import LORA, Seen
+from tests.support.training.trainers import grpo, sft
 
 
 class Killed(BaseException):

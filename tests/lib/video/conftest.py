@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from stages.lib.video.encoder import encode, ffmpeg_binary
-from tests.support.numbered_frames import FRAMES, RATE, draw_numbers
+from tests.support.video.numbered_frames import FRAMES, RATE, draw_numbers
 
 
 @pytest.fixture(scope="session")

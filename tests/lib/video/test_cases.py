@@ -109,7 +109,7 @@ def test_a_file_without_sound_starts_with_its_picture(make: Make) -> None:
 def test_a_recording_cut_anywhere_starts_at_its_first_whole_picture(
     container: str, codec: str, make: Make, tmp_path: Path
 ) -> None:
-    from tests.support.numbered_frames import read_numbers
+    from tests.support.video.numbered_frames import read_numbers
 
     options = (
         ("libx264", "-x264-params", "open-gop=1:keyint=15:min-keyint=15:bframes=3:b-adapt=0")
@@ -140,7 +140,7 @@ def test_a_recording_cut_anywhere_starts_at_its_first_whole_picture(
 
 
 def test_a_joint_that_lost_a_packet_is_never_silently_wrong(make: Make, tmp_path: Path) -> None:
-    from tests.support.numbered_frames import read_numbers
+    from tests.support.video.numbered_frames import read_numbers
 
     part = make("part.ts", "-c:v", "libx264", "-g", "15", "-bf", "2", "-crf", "12").read_bytes()
     for lost in (188, 376):

@@ -16,9 +16,9 @@ from stages.lib.video.loader import load_video
 from stages.lib.video.probe import Probe, probe
 from stages.lib.video.reader import read_frames
 from stages.tools.suites.frames import load_at
-from tests.support.crossings import ONE_WRONG, Crossing, build_crossing, crossings, shown_at
-from tests.support.numbered_frames import FRAMES
-from tests.support.zoo import read_blocks
+from tests.support.video.crossings import ONE_WRONG, Crossing, build_crossing, crossings, shown_at
+from tests.support.video.numbered_frames import FRAMES
+from tests.support.video.zoo import read_blocks
 
 #: A file of each kind of fault, for the ordinary test run; the others take minutes.
 FEW = frozenset(

@@ -13,7 +13,7 @@ import pytest
 from stages.lib.video.encoder import encode, encode_command, ffmpeg_binary, validate
 from stages.lib.video.errors import FfmpegMissing, VideoError
 from stages.lib.video.probe import probe
-from tests.support.numbered_frames import FRAMES, RATE, draw_numbers
+from tests.support.video.numbered_frames import FRAMES, RATE, draw_numbers
 
 
 def test_the_same_frames_give_the_same_bytes(numbered: Path, tmp_path: Path) -> None:

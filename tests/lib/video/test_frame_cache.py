@@ -27,7 +27,7 @@ from stages.lib.video.open import frame_memory_bytes, frame_store
 from stages.runtime import frame_cache
 from stages.runtime.frame_cache import FrameStore, Pixels
 from tests.support.checkout import ROOT
-from tests.support.numbered_frames import FRAMES, RATE, draw_numbers
+from tests.support.video.numbered_frames import FRAMES, RATE, draw_numbers
 
 PLENTY = 100_000_000
 KEYS = [hashlib.sha256(bytes([n])).hexdigest() for n in range(9)]
@@ -223,7 +223,7 @@ def test_a_damaged_entry_is_decoded_again(damage: str, tmp_path: Path, capsys: p
 DIES = """
 import sys, time
 from pathlib import Path
-from tests.support.numbered_frames import draw_numbers
+from tests.support.video.numbered_frames import draw_numbers
 from stages.runtime import frame_cache as store
 store.LEFT_FREE_BYTES = 0
 def never(head, pixels):

@@ -19,7 +19,7 @@ from stages.lib.video.loader import FrameLoader, load_video
 from stages.lib.video.reader import read_frames
 from stages.synthesize import contact_sheets
 from stages.synthesize.contact_sheets import SheetRow, contact_sheet, sample_sheet
-from tests.support.numbered_frames import FRAMES, RATE, draw_numbers, read_numbers
+from tests.support.video.numbered_frames import FRAMES, RATE, draw_numbers, read_numbers
 
 SHOWN = 12
 

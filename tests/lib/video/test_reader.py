@@ -15,7 +15,7 @@ from stages.lib.video.errors import VideoError
 from stages.lib.video.probe import probe
 from stages.lib.video.reader import ReadStats, _read_decord, _read_pyav, choose, read_frames
 from tests.support.checkout import ROOT
-from tests.support.numbered_frames import FRAMES, RATE, draw_numbers, read_numbers
+from tests.support.video.numbered_frames import FRAMES, RATE, draw_numbers, read_numbers
 
 Make = Callable[..., Path]
 REAL = ROOT / "tests/data/clips/bigbuckbunny.mp4"

@@ -22,7 +22,7 @@ from stages.lib.rows.jsonl import read_rows
 from stages.lib.video.loader import FrameLoader
 from stages.params import IngestParams, load_params
 from tests.support.checkout import ROOT
-from tests.support.zoo import Animal, build, read_blocks, upright
+from tests.support.video.zoo import Animal, build, read_blocks, upright
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from mlflow.tracking import MlflowClient
 
-from tests.support.smoke_project import BIN, belonging_to, call, environment, make_project, succeed
+from tests.support.projects.smoke import BIN, belonging_to, call, environment, make_project, succeed
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from stages.tools.report.page import build
-from tests.support.report_project import report_project
+from tests.support.projects.report import report_project
 
 
 @pytest.fixture(scope="module")

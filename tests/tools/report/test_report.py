@@ -24,7 +24,7 @@ from stages.tools.ablation.seeds import Gain
 from stages.tools.report import scores
 from stages.tools.report.page import build
 from tests.support.pages import Elements, check
-from tests.support.report_project import HOSTILE, LOCKED, ROWS
+from tests.support.projects.report import HOSTILE, LOCKED, ROWS
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from tests.support.served import Server, make_large_videos, served
-from tests.support.serving_project import as_the_project, loaded_champion, make_video_folder
+from tests.support.projects.serving import as_the_project, loaded_champion, make_video_folder
+from tests.support.servers.served import Server, make_large_videos, served
 
 
 @pytest.fixture(scope="module")

@@ -26,7 +26,7 @@ from stages.tracking.runs.run import TAG
 from stages.tracking.runs.store import open_client
 from stages.tracking.session import Session
 from tests.support.checkout import ROOT
-from tests.support.serving_project import MODEL, QUESTION, RED, URI
+from tests.support.projects.serving import MODEL, QUESTION, RED, URI
 
 
 @pytest.fixture(scope="module")

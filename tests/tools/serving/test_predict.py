@@ -14,8 +14,8 @@ from stages.tools.serving.predict import predict_with
 from stages.tracking.lineage.uri import TrackingError
 from stages.tracking.registry.servable import usage_of
 from tests.support.checkout import ROOT
-from tests.support.serving_project import QUESTION, make_videos, save_taught_model
-from tests.support.tiny_parts import COLOURS, REPLIES
+from tests.support.projects.serving import QUESTION, make_videos, save_taught_model
+from tests.support.training.tiny import COLOURS, REPLIES
 
 
 def test_an_exported_folder_answers_without_a_project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,7 +20,7 @@ from stages.tools.serving.refusal import Refused
 from stages.tools.serving.requests import parse_rows
 from stages.tools.serving.server import Refusal, batches
 from tests.support.checkout import ROOT
-from tests.support.serving_project import (
+from tests.support.projects.serving import (
     CLIP,
     QUESTION,
     RED,

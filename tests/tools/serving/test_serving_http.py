@@ -21,7 +21,13 @@ from flows.serving.model import example, serve
 from stages.runtime.paths import DATABASE
 from stages.tracking.lineage.uri import TrackingError
 from stages.tracking.session import Session
-from tests.support.served import (
+from tests.support.projects.serving import (
+    RED,
+    ROW,
+    post,
+    request,
+)
+from tests.support.servers.served import (
     FEW_BYTES,
     Server,
     make_poison,
@@ -30,12 +36,6 @@ from tests.support.served import (
     registry_says,
     rows,
     streamed,
-)
-from tests.support.serving_project import (
-    RED,
-    ROW,
-    post,
-    request,
 )
 
 

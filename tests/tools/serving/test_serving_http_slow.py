@@ -16,12 +16,12 @@ import psutil
 import pytest
 
 from stages.lib.video.encoder import ffmpeg_binary
-from tests.support.served import Server, rows
-from tests.support.serving_project import (
+from tests.support.projects.serving import (
     ROW,
     environment,
     post,
 )
+from tests.support.servers.served import Server, rows
 
 
 @pytest.mark.slow

@@ -18,7 +18,7 @@ from stages.tools.serving.refusal import Refused
 from stages.tools.serving.requests import parse_rows
 from stages.tools.serving.server import answer_row
 from stages.tools.serving.videos import keep_base64
-from tests.support.serving_project import (
+from tests.support.projects.serving import (
     QUESTION,
 )
 

@@ -25,8 +25,8 @@ from stages.tools.serving.export import export_version
 from stages.tracking.registry.versions import CHAMPION
 from stages.tracking.session import Session
 from tests.support.checkout import ROOT
-from tests.support.repository import git
-from tests.support.serving_project import (
+from tests.support.projects.repository import git
+from tests.support.projects.serving import (
     CLIP,
     MODEL,
     QUESTION,

@@ -1,1 +1,1 @@
-from tests.support.judge_fixtures import server as server
+from tests.support.judges.fixtures import server as server

@@ -16,7 +16,7 @@ from stages.tools.suites.published.benchmark import AnnotationError
 from stages.tools.suites.published.registry import BENCHMARKS
 from stages.tools.suites.score import read_questions, score
 from tests.support.siblings import ANNOTATIONS, needs_annotations
-from tests.support.suite_files import (
+from tests.support.suites.annotations import (
     PARAMS,
     VDC,
     VDC_HARNESS,

@@ -10,9 +10,9 @@ import pytest
 from stages.domain.core.records import Verdict
 from stages.tools.suites.asked_of_judges import Agreement
 from stages.tools.suites.examiner import AskingExaminer, EndpointExaminer, RuleExaminer
-from tests.support.attacks import ATTEMPTS
-from tests.support.judge_parts import endpoint_judge
-from tests.support.judge_server import Asked, Fault, JudgeServer
+from tests.support.judges.attacks import ATTEMPTS
+from tests.support.judges.client import endpoint_judge
+from tests.support.judges.server import Asked, Fault, JudgeServer
 
 RULE = RuleExaminer(full_share=0.8, partial_share=0.4)
 

@@ -15,7 +15,7 @@ from stages.domain.statistics.bootstrap import holm
 from stages.tools.suites.published.benchmark import PredictionError
 from stages.tools.suites.published.paired import exact_p
 from stages.tools.suites.score import score
-from tests.support.suite_files import PARAMS, dream, lines, mvbench, predicted, samples, video_mme
+from tests.support.suites.annotations import PARAMS, dream, lines, mvbench, predicted, samples, video_mme
 
 
 def compared(folder: Path, name: str, rows: list[Any], this: dict[str, str], other: dict[str, str]) -> Any:

@@ -23,8 +23,8 @@ from stages.tools.suites.published.registry import BENCHMARKS
 from stages.tools.suites.published.table import baseline_replies, cells
 from stages.tools.suites.results import BenchmarkEvaluation
 from stages.tools.suites.score import score
-from tests.support.judge_server import Asked, Fault, JudgeServer, judge_server
-from tests.support.suite_files import (
+from tests.support.judges.server import Asked, Fault, JudgeServer, judge_server
+from tests.support.suites.annotations import (
     PARAMS,
     VDC,
     VDC_HARNESS,

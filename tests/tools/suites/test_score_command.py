@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.checkout import ROOT
-from tests.support.suite_files import lines, predicted, video_mme
+from tests.support.suites.annotations import lines, predicted, video_mme
 
 
 @pytest.fixture

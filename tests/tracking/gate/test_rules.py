@@ -15,7 +15,7 @@ from stages.tracking.gate.rules import HELD_OUT_BLANK, Evidence, decide
 from stages.tracking.lineage.uri import TrackingError
 from stages.tracking.registry.score_cards import ScoreCard, TaskScore, parse_baselines, parse_scores
 from tests.support.checkout import ROOT
-from tests.support.gate_parts import BASELINES, GATE, NOTHING, card
+from tests.support.tracking.gate import BASELINES, GATE, NOTHING, card
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from stages.tracking.lineage.listing import ListError, parse_list
-from tests.support.poisoned import PATHS
+from tests.support.tracking.poisoned import PATHS
 
 
 @pytest.mark.parametrize("path", PATHS.values(), ids=PATHS)

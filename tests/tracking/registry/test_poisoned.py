@@ -32,8 +32,8 @@ from stages.tracking.registry.versions import CHAMPION, find_version, load_versi
 from stages.tracking.runs.store import open_client
 from stages.tracking.session import Session
 from tests.support.checkout import ROOT
-from tests.support.poisoned import MODEL, PATHS, doors, listed, point
 from tests.support.surroundings import assert_untouched, forget, put
+from tests.support.tracking.poisoned import MODEL, PATHS, doors, listed, point
 
 LEDGER = f"{MODEL}.gate"
 

@@ -22,7 +22,7 @@ from stages.tracking.runs.heartbeats import LOST_TAG, PROCESS_TAG, Sign, Watch
 from stages.tracking.runs.run import _OthersRuns, pipeline_run
 from stages.tracking.runs.store import open_client
 from tests.support.checkout import ROOT
-from tests.support.runs import status
+from tests.support.tracking.runs import status
 
 WRITER = """
 import sys, time

@@ -28,8 +28,8 @@ from stages.tracking.runs.outbox import send_unsent
 from stages.tracking.runs.run import TAG, pipeline_run, process_cost, stage_run
 from stages.tracking.runs.store import open_client
 from stages.tracking.session import Session
-from tests.support.runs import logged, status
-from tests.support.wire import Wire
+from tests.support.servers.wire import Wire
+from tests.support.tracking.runs import logged, status
 
 
 def test_a_run_says_what_it_is_made_of(project: Path, params: Params) -> None:

@@ -16,11 +16,11 @@ from stages.params import Params, load_params
 from stages.tools.suites.frames import load_at
 from stages.tools.suites.published.registry import BENCHMARKS
 from stages.tools.suites.score import read_questions
-from tests.support.benchmark_parts import about_colours, captions
 from tests.support.checkout import ROOT
-from tests.support.serving_project import make_videos
+from tests.support.projects.serving import make_videos
+from tests.support.suites.coloured import about_colours, captions
 from tests.support.surroundings import forget
-from tests.support.tiny_parts import COLOURS, REPLIES, tiny
+from tests.support.training.tiny import COLOURS, REPLIES, tiny
 
 
 @pytest.fixture(scope="session")

@@ -30,7 +30,7 @@ from stages.tools.suites.engines.questions import Question
 from stages.tools.suites.evaluate import endpoint_engine, evaluate
 from stages.tools.suites.frames import load_at
 from stages.tools.suites.published.choices import strict_choice
-from tests.support.benchmark_parts import about_colours, order, replies
+from tests.support.suites.coloured import about_colours, order, replies
 
 KEY = "sk-test-0123456789abcdef"
 COLOURS = ("red", "green", "blue")

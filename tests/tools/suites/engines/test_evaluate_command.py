@@ -13,8 +13,8 @@ from typer.testing import CliRunner
 
 from flows.cli.main import app
 from flows.errors import UsageError
-from tests.support.benchmark_parts import about_colours
 from tests.support.checkout import ROOT
+from tests.support.suites.coloured import about_colours
 
 
 def given(folder: Path, videos: Path | None, *more: str) -> list[str]:

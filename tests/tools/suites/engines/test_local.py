@@ -36,9 +36,9 @@ from stages.tools.suites.score import read_questions, score
 from stages.tracking.runs.run import TAG
 from stages.tracking.runs.store import experiment_id, open_client
 from stages.tracking.session import Session
-from tests.support.benchmark_parts import about_colours, captions, order, replies
-from tests.support.suite_files import lines, samples, video_mme
-from tests.support.tiny_parts import tiny
+from tests.support.suites.annotations import lines, samples, video_mme
+from tests.support.suites.coloured import about_colours, captions, order, replies
+from tests.support.training.tiny import tiny
 
 
 def ask(root: Path, params: Params, given: EvaluationRequest, model: Path, **changes: Any) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from stages.tools.suites.engines.questions import drawn, questions
 from stages.tools.suites.engines.videos import VideoFolder, video_key_of
 from stages.tools.suites.frames import frame_count, load_at
 from stages.tools.suites.score import read_questions
-from tests.support.suite_files import lines, mvbench
+from tests.support.suites.annotations import lines, mvbench
 
 
 def test_a_video_is_found_by_the_name_that_annotations_give_it(tmp_path: Path) -> None:

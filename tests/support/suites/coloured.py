@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from stages.tools.suites.evaluate import EvaluationRequest
-from tests.support.serving_project import QUESTION
-from tests.support.suite_files import dream, lines, video_mme
-from tests.support.tiny_parts import COLOURS
+from tests.support.projects.serving import QUESTION
+from tests.support.suites.annotations import dream, lines, video_mme
+from tests.support.training.tiny import COLOURS
 
 OPTIONS = [f"{letter}. a {colour} bar" for letter, colour in zip("ABC", COLOURS, strict=True)] + ["D. none of them"]
 

@@ -23,7 +23,17 @@ from stages.grpo.trainer import VideoGRPOTrainer
 from stages.lib.training.mixture import Example
 from stages.runtime.distributed import launch
 from stages.sft import train as cold_start
-from tests.support.tiny_parts import REPLIES, Paying, Reward, Seen, grpo_row, length_reward, sft_row, tasks_of, tinted
+from tests.support.training.tiny import (
+    REPLIES,
+    Paying,
+    Reward,
+    Seen,
+    grpo_row,
+    length_reward,
+    sft_row,
+    tasks_of,
+    tinted,
+)
 
 STEPS, SAVED_AT = 4, 2
 SHARED = {"steps": STEPS, "save_steps": SAVED_AT, "schedule": "linear", "adam_beta2": 0.98}
@@ -81,7 +91,7 @@ def alike_here(keys: Sequence[str], _: Any, rewards: Sequence[float | None]) -> 
 
 
 def main(home: Path, shared: Path, *names: str) -> int:
-    if (status := launch("tests.support.trajectory", sys.argv[1:])) is not None:
+    if (status := launch("tests.support.training.trajectory", sys.argv[1:])) is not None:
         return status
     cold_start.LOGGING_STEPS = 1
     use_rollouts(shared)

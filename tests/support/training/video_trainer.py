@@ -18,7 +18,7 @@ from stages.lib.models.processor import (
     join_videos,
     modality_of,
 )
-from tests.support.tiny_parts import frames
+from tests.support.training.tiny import frames
 
 TEMPERATURE = 0.7
 TOLERANCE = 1e-5

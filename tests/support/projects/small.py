@@ -12,7 +12,7 @@ from pathlib import Path
 import yaml
 
 from tests.support.checkout import ROOT
-from tests.support.repository import commit, git
+from tests.support.projects.repository import commit, git
 
 ROWS = {"cold-start": ("sft", "base"), "bridge": ("grpo", "cold-start"), "general": ("grpo", "bridge")}
 

@@ -1,4 +1,4 @@
-"""The project of :mod:`tests.support.flow_project` with what deployments need, and commands and a
+"""The project of :mod:`tests.support.projects.flow` with what deployments need, and commands and a
 server in it."""
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from pathlib import Path
 
 from flows.processes import environment, prefect_server
 from tests.support.checkout import ROOT
-from tests.support.flow_project import make_small_project
-from tests.support.repository import commit
+from tests.support.projects.flow import make_small_project
+from tests.support.projects.repository import commit
 
 
 def make(root: Path) -> Path:

@@ -1,8 +1,8 @@
 """Every container x codec x B-frames x times that a real encoder writes, each frame carrying its
 own number.
 
-An animal of :mod:`zoo` each. Where a time was made wrong on purpose, one frame may lose its slot
-and no other.
+An animal of :mod:`~tests.support.video.zoo` each. Where a time was made wrong on purpose, one frame
+may lose its slot and no other.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from itertools import accumulate
 from pathlib import Path
 
 from stages.lib.video.encoder import encode
-from tests.support.numbered_frames import FRAMES, RATE, draw_numbers
-from tests.support.zoo import run
+from tests.support.video.numbered_frames import FRAMES, RATE, draw_numbers
+from tests.support.video.zoo import run
 
 #: The frame whose time is made wrong, in order of storage.
 BAD = 31

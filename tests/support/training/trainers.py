@@ -9,7 +9,7 @@ from typing import Any
 from stages.grpo.train import train_grpo
 from stages.lib.training.mixture import Example
 from stages.sft.train import train_sft
-from tests.support.tiny_parts import Paying, Seen, grpo_row, length_reward, rollout_log, sft_row, tasks_of
+from tests.support.training.tiny import Paying, Seen, grpo_row, length_reward, rollout_log, sft_row, tasks_of
 
 
 def sft(folder: Path, examples: Sequence[Example], home: Path, seen: Seen, **changes: Any) -> dict[str, Any]:

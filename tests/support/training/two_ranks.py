@@ -17,7 +17,7 @@ from stages.lib.inference import vision_cache
 from stages.lib.training.mixture import Example
 from stages.runtime.distributed import launch
 from stages.sft.train import train_sft
-from tests.support.tiny_parts import (
+from tests.support.training.tiny import (
     REPLIES,
     Paying,
     Seen,
@@ -37,7 +37,7 @@ def missing_on_the_first_process(_: Any, replies: Sequence[str]) -> list[float |
 
 
 def main(home: Path, steps: int, lora: dict[str, Any] | None, frozen: bool) -> int:
-    if (status := launch("tests.support.two_ranks", sys.argv[1:])) is not None:
+    if (status := launch("tests.support.training.two_ranks", sys.argv[1:])) is not None:
         return status
     examples = [
         Example(

@@ -1,4 +1,4 @@
-"""Samples of every task, and judges at the test's endpoint."""
+"""Judges at the test's endpoint, and their parameters."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 from stages.lib.judging.endpoint import EndpointJudge
 from stages.params import OpenAIJudgeParams
 from stages.runtime.endpoints import endpoint_settings
-from tests.support.judge_server import JudgeServer
+from tests.support.judges.server import JudgeServer
 
 JudgeT = TypeVar("JudgeT", bound=EndpointJudge)
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 
 from tests.support.checkout import RESULTS, ROOT
-from tests.support.repository import commit, git
+from tests.support.projects.repository import commit, git
 
 BIN = Path(sys.executable).parent
 

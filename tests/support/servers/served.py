@@ -24,7 +24,7 @@ import psutil
 from flows.processes.prefect_server import free_port
 from stages.lib.video.encoder import ffmpeg_binary
 from stages.runtime.paths import DATABASE
-from tests.support.serving_project import (
+from tests.support.projects.serving import (
     QUESTION,
     Said,
     environment,

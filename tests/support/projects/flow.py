@@ -12,7 +12,7 @@ import psutil
 
 from flows.repro.plan import make_plan
 from tests.support.checkout import ROOT
-from tests.support.repository import commit, git
+from tests.support.projects.repository import commit, git
 
 #: Acts as every stage: `work.py KIND NAME OUT` writes what tracking and the gate expect of it.
 #: `knobs.json` may make it slow or fail.

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.support.checkout import ROOT
-from tests.support.stack import environment
+from tests.support.servers.service import environment
 
 _SHEBANG = b"#!"
 

@@ -9,7 +9,7 @@ import pytest
 
 from stages.lib.models.load import save_model
 from stages.lib.training.mixture import Example
-from tests.support.tiny_parts import FAMILIES, REPLIES, Seen, tinted, tiny
+from tests.support.training.tiny import FAMILIES, REPLIES, Seen, tinted, tiny
 
 
 @pytest.fixture(params=FAMILIES)

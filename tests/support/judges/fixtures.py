@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from stages.runtime import http as client
-from tests.support.judge_server import JudgeServer, judge_server
+from tests.support.judges.server import JudgeServer, judge_server
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from stages.lib.video.encoder import encode, ffmpeg_binary
-from tests.support.numbered_frames import FRAMES, RATE, Pixels, draw_numbers
+from tests.support.video.numbered_frames import FRAMES, RATE, Pixels, draw_numbers
 
 
 @dataclass(frozen=True)

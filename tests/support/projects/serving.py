@@ -41,10 +41,10 @@ from stages.tracking.registry.versions import CHAMPION
 from stages.tracking.runs.store import open_client
 from stages.tracking.session import Session
 from tests.support.checkout import ROOT
-from tests.support.repository import commit, git
-from tests.support.small_project import dvc
+from tests.support.projects.repository import commit, git
+from tests.support.projects.small import dvc
 from tests.support.surroundings import forget
-from tests.support.tiny_parts import COLOURS, REPLIES, tiny
+from tests.support.training.tiny import COLOURS, REPLIES, tiny
 
 CLIP = ROOT / "tests/data/clips/bigbuckbunny.mp4"
 MODEL = "vidbridge-tiny"
