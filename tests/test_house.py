@@ -15,7 +15,7 @@ AT_THE_DOOR = {"stages": 20, "flows": 18}
 
 
 def committed() -> list[PurePosixPath]:
-    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    listed = subprocess.run(["git", "-C", str(ROOT), "ls-files"], capture_output=True, text=True, check=True).stdout
     return [PurePosixPath(name) for name in listed.splitlines()]
 
 

@@ -316,4 +316,4 @@ def test_weights_of_another_rule_are_not_mixed_up(
     assert not caplog.records, "both rules are one"
     fault = fault_of_rule(Qwen2VLConfig(**{POSITIONS: "larger_side"}), "some model")
     assert fault is not None
-    assert "positions_behind_video is 'larger_side'" in fault
+    assert "positions_behind_video is 'larger_side'" in fault.problem

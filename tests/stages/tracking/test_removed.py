@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from flows.errors import FlowError
-from flows.project import diagnosis
+from flows.project.diagnosis.project import check_champion
 from stages.params import ExcludedVideo, load_params
 from stages.tools.dataset.remove import RemovalError
 from stages.tracking.gate.promote import promote
@@ -78,7 +78,7 @@ def test_what_saw_a_removed_video_is_found_tagged_and_refused(here: Path, capsys
     assert "is unknown" in str(refused(lost))
     assert refused(clean) is refused(scored) is refused(pretrained) is None
     assert "whether version" in str(explain(Session(here), "champion").objection)
-    assert "is unknown" in diagnosis._champion(Session(here)).found
+    assert "is unknown" in check_champion(Session(here)).found
 
     # A clone whose branch lacks the exclusion reads it from the registry; a later version is
     # checked by its data.
