@@ -6,7 +6,7 @@ SHELL := /bin/bash
 PYTHON ?= python3
 
 # The longest files first, so that the workers end together; three for two cores, since tests wait for servers and schedules.
-LONGEST := tests/end_to_end/test_end_to_end.py tests/flows/ tests/tools/serving/test_serving_http.py tests/tools/serving/test_serving.py tests/tools/dataset/test_export.py tests/ingest/ tests/tracking/ tests/grpo/ tests/lib/training/
+LONGEST := tests/end_to_end/test_end_to_end.py tests/flows/ tests/stages/tools/serving/test_serving_http.py tests/stages/tools/serving/test_serving.py tests/stages/tools/dataset/test_export.py tests/stages/ingest/ tests/stages/tracking/ tests/stages/grpo/ tests/stages/lib/training/
 TESTS := $(LONGEST) $(filter-out $(LONGEST),$(sort $(dir $(shell find tests -mindepth 2 -name 'test_*.py')) $(wildcard tests/test_*.py)))
 
 UV := .tools/bin/uv
@@ -90,7 +90,7 @@ exploits: env  ## Rewards of replies that should earn none, under three scorings
 	$(RUN) python -m benchmarks.exploits
 
 zoo: env  ## Awkward videos through ingest and reader: right, wrong and rejected, file by file
-	$(RUN) pytest -q -m "slow or not slow" tests/lib/video/test_zoo.py tests/lib/video/test_crossings.py
+	$(RUN) pytest -q -m "slow or not slow" tests/stages/lib/video/test_zoo.py tests/stages/lib/video/test_crossings.py
 
 # Apart from .venv on purpose: what a harness needs is not a dependency of this project.
 .tools/crosscheck/bin/python: $(UV)

@@ -40,7 +40,8 @@ from stages.domain.core.records import Sample, Score
 from stages.domain.core.replies import render_reply
 from stages.domain.core.timeline import plain
 from stages.domain.tasks.rewards import Referee
-from stages.grpo import trainer as video_grpo
+from stages.grpo import trainer as grpo_trainer
+from stages.grpo import video as grpo_video
 from stages.grpo.step import StepScores
 from stages.grpo.train import ENCODED_BYTES, cached_encoder
 from stages.grpo.trainer import VideoGRPOTrainer
@@ -221,8 +222,8 @@ def ours(folder: Path, steps: int, examples: int, *, saving: bool, frozen: bool 
     else:
         nothing: Callable[..., Any] = lambda *_: None  # noqa: E731
         with (
-            patch.object(video_grpo, "encode_equal_videos_once", nothing),
-            patch.object(video_grpo, "with_advantage", lambda inputs, _: inputs),
+            patch.object(grpo_video, "encode_equal_videos_once", nothing),
+            patch.object(grpo_trainer, "with_advantage", lambda inputs, _: inputs),
         ):
             train()
     return seen

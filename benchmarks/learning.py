@@ -39,7 +39,7 @@ from stages.domain.statistics.metrics import task_results
 from stages.lib.rows.jsonl import read_rows, write_json
 from stages.runtime import paths
 from stages.runtime.machine import measured
-from stages.tools.ablation.grid import content_digests
+from stages.tools.ablation.results import content_digests
 from stages.tools.ablation.seeds import PolicyPair, pooled_gain
 
 ARMS = ("recipe", "clean", "thorough", "longer")

@@ -41,18 +41,11 @@ from stages.lib.rows.jsonl import write_json
 from stages.params import Params, PretrainedModelParams, load_params, parse_params
 from stages.runtime import paths, warm
 from stages.runtime.machine import measured
-from stages.tools.ablation.grid import (
-    CLIPS_FILE,
-    IDENTITY_FILE,
-    Grid,
-    Results,
-    content_digests,
-    figure,
-    markdown,
-    read_grid,
-    start_of,
-    variant_params,
-)
+from stages.tools.ablation.figure import figure
+from stages.tools.ablation.grid import Grid, read_grid
+from stages.tools.ablation.results import CLIPS_FILE, IDENTITY_FILE, Results, content_digests
+from stages.tools.ablation.table import markdown
+from stages.tools.ablation.variants import start_of, variant_params
 from stages.tracking.lineage.commits import record_commit, stamped
 from stages.tracking.lineage.git import git
 from stages.tracking.lineage.uri import PARENT_VARIABLE

@@ -29,7 +29,7 @@ settings.load_profile("any machine")
 def serving_root(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A project with one registered model that has learned to name colours; made once for all that
     serves it."""
-    from tests.support.serving_project import make_project
+    from tests.support.projects.serving import make_project
 
     with pytest.MonkeyPatch.context() as patch:
         for name in list(os.environ):

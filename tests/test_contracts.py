@@ -15,6 +15,8 @@ import pytest
 import yaml
 
 from flows.params_file import recipes
+from stages.ingest import examine
+from stages.lib.video import loader
 from stages.params import load_params, parse_params
 from tests.support.checkout import ROOT
 
@@ -116,6 +118,15 @@ def test_no_dep_is_there_for_nothing(name: str) -> None:
 def test_a_dep_lies_where_code_changes_results(name: str) -> None:
     for dep in code_deps(dvc_stages()[name]):
         assert RESULT.fullmatch(dep), f"{name}: {dep} lies outside of stages/<verb>, stages/domain/* and stages/lib/*"
+
+
+def test_what_is_kept_between_runs_is_keyed_by_all_of_its_code() -> None:
+    """The journal of ingest and the frames on disk belong to the code that made them."""
+    for owner, modules in ((examine, examine.EXAMINING), (loader, loader.READING)):
+        file = Path(owner.__file__ or "")
+        video = {name for name in closure(file) if name.startswith("stages/lib/video/")}
+        keyed = {Path(module.__file__ or "").relative_to(ROOT).as_posix() for module in modules}
+        assert keyed == video - {file.relative_to(ROOT).as_posix()}
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "infra/recipes").glob("*.yaml")), ids=lambda path: path.stem)

@@ -24,7 +24,7 @@ from stages.lib.annotations.jsonl import read_annotations
 from stages.lib.judging.endpoint import EndpointJudge
 from stages.lib.video.encoder import encode
 from stages.params import OpenAIJudgeParams
-from stages.runtime.endpoints import endpoint_settings
+from stages.runtime.endpoint.settings import endpoint_settings
 from tests.support.builders import clip, rules
 from tests.support.checkout import ROOT
 

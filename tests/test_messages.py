@@ -158,6 +158,7 @@ def test_the_errors_of_the_program_are_found() -> None:
     } <= raised
     assert len(messages()) > 350
     assert is_ours(("flows.errors", "UsageError"))
+    assert is_ours(("stages.runtime.endpoint.client", "Refused"))
     assert not is_ours(("stages.runtime.warm", "Refused"))
 
 

@@ -13,8 +13,8 @@ import pytest
 import yaml
 
 from tests.support.checkout import ROOT
-from tests.support.repository import git
-from tests.support.smoke_project import environment, make_project
+from tests.support.projects.repository import git
+from tests.support.projects.smoke import environment, make_project
 
 #: A block that is not run says why in the line above it.
 NOT_RUN = re.compile(r"<!-- not run: .+ -->\n$")

@@ -10,7 +10,7 @@ import typer
 from flows.cli import app
 
 if TYPE_CHECKING:
-    from flows.project.diagnosis import Finding
+    from flows.project.diagnosis.finding import Finding
 
 _COLOURS = {"ok": "green", "warn": "yellow", "missing": "red"}
 
@@ -24,7 +24,7 @@ def doctor(as_json: app.JsonOption = False) -> None:
 
     from flows.console import show
     from flows.processes.environment import project_or_none
-    from flows.project.diagnosis import findings
+    from flows.project.diagnosis.findings import findings
 
     found = findings(project_or_none())
     missing = [one.what for one in found if one.state == "missing"]

@@ -8,7 +8,8 @@ from rich.text import Text
 
 from flows.console import show
 from stages.runtime.plain import one_line
-from stages.tools.ablation.grid import Contrast, Grid, signed
+from stages.tools.ablation.grid import Contrast, Grid
+from stages.tools.ablation.table import signed
 
 
 def show_grid(out: Console, grid: Grid) -> None:

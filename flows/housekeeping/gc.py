@@ -23,8 +23,8 @@ from flows.housekeeping.holdings import forget_index, remove, remove_files
 from flows.housekeeping.project_needs import clones
 from flows.housekeeping.registry_needs import Standing
 from flows.processes.locks import only_run
-from stages.runtime import lease
 from stages.runtime import paths as layout
+from stages.runtime.leases import lease
 from stages.runtime.plain import one_line
 from stages.tracking.lineage.cache import ContentStore
 from stages.tracking.session import Session

@@ -13,7 +13,8 @@ from flows.errors import UsageError
 from flows.processes.environment import scratch
 from flows.processes.locks import only_run
 from flows.repro.scratch import has_ended
-from stages.runtime import lease
+from stages.runtime.leases import lease
+from stages.runtime.leases.holder import holder
 
 
 def _entries(root: Path) -> list[Path]:
@@ -31,7 +32,7 @@ def show_scratch(root: Path) -> None:
     entries = _entries(root)
     for path in entries:
         age_h = (time.time() - path.stat().st_mtime) / 3600
-        now = lease.holder(path)
+        now = holder(path)
         held = "" if now is None or has_ended(now) else f"   held by {now.display_name}"
         show.say(
             f"{path.relative_to(scratch(root)).as_posix():<48} {_size_mb(path):>10.1f} MB   last written {age_h:.1f} h"
@@ -58,7 +59,7 @@ def delete_scratch(root: Path, ask: bool) -> None:
             weight = _size_mb(path)
             # A process that cannot be looked up from here is judged by its sign of life.
             if not lease.delete(path, "scratch"):
-                now = lease.holder(path)
+                now = holder(path)
                 by = f" by {now.display_name}" if now else ""
                 show.say(f"{path.relative_to(scratch(root)).as_posix()}: is in use{by}; left as it is")
                 continue

@@ -5,12 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 from flows.processes.environment import scratch
-from stages.runtime import lease
+from stages.runtime.leases import lease
+from stages.runtime.leases.holder import Holder, holder
 from stages.runtime.liveness import process_state
 from stages.tracking.runs.scratch import RUN_FILE
 
 
-def has_ended(holder: lease.Holder) -> bool:
+def has_ended(holder: Holder) -> bool:
     return holder.process is not None and process_state(holder.process) == "gone"
 
 
@@ -24,7 +25,7 @@ def release_scratch(root: Path, stage: str, run: str) -> Path | None:
     """
     for note in (scratch(root) / stage.replace("@", "-")).glob(f"*/{RUN_FILE}"):
         folder = note.parent
-        if not _last_used_by(note, run) or ((now := lease.holder(folder)) is not None and not has_ended(now)):
+        if not _last_used_by(note, run) or ((now := holder(folder)) is not None and not has_ended(now)):
             continue
         mine = lease.take(folder, stage, wait=False)
         if mine is None:

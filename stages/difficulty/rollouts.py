@@ -15,7 +15,7 @@ from stages.lib.inference.vision_cache import encode_equal_videos_once
 from stages.lib.judging.batch import score_replies
 from stages.lib.judging.build import referee_of
 from stages.lib.models.load import device, freeze, load_model, use_threads
-from stages.lib.models.processor import fit_of
+from stages.lib.models.resizing import fit_of
 from stages.lib.rows.samples import load_samples
 from stages.lib.video.open import frame_loader
 from stages.params import Params

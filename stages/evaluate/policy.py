@@ -23,7 +23,7 @@ from stages.lib.inference.generate import generate
 from stages.lib.judging.batch import check_judged, score_replies, usage_of
 from stages.lib.judging.build import referee_of
 from stages.lib.models.load import device, load_model, use_threads
-from stages.lib.models.processor import fit_of
+from stages.lib.models.resizing import fit_of
 from stages.lib.video.open import frame_loader
 from stages.params import Params
 

@@ -22,7 +22,8 @@ from transformers import ProcessorMixin
 
 from stages.domain.core.frames import Frames
 from stages.errors import EndpointError
-from stages.lib.models.processor import placeholder_ids, render, video_metadata
+from stages.lib.models.processor import placeholder_ids, video_metadata
+from stages.lib.models.rendering import render
 
 RolloutEngine = Literal["hf", "vllm"]
 

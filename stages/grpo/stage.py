@@ -33,7 +33,7 @@ def main(*arguments: str) -> int:
     from stages.grpo.rewards import JudgedRewards
     from stages.grpo.rollout_log import RolloutLog
     from stages.grpo.train import train_grpo
-    from stages.lib.models.processor import fit_of
+    from stages.lib.models.resizing import fit_of
     from stages.lib.training.loop import Hooks
 
     row = params.grpo[name]

@@ -18,9 +18,11 @@ from stages.grpo.engine import engine_settings, rollout_engine, vllm_request
 from stages.grpo.resampling import PromptPool
 from stages.grpo.rollout_log import RolloutLog
 from stages.grpo.step import Rewards
-from stages.grpo.trainer import Encode, VideoGRPOTrainer
+from stages.grpo.trainer import VideoGRPOTrainer
+from stages.grpo.video import Encode
 from stages.lib.models.load import freeze, load_model, use_threads
-from stages.lib.models.processor import EncodedPrompt, check_trainable, encode_prompts
+from stages.lib.models.processor import EncodedPrompt, encode_prompts
+from stages.lib.models.rendering import check_trainable
 from stages.lib.training.loop import Hooks, count_parameters, settings, train, trained, weights_precision
 from stages.lib.training.lora import adapters
 from stages.lib.training.mixture import Example, draw

@@ -1,41 +1,30 @@
-"""TRL's GRPO trainer with video.
-
-TRL 1.16 has no video input here: given video prompts it generates correctly and then computes the
-loss *without the video*, with no error. Four overrides fix this. The processor's flat video fields
-are split into one record per row when prompts are tokenised; the records travel as a list through
-TRL's buffered batch, which shuffles and splits lists along with the tensors; the loss takes them
-from there; and the log-probability pass wraps the model, so that each chunk of rows gets the videos
-of its own rows. A test compares the log-probabilities with those of a plain forward pass, and
-another checks that the stock trainer still fails it.
-"""
+"""GRPO trainer of this project: TRL's with video, our rewards and advantages, dynamic sampling and
+controls."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate.utils import gather_object
-from trl import GRPOConfig, GRPOTrainer
+from trl import GRPOConfig
 from trl.models import unwrap_model_for_generation
 
 from stages.domain.rl.rollouts import Rollout
 from stages.grpo.advantages import TaskScales, normalised, scaled, summed, with_advantage
 from stages.grpo.controls import CONTRAST, VIEWS, Controls, View, contrast_of
-from stages.grpo.engine import VideoEngine, never_sampled
 from stages.grpo.resampling import PromptPool, dead_groups, replace_groups
 from stages.grpo.rollout_log import RolloutLog
 from stages.grpo.step import Rewards, Round, StepScores
+from stages.grpo.video import TakesVideos
 from stages.lib.inference.generate import rollouts
-from stages.lib.inference.vision_cache import encode_equal_videos_once
-from stages.lib.models.positions import place_text_behind_videos
-from stages.lib.models.processor import EncodedPrompt, VideoFields, join_videos, modality_of, reply_opening
+from stages.lib.models.rendering import reply_opening
 from stages.lib.models.settings import plain_settings
 from stages.lib.training.loop import Resumes
-from stages.lib.training.lora import without_adapters
 
 #: Beside the weights in a checkpoint: the moving scales of the tasks' rewards.
 SCALES_FILE = "reward_scales.json"
@@ -49,9 +38,6 @@ ALIKE = "gauge/zero_variance_groups"
 #: Decimal places of logged rewards and advantages: single precision holds no more.
 DIGITS = 6
 
-#: Function that encodes prompts by their keys, in order.
-Encode = Callable[[Sequence[str]], list[EncodedPrompt]]
-
 
 def paid_column(objective: str, *, paid: Sequence[Mapping[str, float | None]], **_: Any) -> list[float | None]:
     """Column of one objective: a reward function of TRL that reads the column ``paid`` of the
@@ -59,17 +45,11 @@ def paid_column(objective: str, *, paid: Sequence[Mapping[str, float | None]], *
     return [row[objective] for row in paid]
 
 
-class VideoGRPOTrainer(Resumes, GRPOTrainer):
-    """`GRPOTrainer` whose dataset's `prompt` column holds keys; `encode` turns keys into token ids
-    and video fields.
+class VideoGRPOTrainer(Resumes, TakesVideos):
+    """Trainer of a GRPO row.
 
-    The rollouts of a prompt share one encoding, so a video is decoded and processed once for all of
-    them.
-
-    Args:
-        encode: encodes prompts by key.
+    Args (beside those of :class:`TakesVideos`):
         rewards: scores the replies of each round of generation, once.
-        request: builds vLLM's request for a key; required where vLLM generates.
         pool: prompts that replace those whose rollouts all have equal rewards; None: such groups
             stay.
         controls: replies to changed videos, for gauges and for the frame-order reward; None: there
@@ -81,62 +61,29 @@ class VideoGRPOTrainer(Resumes, GRPOTrainer):
     def __init__(
         self,
         *,
-        encode: Encode,
         rewards: Rewards,
-        request: Callable[[str], dict[str, Any]] | None = None,
         args: GRPOConfig,
-        processing_class: Any,
         scales: TaskScales | None = None,
         pool: PromptPool | None = None,
         controls: Controls | None = None,
         rollout_log: RolloutLog | None = None,
         **kwargs: Any,
     ) -> None:
-        # TRL prevents sampling of the image token; a sampled video token would lack features just
-        # the same.
-        args.generation_kwargs = {
-            **(args.generation_kwargs or {}),
-            **never_sampled(processing_class, vllm=args.use_vllm),
-        }
-        self._encode, self._request, self._rewards = encode, request, rewards
-        self._scales, self._pool, self._controls, self._rollout_log = scales, pool, controls, rollout_log
+        self._rewards, self._scales, self._pool = rewards, scales, pool
+        self._controls, self._rollout_log = controls, rollout_log
         weights = dict(rewards.weights)
         if controls is not None and controls.contrast is not None:
             weights[CONTRAST] = controls.contrast.weight
         args.reward_weights = list(weights.values())
         #: Rounds of the step whose rollouts are being generated; empty between generations.
         self._rounds: list[Round] = []
-        #: Videos of the rows that the model processes now, while generating and in the loss.
-        self._row_videos: list[VideoFields] = []
         columns = [partial(paid_column, name) for name in weights]
-        super().__init__(args=args, processing_class=processing_class, reward_funcs=columns, **kwargs)
+        super().__init__(args=args, reward_funcs=columns, **kwargs)
         self.reward_func_names = list(weights)  # TRL would name them all by their function
         # TRL's `bnpo` divides by the tokens that a process holds at once, so that its result
         # depends on their number and on the number of processes. Divided by the tokens of the whole
         # generation, as the name promises, its loss is that of `dapo`.
         self.loss_type = "dapo" if args.loss_type == "bnpo" else args.loss_type
-        if self.use_vllm:
-            self.vllm_generation.llm = VideoEngine(self.vllm_generation.llm)
-        for model in (self.model, self.ref_model):
-            if model is not None:
-                # TRL loads a reference model itself, and under DeepSpeed wraps it in an engine
-                # whose `config` is DeepSpeed's.
-                plain = without_adapters(self.accelerator.unwrap_model(model))
-                encode_equal_videos_once(plain)
-                place_text_behind_videos(plain)
-
-    def _tokenize_prompts(self, prompts: list[str]) -> tuple[list[list[int]], None, dict[str, Any]]:
-        distinct = list(dict.fromkeys(prompts))
-        encoded = dict(zip(distinct, self._encode(distinct), strict=True))
-        rows = [encoded[prompt] for prompt in prompts]
-        self._row_videos = [row.videos for row in rows]
-        if self.use_vllm:
-            assert self._request is not None
-            requests = {prompt: self._request(prompt) for prompt in distinct}
-            self.vllm_generation.llm.requests = [requests[prompt] for prompt in prompts]
-        ids = [list(row.ids) for row in rows]
-        kinds = [modality_of(torch.tensor(row), self.processing_class).tolist() for row in ids]
-        return ids, None, {**join_videos(self._row_videos, "cpu"), "mm_token_type_ids": kinds}
 
     def _generate_single_turn(self, *args: Any, **kwargs: Any) -> Any:
         with plain_settings(self.accelerator.unwrap_model(self.model), self.processing_class):
@@ -202,7 +149,7 @@ class VideoGRPOTrainer(Resumes, GRPOTrainer):
         if self._rollout_log is not None and self.model.training and self._rollout_log.due(self._upcoming_step):
             # A list, so that its rows are replaced along with the others by dynamic sampling.
             output["rollouts"] = self._logged(latest, output["advantages"].tolist())
-        return {**output, "videos": self._row_videos}
+        return output
 
     def _own_rows(self, rows: int) -> slice:
         """Slice of this process in the rows of all processes, each of which has ``rows``."""
@@ -292,7 +239,6 @@ class VideoGRPOTrainer(Resumes, GRPOTrainer):
         # changes no gradient.
         if self.loss_type == "dapo" and self.beta == 0:
             inputs = with_advantage(inputs, self._most_of_any_process)
-        self._row_videos = inputs["videos"]
         loss: torch.Tensor = super()._compute_loss(model, inputs)
         return loss
 
@@ -304,31 +250,6 @@ class VideoGRPOTrainer(Resumes, GRPOTrainer):
         gathers only from there."""
         gathered: torch.Tensor = self.accelerator.gather(torch.tensor([number], device=self.accelerator.device))
         return gathered
-
-    def _get_per_token_logps_and_entropies(self, model: Any, input_ids: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
-        if len(self._row_videos) != len(input_ids):
-            raise RuntimeError(
-                f"{len(input_ids)} rows but {len(self._row_videos)} videos; TRL no longer passes rows as this class"
-                " expects"
-            )
-        return super()._get_per_token_logps_and_entropies(self._with_videos(model), input_ids, *args, **kwargs)
-
-    def _with_videos(self, model: Any) -> Callable[..., Any]:
-        """Wrap the model in a function that is called on consecutive chunks of the rows and adds
-        the videos of each."""
-        videos, start = self._row_videos, 0
-
-        def forward(*, input_ids: torch.Tensor, **inputs: Any) -> Any:
-            nonlocal start
-            rows, start = videos[start : start + len(input_ids)], start + len(input_ids)
-            return model(
-                input_ids=input_ids,
-                mm_token_type_ids=modality_of(input_ids, self.processing_class),
-                **join_videos(rows, input_ids.device),
-                **inputs,
-            )
-
-        return forward
 
     def _calculate_rewards(self, inputs: Any, prompts: Any, completions: Any, completion_ids_list: Any) -> torch.Tensor:
         opening = reply_opening(self.processing_class)

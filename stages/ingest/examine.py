@@ -25,13 +25,16 @@ from stages.ingest.clips import Media, to_clip, without_duplicates
 from stages.ingest.split import assign_splits
 from stages.lib.annotations.annotation import Annotation
 from stages.lib.annotations.formats import read_source
-from stages.lib.video import encoder, errors, times
+from stages.lib.video import container, encoder, errors, packets, rotation, times
 from stages.lib.video import probe as probing
 from stages.lib.video.errors import FfmpegMissing, VideoError
 from stages.params import IngestParams
 from stages.runtime import paths
 from stages.runtime.code_digest import code_digest
 from stages.runtime.workers import ItemFailure, map_items
+
+#: The modules that decide what a file holds; the journal belongs to them.
+EXAMINING = (container, encoder, errors, packets, probing, rotation, times)
 
 
 class Problem(Record):
@@ -242,7 +245,7 @@ def journal_file(params: IngestParams) -> Path:
     """Return the journal of the source folder; a change of the examining code starts another
     journal."""
     folder = Path(params.source)
-    code = [Path(module.__file__ or "") for module in (encoder, errors, probing, times)] + [Path(__file__)]
+    code = [Path(module.__file__ or "") for module in EXAMINING] + [Path(__file__)]
     identity = f"{folder.resolve()} {params.normalise} {code_digest(code)}"
     name = hashlib.sha256(identity.encode()).hexdigest()[:16]
     return paths.EXAMINED / f"{name}.jsonl"

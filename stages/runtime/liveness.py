@@ -4,7 +4,7 @@ A process number does not identify a process: two containers each have a process
 name if they share the host's network, and numbers are reused. A process is identified by the boot
 of its kernel, its PID namespace, its number there and its start time. Only a process of the same
 boot and namespace can look it up. The state of any other process is not known here: it is observed
-through its heartbeat, a count that it renews (:mod:`stages.runtime.lease`,
+through its heartbeat, a count that it renews (:mod:`stages.runtime.leases.lease`,
 :mod:`stages.tracking.runs.heartbeats`).
 """
 

@@ -9,7 +9,7 @@ from functools import partial
 
 from stages.domain.core.prompts import sample_prompt
 from stages.errors import InputError
-from stages.lib.models.processor import fit_of
+from stages.lib.models.resizing import fit_of
 from stages.lib.rows.samples import load_samples
 from stages.lib.training.loop import Hooks
 from stages.lib.training.mixture import Example

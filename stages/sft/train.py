@@ -12,7 +12,8 @@ import torch
 from trl import SFTConfig, SFTTrainer
 
 from stages.lib.models.load import freeze, load_model, use_threads
-from stages.lib.models.processor import check_trainable, encode_prompts, training_batch
+from stages.lib.models.processor import encode_prompts, training_batch
+from stages.lib.models.rendering import check_trainable
 from stages.lib.training.loop import (
     Hooks,
     Resumes,

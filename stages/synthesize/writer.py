@@ -29,7 +29,7 @@ from stages.lib.judging.prompts import Question, Rightness, ask_right
 from stages.lib.rows.jsonl import iterate_rows, write_rows
 from stages.params import TraceParams, WriterParams
 from stages.runtime import paths
-from stages.runtime.endpoints import JudgeError, endpoint_settings
+from stages.runtime.endpoint.settings import JudgeError, endpoint_settings
 from stages.synthesize.question_rules import describe_clip, flaw, holds_markup, mentions_notes
 from stages.synthesize.writer_prompts import (
     Tried,

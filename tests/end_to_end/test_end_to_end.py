@@ -18,8 +18,8 @@ from stages.domain.core.records import Checkpoint, Clip, Sample, Score
 from stages.domain.rl.rollouts import RolloutGroup
 from stages.lib.rows.jsonl import read_rows
 from tests.support.checkout import ROOT
-from tests.support.repository import commit, edit, git
-from tests.support.smoke_project import environment, make_project, succeed
+from tests.support.projects.repository import commit, edit, git
+from tests.support.projects.smoke import environment, make_project, succeed
 
 pytestmark = pytest.mark.xdist_group("smoke")
 

@@ -18,8 +18,8 @@ import pytest
 from stages.domain.core.records import Clip
 from stages.lib.rows.jsonl import read_rows
 from stages.params import load_params
-from tests.support.repository import commit, edit, git
-from tests.support.smoke_project import BIN, belonging_to, environment, make_project, succeed
+from tests.support.projects.repository import commit, edit, git
+from tests.support.projects.smoke import BIN, belonging_to, environment, make_project, succeed
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 

@@ -8,13 +8,15 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from flows.processes.environment import QUIET
-from tests.support.flow_project import make_small_project
-from tests.support.judge_fixtures import server as server
+from tests.support.judges.fixtures import server as server
+from tests.support.projects.flow import make_small_project
+from tests.support.servers.locked import Pages, served_pages
 from tests.support.surroundings import forget
 
 
@@ -74,3 +76,10 @@ def done(done_template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     shutil.copytree(done_template, root, symlinks=True)
     monkeypatch.chdir(root)
     return root
+
+
+@pytest.fixture(scope="module")
+def pages(template: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pages]:
+    """Running pages, for all tests of a module."""
+    with served_pages(template, tmp_path_factory.mktemp("locked") / "project") as shown:
+        yield shown

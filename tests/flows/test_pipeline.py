@@ -23,8 +23,8 @@ import yaml
 from flows.processes import environment, prefect_server
 from tests.support.checkout import ROOT
 from tests.support.commands import vidbridge
-from tests.support.flow_project import all_gone, children, knobs
-from tests.support.repository import git
+from tests.support.projects.flow import all_gone, children, knobs
+from tests.support.projects.repository import git
 
 
 @pytest.fixture(scope="session")

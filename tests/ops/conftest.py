@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.support import hosts, stack
-from tests.support.hosts import Host, make_hosts
-from tests.support.smoke_project import make_project
-from tests.support.stack import Stack
+from tests.support.projects.smoke import make_project
+from tests.support.servers import hosts, stack
+from tests.support.servers.hosts import Host, make_hosts
+from tests.support.servers.stack import Stack
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

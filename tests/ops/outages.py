@@ -24,12 +24,12 @@ from typing import TYPE_CHECKING
 
 from ruamel.yaml import YAML
 
-from tests.support import hosts, stack
 from tests.support.checkout import ROOT
-from tests.support.hosts import Host, make_hosts
-from tests.support.repository import commit
-from tests.support.smoke_project import make_project
-from tests.support.stack import Stack
+from tests.support.projects.repository import commit
+from tests.support.projects.smoke import make_project
+from tests.support.servers import hosts, stack
+from tests.support.servers.hosts import Host, make_hosts
+from tests.support.servers.stack import Stack
 
 if TYPE_CHECKING:
     from mlflow.entities import Run

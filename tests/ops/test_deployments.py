@@ -20,8 +20,8 @@ import yaml
 
 from flows.processes import prefect_server
 from tests.support.checkout import ROOT
-from tests.support.flow_project import make_small_project
-from tests.support.repository import git
+from tests.support.projects.flow import make_small_project
+from tests.support.projects.repository import git
 
 ENDED = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
 #: For one run on a busy machine; what is waited for takes a quarter of it.

@@ -8,9 +8,10 @@ import subprocess
 from pathlib import Path
 
 from tests.support.checkout import ROOT
-from tests.support.repository import commit
-from tests.support.small_project import dvc, lay_out
-from tests.support.stack import BUCKET, Stack, environment
+from tests.support.projects.repository import commit
+from tests.support.projects.small import dvc, lay_out
+from tests.support.servers.service import environment
+from tests.support.servers.stack import BUCKET, Stack
 
 REMOTE = f"s3://{BUCKET}/kept"
 

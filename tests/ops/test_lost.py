@@ -18,9 +18,9 @@ import pytest
 from flows.deployments import deploy
 from flows.deployments.prefect_file import DeploymentRequest
 from flows.processes import environment as project
-from tests.support import scheduled_project
-from tests.support.flow_project import knobs
-from tests.support.repository import commit
+from tests.support.projects import scheduled
+from tests.support.projects.flow import knobs
+from tests.support.projects.repository import commit
 
 WAIT_S = 240
 
@@ -35,12 +35,12 @@ def until(happens: Callable[[], object], log: Path, wait_s: float = WAIT_S) -> A
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    return scheduled_project.make(tmp_path / "project")
+    return scheduled.make(tmp_path / "project")
 
 
 @pytest.fixture
 def served(root: Path) -> Iterator[dict[str, str]]:
-    with scheduled_project.serving(root) as (environment, _guard):
+    with scheduled.serving(root) as (environment, _guard):
         yield environment
 
 
@@ -81,7 +81,7 @@ def test_sigterm_ends_a_run_with_143_every_stage_and_a_right_state_everywhere(
 ) -> None:
     knobs(root, base={"seconds": 600})
     log = tmp_path / "run.log"
-    process = scheduled_project.start(root, "run", "base", log=log, **served)
+    process = scheduled.start(root, "run", "base", log=log, **served)
     request.addfinalizer(process.kill)
     until(lambda: attempts(root, "base"), log)
     below = psutil.Process(process.pid).children(recursive=True)
@@ -109,7 +109,7 @@ def test_stages_of_a_cancelled_run_end_cancelled(
 
     knobs(root, base={"seconds": 600})
     log = tmp_path / "run.log"
-    process = scheduled_project.start(root, "run", "base", log=log, **served)
+    process = scheduled.start(root, "run", "base", log=log, **served)
     request.addfinalizer(process.kill)
     until(lambda: attempts(root, "base"), log)
     with client_of(served) as client:
@@ -131,8 +131,8 @@ def test_a_server_that_stands_still_for_a_minute_costs_a_minute(
 ) -> None:
     knobs(root, corpus={"seconds": 3}, ingest={"seconds": 3})
     log = tmp_path / "run.log"
-    with scheduled_project.serving(root) as (served, guard):
-        process = scheduled_project.start(root, "run", "base", log=log, **served)
+    with scheduled.serving(root) as (served, guard):
+        process = scheduled.start(root, "run", "base", log=log, **served)
         request.addfinalizer(process.kill)
         until(lambda: attempts(root, "corpus"), log)
         stopped = psutil.Process(guard).children(recursive=True)
@@ -153,7 +153,7 @@ def test_after_kill_9_of_worker_and_flow_the_next_run_ends_what_was_lost_and_is_
 ) -> None:
     knobs(root, base={"seconds": 600})
     commit(root, "slow")
-    for name, value in scheduled_project.environ(**served).items():
+    for name, value in scheduled.environ(**served).items():
         monkeypatch.setenv(name, value)
     project.enter(root)
     monkeypatch.setenv("VIDBRIDGE_PROJECT", str(root))

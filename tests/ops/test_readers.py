@@ -27,10 +27,10 @@ from stages.tracking.registry.versions import find_version
 from stages.tracking.runs.run import stage_run
 from stages.tracking.runs.store import open_client
 from stages.tracking.session import Session
-from tests.support import small_project
 from tests.support.checkout import ROOT
-from tests.support.small_project import ROWS
-from tests.support.stack import ADMIN, ADMIN_PASSWORD, Stack
+from tests.support.projects import small
+from tests.support.projects.small import ROWS
+from tests.support.servers.stack import ADMIN, ADMIN_PASSWORD, Stack
 from tests.support.surroundings import forget
 
 READER, PASSWORD = "dev", "password-of-the-dev"
@@ -40,7 +40,7 @@ READER, PASSWORD = "dev", "password-of-the-dev"
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("small") / "project"
     root.mkdir()
-    small_project.make(root)
+    small.make(root)
     return root
 
 

@@ -15,7 +15,8 @@ import psutil
 import pytest
 import yaml
 
-from tests.support import hosts, smoke_project
+from tests.support.projects import smoke
+from tests.support.servers import hosts
 
 ROW = "sft@cold-start"
 OUT = "models/cold-start"
@@ -29,15 +30,13 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A project in which everything before the row is made."""
     if why := hosts.missing():
         pytest.skip(why)
-    root = smoke_project.make_project(tmp_path_factory.mktemp("prepared") / "project")
+    root = smoke.make_project(tmp_path_factory.mktemp("prepared") / "project")
     dvc(root, "repro", "base").wait(WAIT_S)
     return root
 
 
 def environment(root: Path, scratch: Path) -> dict[str, str]:
-    env = smoke_project.environment(
-        root, VIDBRIDGE_SCRATCH=str(scratch), VIDBRIDGE_LOST_AFTER_S="20", DVC_NO_ANALYTICS="1"
-    )
+    env = smoke.environment(root, VIDBRIDGE_SCRATCH=str(scratch), VIDBRIDGE_LOST_AFTER_S="20", DVC_NO_ANALYTICS="1")
     return {**env, "DO_NOT_TRACK": "1", "MLFLOW_DISABLE_TELEMETRY": "true", "HF_HUB_OFFLINE": "1"}
 
 

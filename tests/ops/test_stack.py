@@ -8,8 +8,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.support.hosts import Host
-from tests.support.stack import ADMIN, ADMIN_PASSWORD, Stack
+from tests.support.servers.hosts import Host
+from tests.support.servers.stack import ADMIN, ADMIN_PASSWORD, Stack
 
 
 def test_a_reader_may_read_and_not_write(servers: Stack) -> None:

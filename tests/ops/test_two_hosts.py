@@ -8,8 +8,8 @@ from pathlib import Path
 
 import httpx
 
-from tests.support.hosts import Host
-from tests.support.stack import ADMIN, ADMIN_PASSWORD, Stack
+from tests.support.servers.hosts import Host
+from tests.support.servers.stack import ADMIN, ADMIN_PASSWORD, Stack
 
 #: A policy of the recipe `smoke`: data, base, one SFT stage and one GRPO stage before it.
 TARGET = "evaluate@bridge"

@@ -21,12 +21,12 @@ from stages.tracking.registry.register import register
 from stages.tracking.registry.versions import CHAMPION
 from stages.tracking.runs.store import open_client
 from stages.tracking.session import Session
-from tests.support import hosts
 from tests.support.checkout import ROOT
-from tests.support.hosts import Host, make_hosts
-from tests.support.repository import commit
-from tests.support.serving_project import QUESTION, RED, make_project
-from tests.support.stack import BUCKET, Stack
+from tests.support.projects.repository import commit
+from tests.support.projects.serving import QUESTION, RED, make_project
+from tests.support.servers import hosts
+from tests.support.servers.hosts import Host, make_hosts
+from tests.support.servers.stack import BUCKET, Stack
 
 MODEL = "vidbridge-anywhere"
 URI = f"models:/{MODEL}@{CHAMPION}"

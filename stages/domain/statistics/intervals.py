@@ -28,7 +28,7 @@ do not rule out chance, the interval is extended to 0: it excludes 0 exactly if 
 part that they share. This is conservative, like the pigeonhole bootstrap (Owen, *Annals of Applied
 Statistics* 1, 2007). Exchanging sides has no units there; p is then at least 2 ** (1 - units / 2).
 
-Simulated coverage: ``tests/domain/tasks/test_coverage.py``.
+Simulated coverage: ``tests/stages/domain/tasks/test_coverage.py``.
 """
 
 from __future__ import annotations

@@ -10,7 +10,8 @@ import torch
 from transformers import LogitsProcessor, PreTrainedModel, ProcessorMixin
 
 from stages.domain.core.frames import Frames
-from stages.lib.models.processor import EncodedPrompt, encode_prompts, placeholder_ids, prompt_batch, reply_opening
+from stages.lib.models.processor import EncodedPrompt, encode_prompts, placeholder_ids, prompt_batch
+from stages.lib.models.rendering import reply_opening
 from stages.lib.models.settings import plain_settings
 
 #: A prompt and its frames, or a function that loads them, so that only one batch of frames is in

@@ -8,7 +8,7 @@ from dataclasses import replace
 from stages.domain.core.records import Sample, Score
 from stages.domain.tasks.rewards import Judge, Referee, RewardRules
 from stages.domain.tasks.scoring import score_reply
-from stages.runtime.endpoints import JudgeError
+from stages.runtime.endpoint.settings import JudgeError
 
 
 class JudgeUnavailableError(JudgeError):

@@ -9,7 +9,7 @@ from stages.lib.judging.embedder import LexicalEmbedder, load_embedder
 from stages.lib.judging.endpoint import EndpointJudge
 from stages.lib.judging.rule import RuleJudge
 from stages.params import JudgeParams, Params, RuleJudgeParams
-from stages.runtime.endpoints import Role, endpoint_settings
+from stages.runtime.endpoint.settings import Role, endpoint_settings
 
 
 def judge_of(params: JudgeParams, role: Role = "JUDGE") -> Judge:

@@ -19,9 +19,9 @@ from stages.domain.tasks.rewards import Judge
 from stages.lib.judging.prompts import Question, read_answer
 from stages.lib.judging.questions import AskingJudge, CollectingJudge, in_rounds
 from stages.params import OpenAIJudgeParams
-from stages.runtime.answer_cache import Cache, open_cache
-from stages.runtime.endpoints import EndpointSettings
-from stages.runtime.http import NoAnswer, complete, open_client
+from stages.runtime.endpoint.answer_cache import Cache, open_cache
+from stages.runtime.endpoint.client import NoAnswer, complete, open_client
+from stages.runtime.endpoint.settings import EndpointSettings
 
 Result = TypeVar("Result")
 

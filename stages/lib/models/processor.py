@@ -6,43 +6,22 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from hashlib import sha256
-from importlib.metadata import version
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import torch
-from transformers import AutoVideoProcessor, ProcessorMixin, Qwen3VLVideoProcessor
-from transformers.image_utils import SizeDict
+from transformers import ProcessorMixin, Qwen3VLVideoProcessor
 from transformers.video_processing_utils import BaseVideoProcessor
 from transformers.video_utils import VideoMetadata, load_video
 
-from stages.domain.core.frames import Fit, Frames, Shrink
-from stages.domain.core.replies import opened_by
+from stages.domain.core.frames import Frames
 from stages.errors import InputError
-from stages.lib.models.chat import TURN_START
-from stages.lib.models.harmless import NO_CODE
+from stages.lib.models.rendering import behind_opening, defused, render
 
-#: Settings of a video processor that affect its resizing.
-_RESIZING = {
-    "cap_pixels_per_frame",
-    "do_resize",
-    "max_video_tokens",
-    "merge_size",
-    "patch_size",
-    "resample",
-    "size",
-    "temporal_patch_size",
-}
 #: The model's argument for the seconds that a temporal patch spans, one value per video.
 SECONDS = "second_per_grid_ts"
 #: Label of a position without loss.
 IGNORE = -100
-
-
 #: The processors of all three families refuse frames with a larger ratio of the sides.
 _LONGEST = 200
 
@@ -83,76 +62,6 @@ class EncodedVideo:
 
     fields: VideoFields
     expansion: str
-
-
-def render(processor: ProcessorMixin, prompt: str, videos: int = 1) -> str:
-    """Render the chat text of a prompt: ``videos`` placeholders, the user's text, and the start of
-    the assistant's turn.
-
-    The user's text is data: control tokens in it are defused, otherwise a caption could open a turn
-    or insert a video.
-    """
-    content: list[Any] = [
-        *({"type": "video"} for _ in range(videos)),
-        {"type": "text", "text": _defused(processor, prompt)},
-    ]
-    messages: list[Any] = [{"role": "user", "content": content}]
-    # All prompts need thinking: switch it on in templates that have a switch.
-    switch: dict[str, Any] = {"enable_thinking": True} if "enable_thinking" in str(processor.chat_template) else {}
-    text = processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, **switch)
-    assert isinstance(text, str)
-    return text
-
-
-@lru_cache(maxsize=8)
-def reply_opening(processor: ProcessorMixin) -> str:
-    """Tags that the chat template puts in front of every reply (``<think>`` and a line break);
-    mostly none.
-
-    They are part of the reply: parsers read them with it, and training teaches the text behind
-    them.
-    """
-    return opened_by(render(processor, "x"))
-
-
-def check_trainable(processor: ProcessorMixin) -> None:
-    """Check that the chat template lets a reply think.
-
-    Raises:
-        ValueError: the chat template ends thinking before a reply begins, so no reply can have the
-            form that training requires.
-    """
-    opening = reply_opening(processor)
-    if "</think>" in opening or "<answer>" in opening:
-        raise ValueError(
-            f"chat_template: puts {opening!r} in front of every reply, so that none can be thinking and then an answer;"
-            " use a template that leaves thinking open, or a model that thinks"
-        )
-
-
-def behind_opening(processor: ProcessorMixin, reply: str) -> str:
-    """Strip the opening that the chat template already puts in front of a target reply.
-
-    Raises:
-        ValueError: the reply does not begin with it.
-    """
-    opening = reply_opening(processor)
-    if not opening:
-        return reply
-    begun = reply.lstrip()
-    if not begun.startswith(opening.strip()):
-        raise ValueError(
-            f"reply: {reply[:60]!r} does not begin with {opening.strip()!r}, which the chat template puts in front of"
-            " it"
-        )
-    return begun.removeprefix(opening.strip()).lstrip()
-
-
-def _defused(processor: ProcessorMixin, text: str) -> str:
-    """Respell control tokens in a text, so that they are ordinary text."""
-    for token in (*processor.tokenizer.all_special_tokens, TURN_START):
-        text = text.replace(token, token.replace("<|", "< |"))
-    return text
 
 
 def encode_prompts(
@@ -316,7 +225,7 @@ def reply_ids(processor: ProcessorMixin, reply: str) -> tuple[int, ...]:
     """
     tokenizer = processor.tokenizer
     return (
-        *tokenizer(_defused(processor, behind_opening(processor, reply)), add_special_tokens=False)["input_ids"],
+        *tokenizer(defused(processor, behind_opening(processor, reply)), add_special_tokens=False)["input_ids"],
         int(tokenizer.eos_token_id),
     )
 
@@ -362,98 +271,6 @@ def training_batch(
         "mm_token_type_ids": modality_of(ids, processor),
         **join_videos([prompt.videos for prompt in prompts], "cpu"),
     }
-
-
-@lru_cache(maxsize=8)
-def fit_of(model_folder: Path) -> Fit:
-    """Build the resize of the processor in this folder.
-
-    Models with equal resizing share its name, so a policy and the models trained from it do. The
-    folder is read once per process.
-    """
-    video: Any = AutoVideoProcessor.from_pretrained(model_folder.resolve(), **NO_CODE)
-    settings = {name: value for name, value in video.to_dict().items() if name in _RESIZING}
-    versions = [version(name) for name in ("torch", "torchvision", "transformers")]
-    name = sha256(repr((type(video).__name__, sorted(settings.items()), versions)).encode()).hexdigest()
-    return Fit(name, lambda pixels: _fitted(video, pixels))
-
-
-@lru_cache(maxsize=8)
-def shrink_of(model_folder: Path) -> Shrink:
-    """Build the resize of :func:`fit_of` for single frames."""
-    video: Any = AutoVideoProcessor.from_pretrained(model_folder.resolve())
-    return Shrink(
-        lambda count, height, width: _shrunk_size(video, count, height, width),
-        lambda frame, size: _shrunk(video, frame, size),
-    )
-
-
-def most_pixels(processor: ProcessorMixin, count: int) -> int:
-    """Largest number of pixels per frame that the processor outputs for any video of ``count``
-    frames."""
-    video: Any = processor.video_processor
-    if not video.do_resize:
-        raise ValueError(
-            "preprocessor_config.json: do_resize is false, so that nothing bounds what a video takes; set it to true"
-        )
-    # Any large size will do: larger frames are scaled down to the limit, for every shape.
-    height, width = _resized(
-        video, torch.empty((1, count, 3, 1 << 16, 1 << 16), dtype=torch.uint8, device="meta")
-    ).shape[-2:]
-    return int(height * width)
-
-
-def _shrunk_size(video: Any, count: int, height: int, width: int) -> tuple[int, int]:
-    if not video.do_resize:
-        return height, width
-
-    def size(height: int, width: int) -> tuple[int, int]:
-        resized = _resized(video, torch.empty((1, count, 3, height, width), dtype=torch.uint8, device="meta"))
-        return int(resized.shape[-2]), int(resized.shape[-1])
-
-    fitted = size(height, width)
-    return fitted if fitted[0] * fitted[1] < height * width and size(*fitted) == fitted else (height, width)
-
-
-def _shrunk(video: Any, frame: npt.NDArray[np.uint8], size: tuple[int, int]) -> npt.NDArray[np.uint8]:
-    if frame.shape[:2] == size:
-        return frame
-    writable = frame if frame.flags.writeable else frame.copy()  # torch warns of others
-    # The call that the processors make once they have computed the size.
-    resized = BaseVideoProcessor.resize(
-        video,
-        torch.from_numpy(writable).permute(2, 0, 1)[None, None],
-        size=SizeDict(height=size[0], width=size[1]),
-        resample=video.resample,
-    )
-    return resized[0, 0].permute(1, 2, 0).contiguous().numpy()
-
-
-def _fitted(video: Any, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-    if not video.do_resize:
-        return pixels
-    writable = pixels if pixels.flags.writeable else pixels.copy()  # torch warns of others
-    fitted = _resized(video, torch.from_numpy(writable).permute(0, 3, 1, 2)[None])
-    # Only if it is smaller, and if the processor leaves the result unchanged: it may not for very
-    # long frames.
-    if (
-        fitted.shape[-2] * fitted.shape[-1] >= pixels.shape[1] * pixels.shape[2]
-        or _resized(video, fitted).shape != fitted.shape
-    ):
-        return pixels
-    return fitted[0].permute(0, 2, 3, 1).contiguous().numpy()
-
-
-def _resized(video: Any, frames: torch.Tensor) -> torch.Tensor:
-    resized: torch.Tensor = video.resize(
-        videos=frames,
-        size=SizeDict(**dict(video.size)),
-        resample=video.resample,
-        factor=video.patch_size * video.merge_size,
-        temporal_factor=video.temporal_patch_size,
-        cap_pixels_per_frame=video.cap_pixels_per_frame,
-    )
-    return resized
 
 
 class _DecodesWithDecord:

@@ -23,8 +23,8 @@ from PIL import Image
 from stages.domain.core.frames import Fit, Frames
 from stages.domain.core.records import Clip, Sample, Timeline
 from stages.domain.core.timeline import Source, conformed_frame, resolve, sample_indices
+from stages.lib.video import container, encoder, errors, packets, reader, rotation, times
 from stages.lib.video import probe as probing
-from stages.lib.video import reader, times
 from stages.lib.video.errors import VideoError
 from stages.lib.video.probe import UNTRUSTED_TIMES, probe
 from stages.lib.video.reader import ReadStats, read_frames
@@ -38,6 +38,8 @@ Pixels = npt.NDArray[np.uint8]
 WHOLE_CLIP_BYTES = 2_000_000
 
 _LIBRARIES = ("av", "decord", "numpy", "pillow")
+#: The modules beside this one that turn a file into pixels.
+READING = (container, encoder, errors, packets, probing, reader, rotation, times)
 #: Fields of a clip's row that affect how its file is read.
 _FACTS = {"frames", "width", "height", "hazards", "variable_rate"}
 
@@ -230,7 +232,7 @@ def _code_version() -> str:
     """Digest of the code and the libraries that turn a clip into pixels; frames on disk from other
     versions are not used."""
     installed = [f"{dist.name} {dist.version}" for name in _LIBRARIES for dist in distributions(name=name)]
-    code = code_digest([Path(__file__), *(Path(module.__file__ or "") for module in (probing, reader, times))])
+    code = code_digest([Path(__file__), *(Path(module.__file__ or "") for module in READING)])
     return hashlib.sha256(json.dumps([code, platform.machine(), *installed]).encode()).hexdigest()
 
 

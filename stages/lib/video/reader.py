@@ -22,8 +22,9 @@ import numpy as np
 import numpy.typing as npt
 from av.video.reformatter import VideoReformatter
 
+from stages.lib.video.container import decode, decoded, open_video
 from stages.lib.video.errors import VideoError
-from stages.lib.video.probe import UNTRUSTED_TIMES, decode, decoded, open_video, packet_index, probe
+from stages.lib.video.probe import UNTRUSTED_TIMES, packet_index, probe
 
 Backend = Literal["decord", "pyav"]
 #: Receives a frame's number and the decoded frame.

@@ -1,5 +1,4 @@
-"""The ablation grid: parameters of each variant, and its scores compared with other variants and
-seeds.
+"""The ablation grid: scores of all variants over seeds, and their differences.
 
 Not a stage of DVC: every variant of every seed is a pipeline of its own, which ``vidbridge ablate``
 runs (:mod:`flows.ablation`); this module reads the scores.
@@ -7,60 +6,27 @@ runs (:mod:`flows.ablation`); this module reads the scores.
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 from pydantic import Field
 
 from stages.domain.core.digest import digest
-from stages.domain.core.records import Clip, Record, Sample, Score, TaskName
+from stages.domain.core.records import Record, Score, TaskName
 from stages.domain.statistics.intervals import Design, Interval, mean_interval
-from stages.domain.statistics.metrics import Shown, clips_shown, mean_over_tasks, task_results
-from stages.domain.tasks import task_of
+from stages.domain.statistics.metrics import Shown, mean_over_tasks, task_results
 from stages.errors import InputError
 from stages.lib.evaluation.results import PolicyScores
-from stages.lib.rows.jsonl import iterate_rows, read_json, read_record, read_rows
-from stages.params import GrpoRow, Params, load_params, parse_params
+from stages.lib.rows.jsonl import read_record
+from stages.params import GrpoRow, Params
 from stages.runtime import paths
+from stages.tools.ablation.results import Results
 from stages.tools.ablation.seeds import Gain, PolicyPair, over_seeds, pooled_gain
-
-IDENTITY_FILE = "identity.json"
-CLIPS_FILE = "clips.json"
+from stages.tools.ablation.variants import start_of, variant_params
 
 
 class NothingRunError(InputError):
     """No seed is complete yet, so there is no table."""
-
-
-def start_of(params: Params) -> str:
-    """Name of the row that all variants start from."""
-    return next(iter(params.variants.values())).init
-
-
-def variant_params(params: Params, seed: int, variant: str) -> dict[str, Any]:
-    """Build a whole ``params.yaml`` with one variant behind the rows that lead to its start, which
-    is evaluated too."""
-    row, rows = params.variants[variant], params.rows
-    chain = [row.init]
-    while chain[-1] != "base":
-        chain.append(rows[chain[-1]].init)
-    table = params.model_dump(mode="json")
-    changed = row.model_dump(mode="json")
-    kind = "grpo" if isinstance(row, GrpoRow) else "sft"
-    like = params.ablation.variants[variant].like if params.ablation else variant
-    for name in ("sft", "grpo", "difficulty"):
-        table[name] = {key: value for key, value in table[name].items() if key in chain}
-    table[kind][variant] = changed
-    if kind == "grpo" and changed["samples"] != paths.SAMPLES.as_posix():
-        table["difficulty"][variant] = params.difficulty[like].model_dump(mode="json") | {"init": row.init}
-    table |= {"recipe": f"{params.recipe}-ablation", "seed": seed, "ablation": None}
-    table["evaluation"]["of"] = [row.init, variant]
-    table["gate"]["registered_model"] += "-ablation"
-    parse_params(table, f"seed {seed}, {variant}")
-    return table
 
 
 class PolicyResult(Record):
@@ -112,56 +78,6 @@ class Grid(Record):
     rows: tuple[PolicyResult, ...]
     contrasts: tuple[Contrast, ...]
     missing: tuple[str, ...]
-
-
-class Results:
-    """Folder of scores: ``<seed>/<policy>/`` with the files of evaluation, and
-    ``<seed>/clips.json``.
-
-    A variant's folder also has ``identity.json``, written last: what it was trained with.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
-    def of(self, seed: int, policy: str) -> Path:
-        return self.folder / str(seed) / policy
-
-    def scores(self, seed: int, policy: str, kind: str = "predictions") -> list[Score]:
-        return read_rows(self.of(seed, policy) / f"{kind}.jsonl", Score)
-
-    def identity(self, seed: int, variant: str) -> dict[str, str] | None:
-        """Commit and digest of the parameters (:func:`variant_params`) that it was trained with;
-        None if it is not complete."""
-        file = self.of(seed, variant) / IDENTITY_FILE
-        return dict(read_json(file)) if file.exists() else None
-
-    def clips(self, seed: int) -> dict[str, list[str]]:
-        """Result of :func:`content_digests` for a seed."""
-        file = self.folder / str(seed) / CLIPS_FILE
-        digests: dict[str, list[str]] = read_json(file)
-        if not all(isinstance(clips, list) for clips in digests.values()):
-            raise InputError(
-                str(file),
-                "written by an earlier version, which stored names of clips and not their content, so that"
-                " clips shared by seeds are unknown",
-                f"delete {self.folder / str(seed)} and run vidbridge ablate",
-            )
-        return digests
-
-
-def content_digests(root: Path) -> dict[str, list[str]]:
-    """Map sample id to the digests of the videos that it contains, for all held-out samples of a
-    project.
-
-    Seeds give other clips the same names, and may hold out the same clip.
-    """
-    split = load_params(root / paths.PARAMS_FILE).evaluation.split
-    content = {clip.clip_id: clip.sha256 for clip in iterate_rows(root / paths.CLIPS / paths.MANIFEST_FILE, Clip)}
-    samples = [
-        sample for file in sorted((root / paths.SAMPLES / split).glob("*.jsonl")) for sample in read_rows(file, Sample)
-    ]
-    return {name: [content[clip] for clip in clips] for name, clips in clips_shown(samples).items()}
 
 
 def read_grid(params: Params, results: Results, *, command: str, measured: str) -> Grid:
@@ -323,124 +239,5 @@ def _contrast(after: str, before: str, results: Results, seeds: Sequence[int], p
     return Contrast(after=after, before=before, mean=mean, columns=columns)
 
 
-def format_commit(grid: Grid) -> str:
-    """Commit as tables display it."""
-    short = grid.commit if "," in grid.commit else grid.commit[:12]
-    return f"{short} (with its parameters, which are others now)" if grid.other_parameters else short
-
-
 def _short(commits: Sequence[str]) -> str:
     return ", ".join(commit[:12] for commit in commits)
-
-
-def markdown(grid: Grid) -> str:
-    """Format the grid as two Markdown tables, with commit, seeds and budget."""
-    columns = list(grid.rows[0].columns)
-    seeds = ", ".join(map(str, grid.seeds))
-    head = f"{grid.measured} Commit {format_commit(grid)}, seeds {seeds}; {_budget(grid)}. `{grid.command}`"
-    lines = [head, ""]
-    if grid.missing:
-        lines += [f"**Partial**: {len(grid.missing)} trainings are missing ({', '.join(grid.missing[:3])} …).", ""]
-    lines += [
-        f"| trained on | {' | '.join(columns)} | mean | format | blank video |",
-        "|---" * (len(columns) + 4) + "|",
-    ]
-    for row in grid.rows:
-        cells = " | ".join(_bold(_cell(row.columns[column]), row, column) for column in columns)
-        mean, blank = sum(row.seeds) / len(row.seeds), "" if row.blank is None else f"{row.blank:.3f}"
-        lines.append(f"| {row.title} | {cells} | {mean:.3f} | {row.format:.3f} | {blank} |")
-    titles = {row.name: row.title for row in grid.rows} | {grid.start: grid.start}
-    lines += ["", f"| difference | {' | '.join(columns)} | mean |", "|---" * (len(columns) + 2) + "|"]
-    for contrast in grid.contrasts:
-        cells = " | ".join(signed(contrast.columns[column]) for column in columns)
-        lines.append(f"| {titles[contrast.after]} − {titles[contrast.before]} | {cells} | {signed(contrast.mean)} |")
-    return "\n".join(lines) + "\n"
-
-
-def _budget(grid: Grid) -> str:
-    if not grid.without_rollouts:
-        return f"each variant {grid.rollouts:,} rollouts"
-    titles = {row.name: row.title for row in grid.rows}
-    by_sft = f"trained by SFT, without a rollout: {', '.join(titles[name] for name in grid.without_rollouts)}"
-    return f"each variant trained by GRPO {grid.rollouts:,} rollouts; {by_sft}" if grid.rollouts else by_sft
-
-
-def _cell(value: Interval) -> str:
-    return f"{value.mean:.3f} [{value.low:.2f}, {value.high:.2f}]"
-
-
-def _bold(text: str, row: PolicyResult, column: str) -> str:
-    """Highlight the tasks that a variant was trained on."""
-    return f"**{text}**" if column.split("/")[0] in row.trained_on else text
-
-
-def signed(gain: Gain) -> str:
-    """Format the mean difference and its t interval over seeds; its interval over clips if seeds
-    have no spread."""
-    interval = gain.over_seeds or gain.clips
-    return f"{gain.clips.mean:+.3f} [{interval.low:+.3f}, {interval.high:+.3f}]"
-
-
-def figure(grid: Grid) -> str:
-    """Draw the grid as an SVG: the change from each variant's training, answering to the right,
-    describing upwards.
-
-    Changes and not scores: seeds differ more from each other than variants of one seed do. The bars
-    are t intervals over seeds.
-    """
-    from matplotlib import rc_context
-    from matplotlib.figure import Figure
-
-    x, y = grid.axes
-    titles = {row.name: row.title for row in grid.rows}
-    # Text stays text: it can be read, searched and scaled.
-    with rc_context({"svg.fonttype": "none", "svg.hashsalt": grid.commit, "font.family": "sans-serif"}):
-        drawing = Figure(figsize=(8.8, 5.4), layout="constrained")
-        axis = drawing.subplots()
-        axis.axvline(0, color="#888888", linewidth=0.9)
-        axis.axhline(0, color="#888888", linewidth=0.9)
-        changes = [contrast for contrast in grid.contrasts if contrast.before == grid.start]
-        for change, (colour, marker) in zip(changes, _looks(len(changes)), strict=True):
-            (over_x, bar_x), (over_y, bar_y) = (_point(change.columns[column]) for column in (x, y))
-            axis.errorbar(
-                over_x,
-                over_y,
-                xerr=bar_x,
-                yerr=bar_y,
-                fmt=marker,
-                markersize=8,
-                capsize=2,
-                linewidth=1,
-                alpha=0.9,
-                color=colour,
-                label=titles[change.after],
-            )
-        axis.set_xlabel(f"{_axis(x)}: change from the start")
-        axis.set_ylabel(f"{_axis(y)}: change from the start")
-        axis.set_title(f"{grid.recipe}, {len(grid.seeds)} seeds: what each training changed", fontsize=11)
-        axis.grid(alpha=0.2)
-        axis.legend(frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5), title="trained on")
-        buffer = io.StringIO()
-        drawing.savefig(buffer, format="svg", metadata={"Date": None})
-    return buffer.getvalue()
-
-
-def _point(gain: Gain) -> tuple[float, list[list[float]]]:
-    interval = gain.over_seeds or gain.clips
-    return interval.mean, [[interval.mean - interval.low], [interval.high - interval.mean]]
-
-
-def _axis(name: str) -> str:
-    """Title of a task, or of a part of its score, in a figure."""
-    task, _, part = name.partition("/")
-    titles = {part.name: part.title for part in task_of(task).parts}
-    return (titles.get(part) or name) if part else task_of(task).title
-
-
-def _looks(count: int) -> list[tuple[str, str]]:
-    """Colours and markers for this many points; no two alike."""
-    return [(_COLOURS[n % len(_COLOURS)], _MARKERS[n // len(_COLOURS) + n % 3]) for n in range(count)]
-
-
-_MARKERS = ("o", "s", "D", "^", "v", "P")
-_COLOURS = ("#4269d0", "#efb118", "#ff725c", "#6cc5b0", "#3ca951", "#ff8ab7", "#a463f2", "#97bbf5", "#9c6b4e")

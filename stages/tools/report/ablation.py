@@ -12,8 +12,9 @@ from stages.domain.statistics.intervals import Interval
 from stages.errors import InputError
 from stages.pages.render import in_base64
 from stages.runtime import paths
-from stages.tools.ablation.grid import Grid, format_commit
+from stages.tools.ablation.grid import Grid
 from stages.tools.ablation.seeds import Gain
+from stages.tools.ablation.table import format_commit
 from stages.tools.report.scores import cell
 
 

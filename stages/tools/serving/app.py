@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stages.errors import VidbridgeError
+from stages.tools.serving.description import MEDIA_TYPE, describe, openapi
 from stages.tools.serving.limits import (
     BODY_BYTES,
     KEY,
@@ -52,7 +53,6 @@ Send = Callable[[dict[str, Any]], Awaitable[None]]
 #: Time for which data of a refused client is still read, so that the client gets to read the
 #: refusal.
 _LINGER_S = 1.0
-_JSON = "application/json"
 _log = logging.getLogger(__name__)
 
 
@@ -66,7 +66,7 @@ class Reply:
 
     status: int
     content: bytes
-    kind: str = _JSON
+    kind: str = MEDIA_TYPE
     headers: tuple[tuple[str, str], ...] = ()
 
 
@@ -163,8 +163,8 @@ class ServingApp:
 
     async def _invoke(self, headers: Mapping[str, str], reading: _Reading, started: float) -> Reply:
         kind = headers.get("content-type", "").partition(";")[0].strip().lower()
-        if kind != _JSON:
-            raise Refused(415, f"Content-Type: {kind[:SHOWN]!r} is not read here; send JSON as {_JSON}")
+        if kind != MEDIA_TYPE:
+            raise Refused(415, f"Content-Type: {kind[:SHOWN]!r} is not read here; send JSON as {MEDIA_TYPE}")
         if headers.get("content-encoding", "identity").strip().lower() != "identity":
             raise Refused(415, "Content-Encoding: nothing is unpacked here; send the JSON as it is")
         limit = self._model.max_body_bytes
@@ -304,85 +304,6 @@ def _is_local(name: str, hosts: frozenset[str]) -> bool:
         return ipaddress.ip_address(name.strip("[]")).is_loopback
     except ValueError:
         return False
-
-
-def openapi(keyed: bool) -> dict[str, Any]:
-    """Describe the service as OpenAPI 3.1."""
-    from stages.tools.serving.requests import QuestionRow
-
-    row = QuestionRow.model_json_schema()
-    # As it is sent: the bytes are text there.
-    row["properties"]["video_base64"] = {
-        "type": ["string", "null"],
-        "contentEncoding": "base64",
-        "description": "The bytes of a file.",
-    }
-    row["oneOf"] = [{"required": ["video"]}, {"required": ["video_base64"]}]
-    text = {"type": ["string", "null"]}
-    answer = {
-        "type": "object",
-        "properties": {"thinking": text, "answer": text, "reply": {"type": "string"}},
-        "required": ["reply"],
-    }
-    refusal = {"type": "object", "properties": {"error_code": {"type": "string"}, "message": {"type": "string"}}}
-
-    def holding(schema: dict[str, Any]) -> dict[str, Any]:
-        return {"content": {_JSON: {"schema": schema}}}
-
-    rows = {"type": "array", "items": {"$ref": "#/components/schemas/Row"}, "minItems": 1, "maxItems": MAX_ROWS}
-    request = {"type": "object", "properties": {"dataframe_records": rows}, "required": ["dataframe_records"]}
-    answers = {"type": "object", "properties": {"predictions": {"type": "array", "items": answer}}}
-    statuses = {
-        "400": "Something about the request is wrong.",
-        "401": "The key is missing or wrong.",
-        "408": "The body did not come.",
-    }
-    statuses |= {
-        "403": "Host or Origin is another's.",
-        "413": "Too large.",
-        "415": "Not JSON.",
-        "503": "Busy; see Retry-After.",
-    }
-    statuses |= {"500": "A fault of the server.", "504": "Not done in time."}
-    document: dict[str, Any] = {
-        "openapi": "3.1.0",
-        "info": {"title": "Questions about videos", "version": "1"},
-        "paths": {
-            "/invocations": {
-                "post": {
-                    "summary": "Answer questions about videos",
-                    "requestBody": {"required": True, **holding(request)},
-                    "responses": {
-                        "200": {"description": "One answer a row.", **holding(answers)},
-                        **{
-                            status: {"description": why, **holding(refusal)} for status, why in sorted(statuses.items())
-                        },
-                    },
-                }
-            },
-            "/ping": {"get": {"summary": "Whether it answers", "responses": {"200": {"description": "It does."}}}},
-        },
-        "components": {"schemas": {"Row": row}},
-    }
-    if keyed:
-        document["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
-        document["paths"]["/invocations"]["post"]["security"] = [{"key": []}]
-    return document
-
-
-def describe() -> str:
-    """Describe the service for a person."""
-    from stages.tools.serving.requests import FORMS, QuestionRow
-
-    fields = "\n".join(f"  {name:<13} {field.description}" for name, field in QuestionRow.model_fields.items())
-    return (
-        f'POST /invocations, {_JSON}: {{"dataframe_records": [row, ...]}}, 1 to {MAX_ROWS} rows.\n\nA'
-        f" row:\n{fields}\n\n"
-        'Comes back: {"predictions": [{"thinking": ..., "answer": ..., "reply": ...}, ...]}; thinking and answer are'
-        " null where the\n"
-        "reply is not one block of each. What is refused: a status, and a sentence in `message`.\n\n"
-        f"Rows may also come as {', '.join(FORMS[1:])}, as MLflow's clients send them. For programs: /openapi.json\n"
-    )
 
 
 def main(folder: str, host: str, port: str) -> int:

@@ -107,7 +107,7 @@ class VideoAnswers(PythonModel):
                 frames is unbounded.
         """
         from stages.lib.models.load import device, load_model, use_threads
-        from stages.lib.models.processor import most_pixels
+        from stages.lib.models.resizing import most_pixels
 
         self._limits = limits_from_environment()
         self._decoders = Decoders(self._folder, self._usage.sampled_frames, self._limits.timeout_s * DECODING_SHARE)

@@ -29,7 +29,7 @@ from stages.lib.video.loader import FrameLoader
 from stages.lib.video.open import frame_memory_bytes
 from stages.params import Params
 from stages.runtime import paths
-from stages.runtime.endpoints import model_endpoint_settings
+from stages.runtime.endpoint.settings import model_endpoint_settings
 from stages.runtime.plain import one_line
 from stages.tools.suites.engines.answers import Answers, open_answers
 from stages.tools.suites.engines.contents import CONTENTS_FILE, Contents

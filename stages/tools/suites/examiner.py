@@ -18,7 +18,7 @@ from stages.lib.judging.prompts import FENCED, MOST_MARKS, Form, fenced
 from stages.lib.judging.questions import AskingJudge, CollectingJudge, in_rounds
 from stages.lib.judging.rule import RuleJudge
 from stages.params import JudgeParams, RuleJudgeParams
-from stages.runtime.endpoints import endpoint_settings
+from stages.runtime.endpoint.settings import endpoint_settings
 from stages.tools.suites.asked_of_judges import Agreement, Examiner
 
 Result = TypeVar("Result")

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import ParamSpec, TypeVar
 
 from stages.domain.core.digest import digest
-from stages.runtime import lease
 from stages.runtime import paths as layout
 from stages.runtime.code_digest import code_digest
+from stages.runtime.leases import lease
 from stages.tracking.lineage.declared import declared_stage
 from stages.tracking.lineage.lockfile import StageRecord, is_code, read_lock
 from stages.tracking.runs.store import is_first_rank
@@ -37,8 +37,8 @@ class Scratch:
     lease: lease.Lease | None
 
     def guarded(self, call: Callable[_P, _T]) -> Callable[_P, _T]:
-        """Wrap ``call`` to raise :class:`stages.runtime.lease.LeaseLost` if the folder is no longer
-        ours."""
+        """Wrap ``call`` to raise :class:`stages.runtime.leases.lease.LeaseLost` if the folder is no
+        longer ours."""
         return call if self.lease is None else self.lease.before(call)
 
     def check(self) -> None:

@@ -22,8 +22,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from stages.domain.core.frames import Frames
 from stages.lib.video.encoder import encode
 from stages.lib.video.errors import VideoError
-from stages.runtime.endpoints import EndpointSettings
-from stages.runtime.http import NoAnswer, Refused, complete, open_client
+from stages.runtime.endpoint.client import NoAnswer, Refused, complete, open_client
+from stages.runtime.endpoint.settings import EndpointSettings
 from stages.tools.suites.engines.models import MAX_PIXELS_PER_FRAME
 from stages.tools.suites.engines.questions import Answer, Load, OnAnswers, Question, apply_view
 

@@ -1,0 +1,1 @@
+"""What `vidbridge doctor` checks."""

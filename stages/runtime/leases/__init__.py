@@ -1,0 +1,1 @@
+"""Leases of folders that several hosts may share."""

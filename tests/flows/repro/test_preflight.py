@@ -1,0 +1,113 @@
+"""Checks before the first stage: the judge's endpoint and the embedder's model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+from huggingface_hub import constants
+
+from flows.repro.preflight import disk_need_gb, endpoints, judge_problems, problems
+from flows.repro.steps import Plan, PlanStep, StageMeta
+from stages.params import parse_params
+from stages.tracking.session import Session
+from tests.support.checkout import ROOT
+from tests.support.judges.server import KEY, JudgeServer
+
+RECIPE = ROOT / "infra/recipes/tiny.yaml"
+
+
+def test_a_run_is_told_what_keeps_its_judge_from_being_asked(
+    server: JudgeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def found(url: str, key: str) -> str:
+        monkeypatch.setenv("VIDBRIDGE_JUDGE_URL", url)
+        monkeypatch.setenv("VIDBRIDGE_JUDGE_KEY", key)
+        return " ".join(map(str, judge_problems("JUDGE", "judge.kind is 'openai'")))
+
+    assert found(server.url, KEY) == found(f"{server.url}/", f"{KEY}\n") == ""
+    assert found(server.url, "another").startswith(
+        "VIDBRIDGE_JUDGE_KEY: the endpoint at VIDBRIDGE_JUDGE_URL does not accept it (401)"
+    )
+    assert found("", KEY).startswith("VIDBRIDGE_JUDGE_URL: not set")
+    for url, key in (
+        ("http://127.0.0.1:1/v1", "k"),
+        ("nowhere", "k"),
+        (server.url, "se cret\r\nx"),
+        (server.url, "secrét"),
+    ):
+        said = found(url, key)
+        assert str(said).startswith("VIDBRIDGE_JUDGE_URL: no answer"), said
+        assert "cret" not in said
+
+
+def test_a_run_is_told_that_its_embedder_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "here").mkdir()
+    raw = yaml.safe_load(RECIPE.read_text(encoding="utf-8"))
+
+    def found(model: str, stage: str = "evaluate@base", **changes: str) -> list[str]:
+        likeness = {"kind": "sentence_transformers", "model": model, "revision": "0123abc"}
+        (tmp_path / "params.yaml").write_text(
+            yaml.safe_dump(raw | {"rewards": raw["rewards"] | {"embedder": likeness}})
+        )
+        meta = StageMeta(kind="evaluate", retries=0, timeout_s=1, warm=False)
+        plan = Plan("summary", (PlanStep(stage, "will run", (), (), (), meta),))
+        return [str(one) for one in problems(Session(tmp_path), plan) if one.field == "rewards.embedder.model"]
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    (said,) = found("nobody/has-this")
+    assert "'0123abc' is not in the cache, and HF_HUB_OFFLINE is set; unset it once" in said
+    assert found("nobody/has-this", "synthesize") == found("here") == []
+    kept = tmp_path / "hub/models--nobody--has-this/snapshots/0123abc"
+    kept.mkdir(parents=True)
+    (kept / "modules.json").write_text("[]")
+    with monkeypatch.context() as there:
+        there.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+        assert found("nobody/has-this") == []
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    assert found("nobody/has-this") == []
+    (said,) = found("no/such/folder")
+    assert "is not a folder and not a name on the hub" in said
+
+
+@pytest.mark.parametrize(
+    ("deepspeed", "lora", "per_checkpoint", "per_state"),
+    # Weights as they are saved, and of a state the optimiser's part: float32 masters and moments.
+    # Adapters are small.
+    [("", False, 4, 8), ("zero2.json", False, 2, 12), ("", True, 2, 0), ("zero2.json", True, 2, 0)],
+)
+def test_a_full_row_needs_room_for_its_masters_and_states(
+    deepspeed: str, lora: bool, per_checkpoint: int, per_state: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    raw = yaml.safe_load((RECIPE.parent / "vidbridge-r1.yaml").read_text(encoding="utf-8"))
+    name, row = next(iter(raw["grpo"].items()))
+    adapters = {"rank": 8, "alpha": 16, "dropout": 0.0, "targets": ["q_proj"]}
+    raw["grpo"] = {
+        name: {**row, "steps": 300, "save_steps": 100, "precision": "bf16", "lora": adapters if lora else None}
+    }
+    monkeypatch.setenv("VIDBRIDGE_DEEPSPEED", deepspeed)
+    meta = StageMeta(kind="train", retries=0, timeout_s=1, warm=False)
+    plan = Plan("summary", (PlanStep(f"grpo@{name}", "will run", (), (), (), meta),))
+    written = 7 * (
+        4 * 2 * per_checkpoint + 3 * per_state
+    )  # billions of bytes: each checkpoint twice, two states and a third
+    assert disk_need_gb(parse_params(raw), plan) == pytest.approx(1.0 + written)
+
+
+def test_a_writer_needs_the_endpoint_when_samples_are_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    raw = yaml.safe_load(RECIPE.read_text(encoding="utf-8"))
+    monkeypatch.delenv("VIDBRIDGE_JUDGE_URL", raising=False)
+    monkeypatch.delenv("VIDBRIDGE_WRITER_URL", raising=False)
+    assert endpoints(parse_params(raw), judged=True, written=True) == {}
+    author = {"model": "author", "revision": "r1", "temperature": 0.7, "max_tokens": 300, "seed": 0, "tries": 2}
+    raw["synthesize"]["writer"] = {**author, "questions": True, "traces": None}
+    params = parse_params(raw)
+    assert endpoints(params, judged=True, written=False) == {}
+    assert endpoints(params, judged=False, written=True) == {"JUDGE": "synthesize.writer is on"}
+    (said,) = judge_problems("JUDGE", "synthesize.writer is on")
+    assert str(said).startswith("VIDBRIDGE_JUDGE_URL: not set, and synthesize.writer is on; set it to the endpoint")
+    monkeypatch.setenv("VIDBRIDGE_WRITER_URL", "http://127.0.0.1:1/v1")
+    assert endpoints(params, judged=False, written=True) == {"WRITER": "synthesize.writer is on"}
+    (said,) = judge_problems("WRITER", "synthesize.writer is on")
+    assert str(said).startswith("VIDBRIDGE_WRITER_URL: no answer")

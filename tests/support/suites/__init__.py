@@ -1,0 +1,1 @@
+"""Benchmarks in small: annotation files, and orders to evaluate."""

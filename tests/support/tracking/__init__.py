@@ -1,0 +1,1 @@
+"""Runs, registries that strangers wrote to, and scores before the gate."""

@@ -1,0 +1,1 @@
+"""Training that takes a second: tiny models, both trainers, runs on several ranks."""

@@ -1,0 +1,1 @@
+"""Videos whose frames carry their own number, as real encoders write them."""

@@ -1,1 +1,0 @@
-from tests.support.judge_fixtures import server as server
