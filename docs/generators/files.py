@@ -110,8 +110,8 @@ INSIDE: tuple[type[BaseModel], ...] = (Span, Event, Subject, Question, Timeline,
 def page(root: Path) -> str:
     """The whole page: a heading for each out, then one for each type of row."""
     lines = [INTRODUCTION]
-    for out, stage in outs(root).items():
-        lines += [f"## {_plain(out)}", "", f"Written by {code(stage)}.", ""]
+    for out, writers in outs(root).items():
+        lines += [f"## {_plain(out)}", "", f"Written by {' and '.join(map(code, writers))}.", ""]
         for content in OUTS[out]:
             about = (
                 f"{content.about}; rows: [{content.row.__name__}](#{content.row.__name__.lower()})"
@@ -121,31 +121,25 @@ def page(root: Path) -> str:
             lines += [f"- {code(content.name)}: {about}"]
         lines += [""]
     rows = dict.fromkeys(content.row for contents in OUTS.values() for content in contents if content.row)
-    lines += ["# Types of rows", ""]
+    lines += ["## Types of rows", ""]
     for row in (*rows, *INSIDE):
         lines += described(row)
     return joined(lines)
 
 
-def outs(root: Path) -> dict[str, str]:
-    """Out to the stage that writes it, in the order of ``dvc.yaml``.
+def outs(root: Path) -> dict[str, list[str]]:
+    """Out to the stages that write it, in the order of ``dvc.yaml``.
 
     Raises:
         ValueError: an out is not described here.
     """
     stages: dict[str, Any] = yaml.safe_load((root / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
-    found: dict[str, str] = {}
+    found: dict[str, list[str]] = {}
     for name, stage in stages.items():
         body = stage.get("do", stage)
         for out in (*body.get("outs", ()), *body.get("metrics", ())):
-            found.setdefault(
-                out,
-                f"{name}@ROW"
-                if "foreach" in stage and "item" not in out
-                else f"{name}@POLICY"
-                if "foreach" in stage
-                else name,
-            )
+            each = "" if "foreach" not in stage else "@POLICY" if "item" in out else "@ROW"
+            found.setdefault(out, []).append(f"{name}{each}")
     if missing := sorted(set(found) - set(OUTS)):
         raise ValueError(f"docs/generators/files.py: OUTS: {missing[0]!r} of dvc.yaml is not described; add its files")
     return found
@@ -153,7 +147,7 @@ def outs(root: Path) -> dict[str, str]:
 
 def described(row: type[BaseModel]) -> Iterator[str]:
     """The lines of one type: its docstring and its fields."""
-    yield from (f"## {row.__name__}", "", prose(own_docstring(row)), "")
+    yield from (f"### {row.__name__}", "", prose(own_docstring(row)), "")
     for field in fields_of(row):
         optional = "" if field.required else " · optional"
         kind = (
