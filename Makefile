@@ -50,10 +50,10 @@ lint: env  ## Format, lint, strict types, import contracts, documentation
 	$(RUN) ruff check .
 	$(RUN) mypy
 	$(RUN) lint-imports
-	$(RUN) mkdocs build --strict --quiet
+	$(RUN) mkdocs build --strict
 
 docs: env  ## Build the documentation into site/, whose pages open offline
-	$(RUN) mkdocs build --strict --quiet
+	$(RUN) mkdocs build --strict
 	@echo "site/index.html"
 
 docs-serve: env  ## Show the documentation on http://127.0.0.1:8000 and follow edits

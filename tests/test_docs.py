@@ -220,7 +220,11 @@ def test_every_out_is_described(tmp_path: Path) -> None:
     from generators import files
 
     assert set(files.outs(ROOT)) == set(files.OUTS)
-    assert "rows: [Clip](#clip)" in files.page(ROOT)
+    page = files.page(ROOT)
+    assert "rows: [Clip](#clip)" in page
+    assert "Written by `sft@ROW` and `grpo@ROW`." in page
+    anchors = {heading.lower() for heading in re.findall(r"^### (\w+)$", page, re.MULTILINE)}
+    assert set(re.findall(r"\]\(#([\w-]+)\)", page)) <= anchors
     (tmp_path / "dvc.yaml").write_text("stages: {new: {cmd: x, outs: [data/new]}}\n")
     with pytest.raises(ValueError, match=r"'data/new' of dvc\.yaml is not described"):
         files.outs(tmp_path)

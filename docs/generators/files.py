@@ -14,6 +14,7 @@ from pydantic import BaseModel
 from generators.fields import fields_of
 from generators.markdown import code, definition, joined, prose
 from generators.parameters import own_docstring
+from stages.domain.core.prompts import PromptTexts
 from stages.domain.core.records import (
     Checkpoint,
     Clip,
@@ -30,6 +31,7 @@ from stages.domain.core.records import (
 )
 from stages.domain.rl.difficulty import Rolled
 from stages.domain.rl.rollouts import Rollout, RolloutGroup
+from stages.params.types import Table
 from stages.tracking.registry.servable import Usage
 
 INTRODUCTION = """\
@@ -104,7 +106,18 @@ OUTS: dict[str, tuple[Content, ...]] = {
     "reports/metrics.json": (Content("metrics.json", "what `dvc metrics show` and `dvc metrics diff` print"),),
 }
 #: Rows that stand inside other rows, and what lies beside a version's weights.
-INSIDE: tuple[type[BaseModel], ...] = (Span, Event, Subject, Question, Timeline, Segment, Trace, Rollout, Usage)
+INSIDE: tuple[type[BaseModel], ...] = (
+    Span,
+    Event,
+    Subject,
+    Question,
+    Timeline,
+    Segment,
+    Trace,
+    Rollout,
+    Usage,
+    PromptTexts,
+)
 
 
 def page(root: Path) -> str:
@@ -150,12 +163,15 @@ def described(row: type[BaseModel]) -> Iterator[str]:
     yield from (f"### {row.__name__}", "", prose(own_docstring(row)), "")
     for field in fields_of(row):
         optional = "" if field.required else " · optional"
-        kind = (
-            re.sub(r"\btables?\b", f"[{field.models[0].__name__}](#{field.models[0].__name__.lower()})", field.kind)
-            if field.models
-            else field.kind
-        )
+        kind = re.sub(r"\btables?\b", linked(field.models[0], field.name), field.kind) if field.models else field.kind
         yield from definition(f"{code(field.name)} · {kind}{optional}", [prose(field.remark)] if field.remark else [""])
+
+
+def linked(model: type[BaseModel], field: str) -> str:
+    """Link to the type on this page, or to the key of ``params.yaml`` that the field copies."""
+    if issubclass(model, Table):
+        return f"[table of params.yaml](params.md#{field})"
+    return f"[{model.__name__}](#{model.__name__.lower()})"
 
 
 def _plain(out: str) -> str:
