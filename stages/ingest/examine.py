@@ -78,7 +78,7 @@ def examine_source(
     Raises:
         SourceError: the source folder cannot be used at all.
     """
-    rows, rejects = read_source(params)
+    rows, rejects, _ = read_source(params)
     # Splits are assigned before anything is excluded, so that a removal moves no other clip.
     splits, conflicts = assign_splits(rows, params, seed)
     placed = [row for row in sorted(rows, key=lambda row: row.clip_id) if row.clip_id in splits]

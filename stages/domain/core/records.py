@@ -126,9 +126,27 @@ class Question(Record):
         return self
 
 
+class OpenQuestion(Record):
+    """A question with the text of its answer, and no options."""
+
+    question: str = Field(min_length=1)
+    answer: str = Field(min_length=1)
+
+
+class Excerpt(Record):
+    """The part of a file that a clip is. It is cut virtually: the file stays as it is.
+
+    ``first``: number of the clip's first frame in the file; ``file_frames``: frames of the whole
+    file. Both count frames as :class:`Clip` does.
+    """
+
+    first: int = Field(ge=0)
+    file_frames: int = Field(gt=0)
+
+
 class Clip(Record):
-    """One video that ingest accepted. ``path`` is relative to the source folder, with forward
-    slashes.
+    """One video that ingest accepted, or one part of it. ``path`` is relative to the source folder,
+    with forward slashes.
 
     Frame ``i`` is the picture displayed in the middle of ``[i / rate, (i + 1) / rate)``, for any
     frame rate of the file.
@@ -152,13 +170,19 @@ class Clip(Record):
     variable_rate: bool = False
     #: Ingest has re-encoded it: ``path`` is relative to the manifest's folder.
     normalised: bool = False
+    #: None: the clip is the whole file.
+    excerpt: Excerpt | None = None
     label: str | None = None
     licence: str | None = None
     caption: str | None = None
+    #: Further captions of the whole clip, by other people; None: there are none.
+    captions: tuple[str, ...] | None = None
     #: Ordered by start.
     events: tuple[Event, ...] = ()
     subjects: tuple[Subject, ...] = ()
     questions: tuple[Question, ...] = ()
+    #: None: there are none.
+    open_questions: tuple[OpenQuestion, ...] | None = None
 
     @property
     def decord_safe(self) -> bool:
@@ -199,6 +223,15 @@ class Clip(Record):
     def brief_thinking(self) -> str | None:
         """The shortest thinking of a teacher: it names the clip's content, nothing more."""
         return f"the {self.display_name}" if self.display_name else None
+
+    @model_validator(mode="after")
+    def _lies_in_its_file(self) -> Clip:
+        if self.excerpt is not None and self.excerpt.first + self.frames > self.excerpt.file_frames:
+            raise ValueError(
+                f"excerpt: frames {self.excerpt.first} to {self.excerpt.first + self.frames} of a file of"
+                f" {self.excerpt.file_frames}"
+            )
+        return self
 
     @model_validator(mode="after")
     def _events_lie_inside_in_order(self) -> Clip:

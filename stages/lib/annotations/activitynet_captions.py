@@ -18,18 +18,8 @@ from typing import Any
 from pydantic import BaseModel
 
 from stages.domain.core.records import Reject, Split
-from stages.lib.annotations.annotation import (
-    Annotation,
-    Format,
-    Found,
-    Seconds,
-    annotated,
-    each,
-    read_text,
-    reject,
-    usable,
-    validated,
-)
+from stages.lib.annotations.annotation import Found, Seconds, annotated, each, read_text, reject, validated
+from stages.lib.annotations.collect import Format, Source, usable
 from stages.lib.annotations.files import VideoFiles, entries
 
 FILE = "train.json"
@@ -46,7 +36,7 @@ class _TimedSentence(BaseModel):
     sentences: str
 
 
-def read_activitynet_captions(folder: Path, name: str = FILE) -> tuple[list[Annotation], list[Reject]]:
+def read_activitynet_captions(folder: Path, name: str = FILE) -> Source:
     """Read the usable videos of an ActivityNet Captions folder, and the rejects.
 
     Raises:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from stages.domain.core.records import Reject
 from stages.lib.annotations import activitynet_captions, coin, jsonl, kinetics, vidbridge_r1
-from stages.lib.annotations.annotation import Annotation, Format, SourceError
+from stages.lib.annotations.annotation import SourceError
+from stages.lib.annotations.collect import Format, Source
 from stages.params import IngestParams
 
 FORMATS: dict[str, Format] = {
@@ -14,8 +14,8 @@ FORMATS: dict[str, Format] = {
 }
 
 
-def read_source(params: IngestParams) -> tuple[list[Annotation], list[Reject]]:
-    """Read the usable rows of ``ingest.source``, in the format ``ingest.format``, and the rejects.
+def read_source(params: IngestParams) -> Source:
+    """Read the clips of ``ingest.source``, in the format ``ingest.format``, and the rejects.
 
     Raises:
         SourceError: the format does not exist, or the folder or its annotation file cannot be used

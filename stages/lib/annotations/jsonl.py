@@ -20,16 +20,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from stages.domain.core.records import Reject
-from stages.lib.annotations.annotation import (
-    Annotation,
-    Format,
-    Found,
-    SourceError,
-    annotated,
-    read_text,
-    reject,
-    usable,
-)
+from stages.lib.annotations.annotation import Annotation, Found, SourceError, annotated, read_text, reject
+from stages.lib.annotations.collect import Format, Source, usable
 from stages.runtime.paths import ANNOTATIONS_FILE
 from stages.runtime.plain import not_json
 
@@ -37,7 +29,7 @@ from stages.runtime.plain import not_json
 MOST_LINES = 1000
 
 
-def read_annotations(folder: Path, name: str = ANNOTATIONS_FILE) -> tuple[list[Annotation], list[Reject]]:
+def read_annotations(folder: Path, name: str = ANNOTATIONS_FILE) -> Source:
     """Read the usable rows of a folder's annotation file, and the rejects.
 
     Reasons: ``bad-annotation`` (not JSON, or a field breaks a rule), and those of

@@ -20,17 +20,8 @@ from typing import Any
 from pydantic import BaseModel, Field
 
 from stages.domain.core.records import Reject, Split
-from stages.lib.annotations.annotation import (
-    Annotation,
-    Format,
-    Found,
-    SourceError,
-    annotated,
-    read_text,
-    reject,
-    usable,
-    validated,
-)
+from stages.lib.annotations.annotation import Found, SourceError, annotated, read_text, reject, validated
+from stages.lib.annotations.collect import Format, Source, usable
 from stages.lib.annotations.files import VideoFiles
 
 FILE = "kinetics.csv"
@@ -53,7 +44,7 @@ class _Row(BaseModel):
     is_cc: bool = False
 
 
-def read_kinetics(folder: Path, name: str = FILE) -> tuple[list[Annotation], list[Reject]]:
+def read_kinetics(folder: Path, name: str = FILE) -> Source:
     """Read the usable clips of a Kinetics folder, and the rejects.
 
     Raises:
@@ -69,8 +60,7 @@ def read_kinetics(folder: Path, name: str = FILE) -> tuple[list[Annotation], lis
             f"line 1: no column {', '.join(missing)}",
             f"Kinetics has {', '.join(_NEEDED)}, label, split",
         )
-    remedy = "cut each window into a file of its own, named YOUTUBEID_START_END with six digits each"
-    return usable(_rows(table, name, folder), folder, name, remedy)
+    return usable(_rows(table, name, folder), folder, name)
 
 
 def _rows(table: csv.DictReader[str], name: str, folder: Path) -> Iterator[Found]:

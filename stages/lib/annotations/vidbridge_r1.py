@@ -19,7 +19,8 @@ from typing import Any, Literal
 from pydantic import BaseModel, Field
 
 from stages.domain.core.records import Reject
-from stages.lib.annotations.annotation import Annotation, Format, Found, annotated, question, reject, usable, validated
+from stages.lib.annotations.annotation import Found, annotated, question, reject, validated
+from stages.lib.annotations.collect import Format, Source, usable
 from stages.lib.annotations.jsonl import json_lines, read_lines, videos_of
 
 FILE = "train.jsonl"
@@ -34,7 +35,7 @@ class _Row(BaseModel):
     problem_type: Literal["MCQA", "DarkEventInfer", "MixVidQA", "caption"]
 
 
-def read_vidbridge_r1(folder: Path, name: str = FILE) -> tuple[list[Annotation], list[Reject]]:
+def read_vidbridge_r1(folder: Path, name: str = FILE) -> Source:
     """Read one row for each video of the file, and the rejects.
 
     Raises:

@@ -74,7 +74,7 @@ def read(
             "exclude": [],
         }
     )
-    rows, rejects = read_source(params)
+    rows, rejects, _ = read_source(params)
     return rows, [(r.item, r.reason, r.detail) for r in rejects]
 
 
@@ -325,7 +325,7 @@ def test_two_windows_of_one_recording_name_the_remedy(tmp_path: Path) -> None:
     lines = [KINETICS, "a,aaa,0,10,val,0", "b,aaa,20,30,val,0"]
     _, rejects = read(put(tmp_path, "kinetics.csv", "\n".join(lines), "aaa.mp4"), "kinetics")
     assert rejects[0][1] == "duplicate-id"
-    assert "cut each window into a file of its own, named YOUTUBEID_START_END" in rejects[0][2]
+    assert "stands in kinetics.csv:2 already" in rejects[0][2]
 
 
 def test_two_files_of_one_name_are_not_guessed_between(tmp_path: Path) -> None:
