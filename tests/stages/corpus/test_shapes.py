@@ -28,7 +28,8 @@ from stages.corpus.shapes import (
 from stages.domain.core.timeline import sample_indices
 from stages.domain.tasks import lexicon
 from stages.lib.annotations.annotation import Annotation
-from stages.lib.annotations.jsonl import read_annotations, write_annotations
+from stages.lib.annotations.jsonl import read_annotations
+from stages.lib.annotations.writing import write_annotations
 from stages.params import CorpusParams, ParamsError
 
 

@@ -41,7 +41,9 @@ def _folder(tmp_path: Path, *rows: Any, videos: tuple[str, ...] = ("a.mp4",)) ->
     ],
 )
 def test_a_bad_row_names_line_and_field(row: Any, detail: str, tmp_path: Path) -> None:
-    rows, rejects, _ = read_annotations(_folder(tmp_path, GOOD | {"video": "b.mp4"}, "", row, videos=("a.mp4", "b.mp4")))
+    rows, rejects, _ = read_annotations(
+        _folder(tmp_path, GOOD | {"video": "b.mp4"}, "", row, videos=("a.mp4", "b.mp4"))
+    )
     assert [r.video for r in rows] == ["b.mp4"]
     assert rejects[0].item == "annotations.jsonl:3"
     assert rejects[0].reason == "bad-annotation"
