@@ -28,10 +28,10 @@ def check(
     annotations: Annotated[
         str | None, typer.Option(help="Annotation file in the folder; default: the format's usual one.")
     ] = None,
-    every: Annotated[bool, typer.Option("--all", help="List everything that is set aside.")] = False,
+    every: Annotated[bool, typer.Option("--all", help="List everything that is rejected.")] = False,
     as_json: app.JsonOption = False,
 ) -> None:
-    """Show what ingest would accept and set aside, and why.
+    """Show what ingest would accept and reject, and why.
 
     Writes nothing; exits with 1 if nothing would be accepted. Example: vidbridge data check
     ~/coin --format coin
@@ -104,7 +104,7 @@ def _check(
     every: bool,
     as_json: bool,
 ) -> bool:
-    """Print what ingest would accept and set aside of a folder, why, and the samples it would give;
+    """Print what ingest would accept and reject of a folder, why, and the samples it would give;
     returns False if it accepts nothing.
     """
     from itertools import islice

@@ -19,15 +19,15 @@ _EXAMPLES = 3
 
 
 def show_checked(out: Console, found: Checked, *, every: bool) -> None:
-    """Print what ingest would accept and set aside, and why. ``every``: print each reject, not only
+    """Print what ingest would accept and reject, and why. ``every``: print each reject, not only
     some of each reason.
     """
     seconds = float(sum(clip.frames / clip.rate for clip in found.clips))
     splits = Counter(clip.split for clip in found.clips)
     parts = sum(reject.reason in found.part_reasons for reject in found.rejects)
     rows = len(found.rejects) - parts
-    beside = f"; {parts:,} events, questions, subjects or captions of rows set aside beside them" if parts else ""
-    out.print(f"{len(found.clips):,} accepted, {rows:,} set aside, of {len(found.clips) + rows:,}{beside}")
+    beside = f"; of other rows, {parts:,} events, questions, subjects or captions rejected" if parts else ""
+    out.print(f"{len(found.clips):,} accepted, {rows:,} rejected, of {len(found.clips) + rows:,}{beside}")
     if found.clips:
         table = Table(box=None, show_header=False, pad_edge=False)
         table.add_row("splits", ", ".join(f"{splits[split]:,} {split}" for split in SPLITS if splits[split]))
@@ -44,9 +44,9 @@ def show_checked(out: Console, found: Checked, *, every: bool) -> None:
         )
         table.add_row("samples", ", ".join(f"{count:,} {task}" for task, count in found.samples.items()))
         out.print(table)
-    _rejects(out, "set aside by ingest", found.rejects, every=every)
+    _rejects(out, "rejected by ingest", found.rejects, every=every)
     for task, rejects in found.set_aside.items():
-        _rejects(out, f"set aside by synthesize: {task}", rejects, every=every)
+        _rejects(out, f"rejected by synthesize: {task}", rejects, every=every)
 
 
 def checked_document(found: Checked) -> dict[str, Any]:

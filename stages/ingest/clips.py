@@ -169,11 +169,11 @@ def data_card(summary: Mapping[str, Any], recipe: str) -> str:
         f"{summary['accepted']:,} clips from {summary['sources']:,} sources, {summary['duration_s']:,} s,"
         f" {summary['frames']:,} frames; {summary['events']:,} events, {summary['captions']:,} captions,"
         f" {summary['questions']:,} questions.",
-        f"{rows:,} rows were set aside; `rejects.jsonl` says why for each.",
+        f"{rows:,} rows were rejected; `rejects.jsonl` says why for each.",
     ]
     if parts:
         lines.append(
-            f"Of other rows {parts:,} events, questions, subjects or captions were set aside, and the rest was kept."
+            f"Of other rows {parts:,} events, questions, subjects or captions were rejected, and the rest was kept."
         )
     if summary["events_cut"]:
         lines.append(
@@ -187,7 +187,7 @@ def data_card(summary: Mapping[str, Any], recipe: str) -> str:
         "size": "sizes",
         "codec": "codecs",
         "licence": "licences",
-        "set aside because": "rejected",
+        "rejected because": "rejected",
         "decord must not read it because": "not_for_decord",
     }
     for title, key in tables.items():

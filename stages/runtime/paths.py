@@ -47,7 +47,7 @@ CORPUS = Path("data/corpus")
 CLIPS = Path("data/clips")
 #: Clip rows.
 MANIFEST_FILE = "manifest.jsonl"
-#: The data card: counts, licences, what was set aside; for people.
+#: The data card: counts, licences, what was rejected; for people.
 CARD_FILE = "card.md"
 NORMALISED = "normalised"
 

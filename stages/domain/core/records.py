@@ -248,7 +248,7 @@ class Clip(Record):
 
 
 class Reject(Record):
-    """A row that was set aside, and why. ``reason`` is a stable slug that a program may count,
+    """A row that was rejected, and why. ``reason`` is a stable slug that a program may count,
     ``detail`` is for people."""
 
     schema_version: Literal[1] = 1

@@ -40,9 +40,9 @@ class EventFilter(Record):
     min_words: int = Field(ge=1)
     max_words: int = Field(ge=1)
     #: Regular expressions of captions that cannot be inferred ("intro", "credits roll"); a match
-    #: sets the event aside.
+    #: rejects the event.
     forbidden: tuple[str, ...]
-    #: Set aside an event if another event of the clip has the same caption, since that one would
+    #: Reject an event if another event of the clip has the same caption, since that one would
     #: reveal it.
     unique: bool
 

@@ -1,7 +1,7 @@
 """Annotation of one video, independent of its format, and the checks that decide which rows are
 usable.
 
-A row that breaks a rule is set aside with its file, line, field and value; it never stops the
+A row that breaks a rule is rejected with its file, line, field and value; it never stops the
 others.
 """
 
@@ -209,7 +209,7 @@ def annotated(
             whole[field], problems = _entries(field, entries, where, at)
             parts += problems
     row = validated(Annotation, whole, where, at)
-    # A row that is set aside is one reject; its parts are not reported as well.
+    # A row that is rejected is one reject; its parts are not reported as well.
     return (
         (row, ())
         if isinstance(row, Reject)

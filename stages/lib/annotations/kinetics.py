@@ -4,7 +4,7 @@ file for each split.
 Columns and file names follow github.com/cvdfoundation/kinetics-dataset at 3f0f5d9 and the CSV files
 it downloads: ``label``, ``youtube_id``, ``time_start``, ``time_end``, ``split`` and, in some,
 ``is_cc``; a clip is ``<youtube_id>_<start>_<end>.mp4`` with six digits each. A label applies to its
-window only: a longer file of any name is the whole recording and is set aside. The test files of
+window only: a longer file of any name is the whole recording and is rejected. The test files of
 some years have no label. VidBridge-R1 mixed clips from Kinetics.
 """
 

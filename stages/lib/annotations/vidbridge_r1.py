@@ -5,7 +5,7 @@ Fields as ``src/open_r1_video/grpo.py`` of github.com/VidBridge-R1/VidBridge-R1 
 letter and a full stop each), ``solution`` (with or without ``<answer>`` tags; a letter alone or
 with its option's words, or an option's own words) and ``problem_type``. Samples of one video become
 one row. The videos of the proxy samples are already masked or mixed, so no event is left to black
-out: they are set aside (``already-edited``), and their sources can be ingested instead.
+out: they are rejected (``already-edited``), and their sources can be ingested instead.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Corpus and ingest on real files: what is made is accepted, what is broken is set aside with its
+"""Corpus and ingest on real files: what is made is accepted, what is broken is rejected with its
 reason, bytes are the same."""
 
 from __future__ import annotations

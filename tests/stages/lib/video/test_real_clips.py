@@ -1,5 +1,5 @@
 """Clips of public test suites against a decoder that is not ours: each frame is the one that ffmpeg
-writes at that place, or the file is rightly set aside."""
+writes at that place, or the file is rightly rejected."""
 
 from __future__ import annotations
 
