@@ -68,6 +68,7 @@ def read(
             "test_share": 0.1,
             "min_frames": 8,
             "max_duration_s": 600,
+            "longer": "reject",
             "tolerance": {"seconds": 1, "share": 0.1},
             "timeout_s": 60,
             "normalise": False,
