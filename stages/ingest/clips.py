@@ -10,7 +10,7 @@ from fractions import Fraction
 from typing import Any
 
 from stages.domain.core.records import SPLITS, Clip, Event, Exact, Excerpt, Record, Reject, Span, Split
-from stages.lib.annotations.annotation import PART_REASONS, Annotation, TimedEvent
+from stages.lib.annotations.annotation import PART_REASONS, Annotation, TimedEvent, rows_set_aside
 from stages.params import IngestParams
 
 
@@ -182,6 +182,8 @@ def summarise(clips: Sequence[Clip], rejects: Sequence[Reject], hazards: Mapping
                 "open_questions": sum(len(clip.open_questions or ()) for clip in clips),
                 "parts": sum(clip.excerpt is not None for clip in clips),
                 "divided_files": len({clip.path for clip in clips if clip.excerpt is not None}),
+                # Where rejects are not of one row each, the reasons do not tell.
+                "rows_set_aside": rows_set_aside(rejects) if any(r.rows is not None for r in rejects) else 0,
             }
         ),
         "durations": _durations(clips),
@@ -220,7 +222,7 @@ def _commonest(values: Iterable[str]) -> dict[str, int]:
 def data_card(summary: Mapping[str, Any], recipe: str) -> str:
     """Format the counts of :func:`summarise` as Markdown, for users of the data."""
     parts = sum(count for reason, count in summary["rejected"].items() if reason in PART_REASONS)
-    rows = sum(summary["rejected"].values()) - parts
+    rows = summary.get("rows_set_aside", sum(summary["rejected"].values()) - parts)
     lines = [
         f"# Clips of recipe `{recipe}`",
         "",

@@ -270,8 +270,8 @@ class Reject(Record):
     item: str
     reason: str = Field(pattern=r"^[a-z0-9-]+$")
     detail: str
-    #: Rows of the annotation file that it sets aside; None: one, or a part of one. 0: its row gave
-    #: other clips.
+    #: Rows of the annotation file that it sets aside; None: one, or, by its reason, a part of one.
+    #: 0: its row gave other clips.
     rows: int | None = Field(default=None, ge=0)
 
 

@@ -175,7 +175,7 @@ _READERS_OWN = ("where", "length_s", "rows")
 PART_REASONS = frozenset(
     {
         *(f"bad-{part}" for part in ("event", "question", "subject", "caption")),
-        *("event-outside-clip", "event-without-frame", "caption-beyond-clip", "duplicate-caption", "repeated-part"),
+        *("event-outside-clip", "event-without-frame", "caption-beyond-clip", "repeated-part"),
         *("event-across-parts", "about-whole-recording"),
     }
 )
@@ -185,9 +185,10 @@ FILE_REASONS = frozenset({"no-annotation"})
 
 def rows_set_aside(rejects: Iterable[Reject]) -> int:
     """Count the rows that these rejects set aside: none for a part of a row, or for a file without
-    one."""
-    whole = (reject for reject in rejects if reject.reason not in PART_REASONS | FILE_REASONS)
-    return sum(1 if reject.rows is None else reject.rows for reject in whole)
+    one, unless the reject says otherwise."""
+    return sum(
+        (reject.reason not in PART_REASONS | FILE_REASONS) if reject.rows is None else reject.rows for reject in rejects
+    )
 
 
 def annotated(

@@ -38,7 +38,7 @@ class Checked:
     @property
     def parts_set_aside(self) -> int:
         """Number of parts of rows (events, questions …) that ingest sets aside."""
-        return sum(reject.reason in self.part_reasons for reject in self.rejects)
+        return sum(reject.reason in self.part_reasons and reject.rows is None for reject in self.rejects)
 
     @property
     def files_set_aside(self) -> int:
