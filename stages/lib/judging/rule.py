@@ -203,18 +203,17 @@ def _same_things(reference: str, answer: str) -> tuple[float, str]:
 
 def _further(sample: Sample, answer: str) -> str | None:
     """Reason if an open answer says more than the reference and the question do: a part of it that
-    shares no word with them, or as many words of its own as the reference has."""
+    is mostly of other words, or as many words of its own as the reference has."""
     known = content_words(f"{sample.reference} {sample.question}")
     for sentence in _FULL_STOP.split(answer):
         for part in SEPARATORS.split(sentence):
-            if (own := content_words(part)) and not own & known:
+            told = content_words(part)
+            if len(told & known) < len(told - known):
                 return f"gives another answer: {part.strip():.80}"
-    own = content_words(answer) - known
-    return (
-        "says as much beside the reference as the reference does"
-        if len(own) >= max(1, len(content_words(sample.reference)))
-        else None
-    )
+    beside = len(content_words(answer) - known)
+    if beside and beside >= len(content_words(sample.reference)):
+        return "says as much beside the reference as the reference does"
+    return None
 
 
 def _agreement(claimed: Fact, reference: Fact) -> tuple[float, str]:

@@ -13,7 +13,7 @@ import platform
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import astuple, dataclass
-from functools import cache
+from functools import cache, lru_cache
 from importlib.metadata import distributions
 from pathlib import Path
 
@@ -27,8 +27,9 @@ from stages.domain.core.timeline import Source, conformed_frame, resolve, sample
 from stages.lib.video import container, encoder, errors, packets, reader, rotation, times
 from stages.lib.video import probe as probing
 from stages.lib.video.errors import VideoError
-from stages.lib.video.probe import UNTRUSTED_TIMES, probe
+from stages.lib.video.probe import UNTRUSTED_TIMES, Probe, packet_index, probe
 from stages.lib.video.reader import Facts, ReadStats, read_frames
+from stages.lib.video.times import PacketIndex
 from stages.runtime.code_digest import code_digest
 from stages.runtime.frame_cache import FrameStore
 
@@ -37,6 +38,9 @@ Pixels = npt.NDArray[np.uint8]
 #: A clip that decodes to at most this many bytes is cached whole, so every sample of it is served
 #: from memory.
 WHOLE_CLIP_BYTES = 2_000_000
+
+#: Files of which the packets are remembered: an hour of video takes 5 MB.
+REMEMBERED_FILES = 32
 
 _LIBRARIES = ("av", "decord", "numpy", "pillow")
 #: The modules beside this one that turn a file into pixels.
@@ -224,11 +228,12 @@ class FrameLoader:
         if clip.variable_rate:
             # Ingest decoded the whole file and may have found faults of its times that the packets
             # do not reveal.
-            probed = probe(path, distrust=UNTRUSTED_TIMES in clip.hazards)
+            probed = (_remembered_probe if clip.excerpt else _probe)(path, UNTRUSTED_TIMES in clip.hazards)
             if not probed.variable_rate or probed.slots != clip.file_frames:
                 raise VideoError("changed", f"{clip.path}: no longer the file that ingest saw; run ingest again")
             facts, of_file = probed, [probed.frame_at(number) for number in of_file]
-        return read_frames(path, of_file, facts=facts, stats=self.stats)[0]
+        packets = _remembered_packets if clip.excerpt else packet_index
+        return read_frames(path, of_file, facts=facts, stats=self.stats, packets=packets)[0]
 
     def _is_small(self, clip_id: str) -> bool:
         return _decoded_bytes(self._clips[clip_id]) <= min(WHOLE_CLIP_BYTES, self._cache_bytes)
@@ -255,6 +260,40 @@ def _decoded_bytes(clip: Clip) -> int:
 
 def _file_bytes(clip: Clip) -> int:
     return clip.file_frames * clip.height * clip.width * 3
+
+
+# Of a recording of 20 minutes the packets take twice as long as the frames of one sample, so those
+# of recordings in parts are remembered, as long as the file stays as it is.
+
+
+def _probe(path: Path, distrust: bool) -> Probe:
+    return probe(path, distrust=distrust)
+
+
+def _remembered_probe(path: Path, distrust: bool) -> Probe:
+    return _probe_of(path, distrust, *_state(path))
+
+
+@lru_cache(maxsize=REMEMBERED_FILES)
+def _probe_of(path: Path, distrust: bool, _size: int, _mtime_ns: int) -> Probe:
+    return probe(path, distrust=distrust)
+
+
+def _remembered_packets(path: Path) -> PacketIndex:
+    return _packets_of(path, *_state(path))
+
+
+@lru_cache(maxsize=REMEMBERED_FILES)
+def _packets_of(path: Path, _size: int, _mtime_ns: int) -> PacketIndex:
+    return packet_index(path)
+
+
+def _state(path: Path) -> tuple[int, int]:
+    try:
+        status = path.stat()
+    except FileNotFoundError as error:
+        raise VideoError("missing-file", f"{path.name}: no such file; run ingest again") from error
+    return status.st_size, status.st_mtime_ns
 
 
 @cache

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stages.domain.core.records import Clip, Excerpt, Reject, Span
@@ -107,6 +107,7 @@ def test_times_count_from_the_sound_where_that_starts_first() -> None:
     assert (_clip(_row(0, 4), late).first_frame, _clip(_row(0, 4), late).frames) == (0, 88)
 
 
+@settings(max_examples=25)
 @given(
     st.fractions(0, 10, max_denominator=1000),
     st.fractions(Fraction(1, 2), 8, max_denominator=1000),
@@ -195,6 +196,7 @@ LONG = MEDIA.model_copy(update={"frames": 250 * 10, "duration_s": Fraction(100)}
 PARTS = PARAMS.model_copy(update={"longer": "parts", "max_duration_s": 30})
 
 
+@settings(max_examples=25)
 @given(st.integers(1, 5000), st.integers(1, 600))
 def test_equal_spans_cover_all_frames_in_the_fewest_pieces(frames: int, most: int) -> None:
     spans = equal_spans(frames, most)
