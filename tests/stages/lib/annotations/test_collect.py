@@ -15,7 +15,6 @@ from stages.lib.annotations.collect import Source
 from stages.lib.annotations.formats import FORMATS
 from stages.lib.annotations.jsonl import read_annotations
 from stages.lib.annotations.writing import write_annotations
-from tests.stages.lib.annotations.test_formats import ACTIVITYNET, COIN, KINETICS, VIDBRIDGE
 
 
 def _read(folder: Path, *rows: Any, videos: tuple[str, ...] = ("a.mp4", "b.mp4")) -> Source:
@@ -134,6 +133,14 @@ def test_rows_are_written_as_they_are_read(tmp_path: Path) -> None:
     assert [r.model_copy(update={"where": ""}) for r in rows] == [row, Annotation(video="b.mp4")]
 
 
+COIN = {"class": "Wave", "subset": "training", "annotation": [{"id": "1", "segment": [1, 2], "label": "wave"}]}
+ACTIVITYNET = {"duration": 9, "timestamps": [[1, 2]], "sentences": ["She waves."]}
+KINETICS = "label,youtube_id,time_start,time_end,split,is_cc"
+VIDBRIDGE = [
+    {"video": "a/1.mp4", "problem": "What?\nA. A cup\nB. A book", "solution": "B", "problem_type": "MCQA"},
+    {"video": "a/1.mp4", "problem": "Describe it.", "solution": "A book.", "problem_type": "caption"},
+    {"video": "dark/2.mp4", "problem": "What happens?", "solution": "It rains.", "problem_type": "DarkEventInfer"},
+]
 #: By format, a file that has rows of every fate (used, joined, broken, without a video), the number
 #: of its rows, and the videos that are there.
 FILES: dict[str, tuple[str, str, int, tuple[str, ...]]] = {
@@ -147,9 +154,9 @@ FILES: dict[str, tuple[str, str, int, tuple[str, ...]]] = {
     ),
     "coin": (
         "COIN.json",
-        json.dumps({"database": COIN | {"gone": COIN["LtRSn-ntcLY"], "bad": {"duration": "long"}}}),
+        json.dumps({"database": {"abc": COIN, "gone": COIN, "bad": {"duration": "long"}}}),
         3,
-        ("131/LtRSn-ntcLY.mp4", "stray.mp4"),
+        ("abc.mp4", "stray.mp4"),
     ),
     "kinetics": (
         "train.csv",
@@ -159,7 +166,7 @@ FILES: dict[str, tuple[str, str, int, tuple[str, ...]]] = {
     ),
     "activitynet_captions": (
         "train.json",
-        json.dumps(ACTIVITYNET | {"v_gone": ACTIVITYNET["v_abc"], "v_bad": {"timestamps": []}}),
+        json.dumps({"v_abc": ACTIVITYNET, "v_gone": ACTIVITYNET, "v_bad": {"timestamps": []}}),
         3,
         ("v_abc.mp4", "v_bad.mp4"),
     ),

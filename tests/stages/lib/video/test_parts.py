@@ -19,12 +19,14 @@ from stages.lib.video import loader as edits
 from stages.lib.video.encoder import encode, ffmpeg_binary
 from stages.lib.video.loader import FrameLoader
 from stages.lib.video.reader import read_frames
+from stages.params import load_params
 from stages.runtime.frame_cache import FrameStore
 from stages.tools.dataset import browse, export
-from tests.stages.ingest.test_clips import PARAMS
+from tests.support.checkout import ROOT
 from tests.support.video.numbered_frames import draw_numbers, read_numbers
 
 FRAMES, RATE = 120, Fraction(10)
+PARAMS = load_params(ROOT / "params.yaml").ingest
 
 
 def _ffmpeg(*arguments: str) -> None:
