@@ -27,27 +27,27 @@ CLIP_S = 2
 
 
 def _tapes(corpus: Path, folder: Path) -> dict[str, Path]:
-    """Put the clips of each split of the corpus behind one another in one recording, without loss,
-    and annotate them as its parts. Returns the file of each part, by its caption and label."""
+    """Put the clips of each split of the corpus behind one another in two recordings, without loss,
+    and annotate them as parts of these. Returns the file of each part, by its id."""
     rows = [json.loads(line) for line in (corpus / "annotations.jsonl").read_text().splitlines()]
+    tapes: dict[str, list[dict[str, Any]]] = {}
+    for number, row in enumerate(rows):
+        tapes.setdefault(f"{row['split']}-{number % 2}", []).append(row)
     parts, files = list[dict[str, Any]](), dict[str, Path]()
     folder.mkdir()
-    for split in ("train", "validation", "test"):
-        of_split = [row for row in rows if row["split"] == split]
-        listed = folder / f"{split}.txt"
-        listed.write_text("".join(f"file '{corpus / row['video']}'\n" for row in of_split))
+    for tape, of_tape in tapes.items():
+        listed = folder / f"{tape}.txt"
+        listed.write_text("".join(f"file '{corpus / row['video']}'\n" for row in of_tape))
         command = [ffmpeg_binary(), "-v", "error", "-f", "concat", "-safe", "0", "-i", str(listed)]
-        subprocess.run([*command, "-c:v", "libx264", "-qp", "0", str(folder / f"{split}.mp4")], check=True)
+        subprocess.run([*command, "-c:v", "libx264", "-qp", "0", str(folder / f"{tape}.mp4")], check=True)
         listed.unlink()
-        for number, row in enumerate(of_split):
+        for number, row in enumerate(of_tape):
             start = CLIP_S * number
-            part = row | {"video": f"{split}.mp4", "start": start, "end": start + CLIP_S, "id": f"{split}-{number}"}
-            part |= {
-                "source": split,
-                "events": [e | {"start": e["start"] + start, "end": e["end"] + start} for e in row["events"]],
-            }
+            events = [e | {"start": e["start"] + start, "end": e["end"] + start} for e in row["events"]]
+            part = row | {"video": f"{tape}.mp4", "start": start, "end": start + CLIP_S, "events": events}
+            part |= {"id": f"{tape}-{number}", "source": tape}
             if number % 2:
-                part["open_qa"] = [{"question": "what happens last ?", "answer": row["events"][-1]["caption"]}]
+                part["open_qa"] = [{"question": "what happens last ?", "answer": events[-1]["caption"]}]
             parts.append(part)
             files[part["id"]] = corpus / row["video"]
     (folder / "annotations.jsonl").write_text("".join(json.dumps(part) + "\n" for part in parts))
@@ -75,7 +75,7 @@ def test_parts_and_open_questions_are_trained_on_and_scored(tmp_path: Path) -> N
     assert set(clips) == set(files)
     assert all(clip.excerpt is not None for clip in clips.values())
     assert {(clip.path, clip.split) for clip in clips.values()} == {
-        (f"{split}.mp4", split) for split in ("train", "validation", "test")
+        (f"{split}-{n}.mp4", split) for split in ("train", "validation", "test") for n in range(2)
     }
     loader = FrameLoader(clips, tmp_path / "tapes", 0)
     for name, file in files.items():
