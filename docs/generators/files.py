@@ -19,6 +19,8 @@ from stages.domain.core.records import (
     Checkpoint,
     Clip,
     Event,
+    Excerpt,
+    OpenQuestion,
     Question,
     Reject,
     Sample,
@@ -68,7 +70,7 @@ OUTS: dict[str, tuple[Content, ...]] = {
         Content("annotations.jsonl", "their annotations, in the format that your own videos use"),
     ),
     "data/clips": (
-        Content("manifest.jsonl", "one row for each video that was accepted", Clip),
+        Content("manifest.jsonl", "one row for each clip that was accepted: a video, or a part of one", Clip),
         Content("rejects.jsonl", "one row for everything that was rejected", Reject),
         Content("summary.json", "counts"),
         Content("card.md", "the data card, for people"),
@@ -109,8 +111,10 @@ OUTS: dict[str, tuple[Content, ...]] = {
 INSIDE: tuple[type[BaseModel], ...] = (
     Span,
     Event,
+    Excerpt,
     Subject,
     Question,
+    OpenQuestion,
     Timeline,
     Segment,
     Trace,

@@ -25,7 +25,7 @@ def main() -> int:
     with stage_run("ingest", params) as run:
         started = time.monotonic()
         journal = journal_file(params.ingest)
-        clips, rejects, hazards = examine_source(params.ingest, params.seed, journal)
+        clips, rejects, hazards, _ = examine_source(params.ingest, params.seed, journal)
         copy_normalised(clips, journal, paths.CLIPS)
         write_rows(paths.CLIPS / paths.MANIFEST_FILE, clips)
         write_rows(paths.CLIPS / paths.REJECTS_FILE, rejects)

@@ -189,6 +189,21 @@ class Clip(Record):
         return not self.hazards
 
     @property
+    def first_frame(self) -> int:
+        """Number of its first frame in the file."""
+        return 0 if self.excerpt is None else self.excerpt.first
+
+    @property
+    def file_frames(self) -> int:
+        """Frames of the whole file."""
+        return self.frames if self.excerpt is None else self.excerpt.file_frames
+
+    @property
+    def part_s(self) -> tuple[float, float]:
+        """Its part ``[start, end)`` of the file in seconds, counted from the file's first frame."""
+        return float(self.first_frame / self.rate), float((self.first_frame + self.frames) / self.rate)
+
+    @property
     def display_name(self) -> str | None:
         """A name for the clip's content: its only subject with its attributes ("red bar"), else its
         class label."""
@@ -255,6 +270,9 @@ class Reject(Record):
     item: str
     reason: str = Field(pattern=r"^[a-z0-9-]+$")
     detail: str
+    #: Rows of the annotation file that it sets aside; None: one, or, by its reason, a part of one.
+    #: 0: its row gave other clips.
+    rows: int | None = Field(default=None, ge=0)
 
 
 def natural(text: str) -> tuple[str | int, ...]:
