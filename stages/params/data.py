@@ -7,6 +7,7 @@ from typing import Annotated
 from pydantic import Field, StringConstraints, model_validator
 
 from stages.domain.core.records import Exact
+from stages.domain.core.sampling import SampledFrames
 from stages.domain.tasks import mix_vid_qa, task_of
 from stages.domain.tasks.synthesis import TaskSettings
 from stages.params.judging import WriterParams
@@ -84,7 +85,9 @@ class IngestParams(Table):
 
 
 class SynthesizeParams(Table):
-    sampled_frames: int = Field(ge=2, multiple_of=2)
+    #: Frames of a sample: a count (``8``), or a rate with bounds, as the Qwen models were trained
+    #: (``{per_second: 2, at_least: 4, at_most: 64}``). Even numbers.
+    sampled_frames: SampledFrames
     contact_sheet_samples: int = Field(ge=1, le=32)
     #: Largest fraction of dark events that may be guessed from text alone (class, other events);
     #: above it, synthesis fails.
