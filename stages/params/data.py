@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field, StringConstraints, model_validator
 
@@ -48,6 +48,20 @@ class ExcludedVideo(Table):
     sha256: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")] | None
 
 
+class Validation(Table):
+    """How much of each file ingest decodes."""
+
+    #: ``whole``: every frame. ``sampled``: at most four pictures, the first of the first and of the
+    #: last group and two between; damage elsewhere is found when its frames are read. ``auto``:
+    #: ``whole`` in a source of up to ``whole_up_to`` videos, else ``sampled``.
+    mode: Literal["auto", "whole", "sampled"]
+    whole_up_to: int = Field(ge=0)
+
+    def is_whole(self, videos: int) -> bool:
+        """True if every frame is decoded in a source of so many videos."""
+        return self.mode == "whole" or (self.mode == "auto" and videos <= self.whole_up_to)
+
+
 class IngestParams(Table):
     #: A folder with videos and their annotations, absolute or relative to the project;
     #: ``data/corpus`` is the generated one.
@@ -67,8 +81,13 @@ class IngestParams(Table):
     tolerance: Tolerance
     #: Time limit for examining one file; after that its process is ended and the file rejected.
     timeout_s: Positive
+    validation: Validation
+    #: Frames per second of videos that do not tell their own: frame folders and raw streams, of
+    #: which no row states the ``rate``; null: set them aside.
+    frame_rate: Annotated[Exact, Field(gt=0)] | None
     #: Re-encode files that decord must not read (open GOPs, other containers, rotation …): once
-    #: here, instead of slow reading later.
+    #: here, instead of slow reading later. Interlaced frames are deinterlaced and HDR colours
+    #: mapped to BT.709; false: such files are read as they are, and counted on the data card.
     normalise: bool
     #: Videos removed on request (written by ``vidbridge data remove``); ``vidbridge recipe use``
     #: keeps them.

@@ -15,7 +15,7 @@ from typing import Annotated, Any, NamedTuple, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, Field, PlainSerializer, ValidationError, model_validator
 
-from stages.domain.core.records import OpenQuestion, Question, Record, Reject, Split, Subject
+from stages.domain.core.records import Exact, OpenQuestion, Question, Record, Reject, Split, Subject
 from stages.errors import InputError
 from stages.lib.annotations.choices import stated_letter, unlettered
 from stages.lib.annotations.links import walk
@@ -40,6 +40,12 @@ VIDEO_SUFFIXES = frozenset(
         ".flv",
         ".3gp",
         ".ogv",
+        ".3g2",
+        ".gif",
+        ".h264",
+        ".264",
+        ".h265",
+        ".265",
     )
 )
 
@@ -86,7 +92,7 @@ class TimedEvent(Record):
 
 class Annotation(Record):
     """One row: the annotation of one video, or of one part of it. ``video`` is relative to the
-    folder, with forward slashes.
+    folder, with forward slashes; it names a file, or a folder of numbered pictures.
 
     All times are seconds of the file, also those of events in a part. The reader sets the last two
     fields; they are not in the file.
@@ -111,6 +117,8 @@ class Annotation(Record):
     #: Questions without options. In a file they may stand among those of ``qa``.
     open_qa: tuple[OpenQuestion, ...] = ()
     subjects: tuple[Subject, ...] = ()
+    #: Frames per second, of a video that does not tell it: a folder of pictures, or a raw stream.
+    rate: Annotated[Exact, Field(gt=0)] | None = None
     #: ``FILE:LINE`` of the row.
     where: str = Field(default="", exclude=True)
     #: Duration of the video file according to the annotation, in seconds; a longer file is another

@@ -24,7 +24,7 @@ from stages.domain.core.frames import Fit, Frames
 from stages.domain.core.records import Clip, Sample, Timeline
 from stages.domain.core.sampling import SampledFrames, frame_count
 from stages.domain.core.timeline import Source, conformed_frame, resolve, sample_indices
-from stages.lib.video import container, encoder, errors, packets, reader, rotation, times
+from stages.lib.video import container, encoder, errors, folders, packets, pictures, reader, rotation, times
 from stages.lib.video import probe as probing
 from stages.lib.video.errors import VideoError
 from stages.lib.video.probe import UNTRUSTED_TIMES, probe
@@ -40,7 +40,7 @@ WHOLE_CLIP_BYTES = 2_000_000
 
 _LIBRARIES = ("av", "decord", "numpy", "pillow")
 #: The modules beside this one that turn a file into pixels.
-READING = (container, encoder, errors, packets, probing, reader, rotation, times)
+READING = (container, encoder, errors, folders, packets, pictures, probing, reader, rotation, times)
 #: Fields of a clip's row that affect how its file is read.
 _FACTS = {"frames", "width", "height", "hazards", "variable_rate"}
 
