@@ -53,9 +53,10 @@ def first_look(path: Path) -> Look:
         VideoError: not one decodes (``damaged``), or the file cannot be opened.
     """
     with open_video(path) as (container, stream):
+        stated = _colours(stream)
         for frame in decoded(container, stream):
             if not frame.is_corrupt:
-                return _look(frame, stream)
+                return _look(frame, stated)
     raise VideoError("damaged", f"{path.name}: not one frame can be decoded")
 
 
@@ -70,13 +71,14 @@ def look_at_samples(path: Path, whole_groups: bool) -> Look:
         VideoError: one does not decode (``damaged``), or the file cannot be opened.
     """
     with open_video(path) as (container, stream):
+        stated = _colours(stream)
         keys = sum(packet.is_keyframe for packet in container.demux(stream) if packet.size)
     look: Look | None = None
-    for number, frames, stream in _decoded_keys(path, spread(keys)):
+    for number, frames in _decoded_keys(path, spread(keys)):
         if whole_groups and (not frames or any(frame.is_corrupt for frame in frames)):
             raise VideoError("damaged", f"{path.name}: the picture of key frame {number} of {keys} does not decode")
         if look is None and frames:
-            look = _look(frames[0], stream)
+            look = _look(frames[0], stated)
     return first_look(path) if look is None else look
 
 
@@ -87,8 +89,8 @@ def spread(count: int) -> tuple[int, ...]:
     return tuple(sorted({step * (count - 1) // last for step in range(SAMPLED_PICTURES)})) if count else ()
 
 
-def _decoded_keys(path: Path, numbers: Collection[int]) -> Iterator[tuple[int, list[Any], Any]]:
-    """Decode the key frames of these numbers, each by itself: number, pictures and stream."""
+def _decoded_keys(path: Path, numbers: Collection[int]) -> Iterator[tuple[int, list[Any]]]:
+    """Decode the key frames of these numbers, each by itself: number and pictures."""
     with open_video(path) as (container, stream):
         context, number = stream.codec_context, -1
         for packet in container.demux(stream):
@@ -96,21 +98,25 @@ def _decoded_keys(path: Path, numbers: Collection[int]) -> Iterator[tuple[int, l
                 continue
             number += 1
             if number in numbers:
-                yield number, [*packet.decode(), *context.decode(None)], stream
+                yield number, [*packet.decode(), *context.decode(None)]
                 context.flush_buffers()
             if number >= max(numbers):
                 return
 
 
-def _look(frame: Any, stream: Any) -> Look:
+def _colours(stream: Any) -> tuple[int, int, int]:
+    """Transfer, primaries and matrix that the container states; once a frame is decoded, the
+    context has the stream's instead."""
     context = stream.codec_context
+    return int(context.color_trc), int(context.color_primaries), int(context.colorspace)
 
-    def stated(name: str) -> int:
-        # The container's word overrides the stream's (ISO/IEC 14496-12, 12.1.5).
-        outer = int(getattr(context, name) or 0)
-        return outer if outer not in (0, _UNSPECIFIED) else int(getattr(frame, name))
 
-    transfer, primaries, matrix = stated("color_trc"), stated("color_primaries"), stated("colorspace")
+def _look(frame: Any, stated: tuple[int, int, int]) -> Look:
+    # The container's word overrides the stream's (ISO/IEC 14496-12, 12.1.5).
+    transfer, primaries, matrix = (
+        outer if outer not in (0, _UNSPECIFIED) else int(inner)
+        for outer, inner in zip(stated, (frame.color_trc, frame.color_primaries, frame.colorspace), strict=True)
+    )
     if transfer in (_PQ, _HLG):
         primaries = _BT2020_PRIMARIES if primaries == _UNSPECIFIED else primaries
         matrix = _BT2020_MATRIX if matrix == _UNSPECIFIED else matrix
