@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from fractions import Fraction
+from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, NamedTuple, TypeVar
 
@@ -59,7 +60,13 @@ class SourceError(InputError, ValueError):
 
 
 def _read_seconds(value: Any) -> Fraction:
-    text = "" if isinstance(value, bool) or not isinstance(value, int | float | str | Fraction) else str(value)
+    return _seconds(
+        "" if isinstance(value, bool) or not isinstance(value, int | float | str | Fraction) else str(value)
+    )
+
+
+@lru_cache(maxsize=4096)
+def _seconds(text: str) -> Fraction:
     if not _SECONDS.fullmatch(text):
         raise ValueError('no time in seconds: need a number such as 1.5 or "1001/30000"')
     whole, _, divisor = text.partition("/")
@@ -134,7 +141,7 @@ class Annotation(Record):
     @property
     def recording(self) -> str:
         """The video's path without its suffix."""
-        return str(PurePosixPath(self.video).with_suffix(""))
+        return _without_suffix(self.video)
 
     @property
     def clip_id(self) -> str:
@@ -184,6 +191,15 @@ PART_REASONS = frozenset(
         *("event-outside-clip", "event-without-frame", "caption-beyond-clip", "duplicate-caption", "repeated-part"),
     }
 )
+
+
+def _without_suffix(video: str) -> str:
+    folder, slash, name = video.rpartition("/")
+    if name in ("", ".", "..") or "//" in video or f"/{video}".count("/./"):
+        return str(PurePosixPath(video).with_suffix(""))
+    # As with_suffix does, at a tenth of its cost: sorting asks for it a dozen times a row.
+    dot = name.rfind(".")
+    return f"{folder}{slash}{name[:dot] if 0 < dot < len(name) - 1 else name}"
 
 
 def annotated(
@@ -322,12 +338,11 @@ def reject(where: str, reason: str, detail: str) -> Reject:
 def videos_in(folder: Path) -> set[str]:
     """List every video file below the folder, also in linked folders, but no hidden ones; with
     forward slashes."""
-    videos = set()
-    for path in walk(folder):
-        inside = path.relative_to(folder)
-        if path.suffix.lower() in VIDEO_SUFFIXES and not any(part.startswith(".") for part in inside.parts):
-            videos.add(inside.as_posix())
-    return videos
+    return {
+        name
+        for name in walk(folder)
+        if name[name.rfind(".") :].lower() in VIDEO_SUFFIXES and not name.startswith(".") and "/." not in name
+    }
 
 
 def _complaint(error: Any, at: str) -> str:

@@ -60,12 +60,11 @@ def first_look(path: Path) -> Look:
     raise VideoError("damaged", f"{path.name}: not one frame can be decoded")
 
 
-def look_at_samples(path: Path, whole_groups: bool) -> Look:
-    """Decode the first picture of the first and the last group of pictures, and of two between.
+def look_at_samples(path: Path) -> Look | None:
+    """Decode the first picture of the first and the last group of pictures, and of two between;
+    None if no frame is marked as a key frame.
 
-    Args:
-        whole_groups: every key frame decodes by itself; False where some are completed by later
-            frames (periodic intra refresh), so that a missing or incomplete picture is no fault.
+    Every key frame must decode by itself, which it does not with periodic intra refresh.
 
     Raises:
         VideoError: one does not decode (``damaged``), or the file cannot be opened.
@@ -75,11 +74,10 @@ def look_at_samples(path: Path, whole_groups: bool) -> Look:
         keys = sum(packet.is_keyframe for packet in container.demux(stream) if packet.size)
     look: Look | None = None
     for number, frames in _decoded_keys(path, spread(keys)):
-        if whole_groups and (not frames or any(frame.is_corrupt for frame in frames)):
+        if not frames or any(frame.is_corrupt for frame in frames):
             raise VideoError("damaged", f"{path.name}: the picture of key frame {number} of {keys} does not decode")
-        if look is None and frames:
-            look = _look(frames[0], stated)
-    return first_look(path) if look is None else look
+        look = look or _look(frames[0], stated)
+    return look
 
 
 def spread(count: int) -> tuple[int, ...]:
