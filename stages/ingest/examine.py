@@ -26,11 +26,12 @@ from typing import Any, NamedTuple
 from pydantic import ValidationError
 
 from stages.domain.core.records import Clip, Exact, Record, Reject, reject_order
+from stages.ingest import conversion
 from stages.ingest.clips import Media, to_clip, without_duplicates
 from stages.ingest.split import assign_splits
 from stages.lib.annotations.annotation import Annotation
 from stages.lib.annotations.formats import read_source
-from stages.lib.video import container, conversion, encoder, errors, folders, packets, pictures, rotation, times
+from stages.lib.video import container, encoder, errors, folders, packets, pictures, rotation, times
 from stages.lib.video import probe as probing
 from stages.lib.video.errors import FfmpegMissing, VideoError
 from stages.lib.video.pictures import Look
@@ -41,7 +42,7 @@ from stages.runtime.code_digest import code_digest
 from stages.runtime.workers import ItemFailure, map_items
 
 #: The modules that decide what a file holds; the journal belongs to them.
-EXAMINING = (container, conversion, encoder, errors, folders, packets, pictures, probing, rotation, times)
+EXAMINING = (container, encoder, errors, folders, packets, pictures, probing, rotation, times)
 
 
 class Problem(Record):
@@ -124,18 +125,20 @@ def examine_source(
         rejects += set_aside
         if clip is not None:
             clips.append(clip)
+    gc.unfreeze()
     kept, duplicates = without_duplicates(clips)
     return kept, sorted(rejects + conflicts + duplicates, key=reject_order), hazards
 
 
 @contextmanager
 def _collected_later() -> Iterator[None]:
-    """Switch the garbage collector off while many rows are built, none of which becomes garbage:
-    to look through them again and again takes half of the time."""
+    """Switch the garbage collector off while many rows are built, none of which becomes garbage,
+    and spare them later, too: to look through them again and again takes half of the time."""
     was_on = gc.isenabled()
     gc.disable()
     try:
         yield
+        gc.freeze()
     finally:
         if was_on:
             gc.enable()
@@ -346,7 +349,7 @@ def journal_file(params: IngestParams) -> Path:
     """Return the journal of the source folder; a change of the examining code starts another
     journal."""
     folder = Path(params.source)
-    code = [Path(module.__file__ or "") for module in EXAMINING] + [Path(__file__)]
+    code = [Path(module.__file__ or "") for module in (*EXAMINING, conversion)] + [Path(__file__)]
     identity = f"{folder.resolve()} {params.normalise} {params.frame_rate} {code_digest(code)}"
     name = hashlib.sha256(identity.encode()).hexdigest()[:16]
     return paths.EXAMINED / f"{name}.jsonl"

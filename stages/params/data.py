@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, StringConstraints, model_validator
 
 from stages.domain.core.records import Exact
-from stages.domain.core.sampling import SampledFrames
+from stages.domain.core.timeline import SampledFrames
 from stages.domain.tasks import mix_vid_qa, task_of
 from stages.domain.tasks.synthesis import TaskSettings
 from stages.params.judging import WriterParams

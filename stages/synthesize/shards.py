@@ -21,7 +21,7 @@ from typing import Any, BinaryIO, NamedTuple, TextIO
 import numpy as np
 
 from stages.domain.core.records import SPLITS, Clip, Reject, Sample, Split, TaskName, reject_order
-from stages.domain.core.sampling import SampledFrames
+from stages.domain.core.timeline import SampledFrames
 from stages.domain.statistics.bootstrap import Design, Interval, mean_interval
 from stages.domain.tasks import dark_event_infer, mix_vid_qa
 from stages.domain.tasks.dark_event_infer import Settings as DarkEventInferSettings

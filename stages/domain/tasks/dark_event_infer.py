@@ -18,8 +18,7 @@ from pydantic import Field, field_validator, model_validator
 
 from stages.domain.core.records import Clip, Event, Exact, Record, Reject, Sample, Span, Trace
 from stages.domain.core.replies import Reply
-from stages.domain.core.sampling import frame_count
-from stages.domain.core.timeline import mask, plain, resolve, sample_indices
+from stages.domain.core.timeline import frame_count, mask, plain, resolve, sample_indices
 from stages.domain.core.words import words
 from stages.domain.tasks.lexicon import vague
 from stages.domain.tasks.rewards import Referee, RewardRules, Share, TaskScore, unavailable

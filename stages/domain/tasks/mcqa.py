@@ -9,7 +9,7 @@ from random import Random
 
 from stages.domain.core.records import Clip, Question, Reject, Sample, Trace, folded
 from stages.domain.core.replies import Reply
-from stages.domain.core.sampling import SampledFrames
+from stages.domain.core.timeline import SampledFrames
 from stages.domain.tasks.choice import chosen_letter
 from stages.domain.tasks.order import first, last, right_after
 from stages.domain.tasks.rewards import Referee, RewardRules, TaskScore

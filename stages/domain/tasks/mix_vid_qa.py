@@ -19,8 +19,16 @@ from pydantic import Field, model_validator
 
 from stages.domain.core.records import Clip, Event, Exact, Reject, Sample, Segment, Span, Timeline, Trace
 from stages.domain.core.replies import Reply
-from stages.domain.core.sampling import SampledFrames, frame_count
-from stages.domain.core.timeline import conformed_frames, cut, interleave, piece_lengths, sample_indices, segment_counts
+from stages.domain.core.timeline import (
+    SampledFrames,
+    conformed_frames,
+    cut,
+    frame_count,
+    interleave,
+    piece_lengths,
+    sample_indices,
+    segment_counts,
+)
 from stages.domain.tasks.lexicon import vague
 from stages.domain.tasks.order import first, last
 from stages.domain.tasks.partners import Partner, as_partner

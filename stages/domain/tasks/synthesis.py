@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import create_model
 
 from stages.domain.core.records import SPLITS, Clip, Record, Reject, Sample
-from stages.domain.core.sampling import SampledFrames
+from stages.domain.core.timeline import SampledFrames
 from stages.domain.tasks import TASKS, task_of
 from stages.domain.tasks.partners import ring_of
 from stages.domain.tasks.task import Context, S, Task, TaskSamples

@@ -11,8 +11,7 @@ from pydantic import Field
 
 from stages.domain.core.records import Clip, Record, Reject, Sample, Subject, Timeline, Trace
 from stages.domain.core.replies import Reply
-from stages.domain.core.sampling import SampledFrames, frame_count
-from stages.domain.core.timeline import plain
+from stages.domain.core.timeline import SampledFrames, frame_count, plain
 from stages.domain.tasks.partners import Ring
 from stages.domain.tasks.rewards import Referee, RewardRules, TaskScore
 

@@ -22,8 +22,7 @@ from PIL import Image
 
 from stages.domain.core.frames import Fit, Frames
 from stages.domain.core.records import Clip, Sample, Timeline
-from stages.domain.core.sampling import SampledFrames, frame_count
-from stages.domain.core.timeline import Source, conformed_frame, resolve, sample_indices
+from stages.domain.core.timeline import SampledFrames, Source, conformed_frame, frame_count, resolve, sample_indices
 from stages.lib.video import container, encoder, errors, folders, packets, pictures, reader, rotation, times
 from stages.lib.video import probe as probing
 from stages.lib.video.errors import VideoError

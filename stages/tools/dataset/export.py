@@ -27,7 +27,7 @@ from tqdm import tqdm
 from stages.domain.core.prompts import sample_prompt
 from stages.domain.core.records import SPLITS, Sample, Split, TaskName
 from stages.domain.core.replies import render_reply
-from stages.domain.core.sampling import in_words
+from stages.domain.core.timeline import in_words
 from stages.errors import InputError
 from stages.lib.rows.jsonl import iterate_rows
 from stages.lib.rows.samples import load_clips

@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from stages.domain.core.frames import Frames, Shrink
-from stages.domain.core.sampling import SampledFrames, frame_count
-from stages.domain.core.timeline import sample_indices
+from stages.domain.core.timeline import SampledFrames, frame_count, sample_indices
 from stages.lib.video.errors import VideoError
 from stages.lib.video.probe import probe
 from stages.lib.video.reader import read_frames

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from stages.domain.core.prompts import render_prompt
-from stages.domain.core.sampling import SampledFrames, in_words
+from stages.domain.core.timeline import SampledFrames, in_words
 from stages.errors import InputError
 from stages.lib.models.harmless import fault_of_files
 from stages.pages.render import fill

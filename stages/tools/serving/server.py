@@ -35,7 +35,7 @@ from mlflow.pyfunc.model import PythonModel
 from stages.domain.core.frames import Frames
 from stages.domain.core.prompts import render_prompt, render_question
 from stages.domain.core.replies import parse_reply
-from stages.domain.core.sampling import counts
+from stages.domain.core.timeline import counts
 from stages.domain.tasks import task_of
 from stages.runtime import paths
 from stages.tools.serving.files import OpenFile, open_named

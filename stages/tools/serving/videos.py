@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from stages.domain.core.frames import Frames
-from stages.domain.core.sampling import SampledFrames
+from stages.domain.core.timeline import SampledFrames
 from stages.lib.models.resizing import shrink_of
 from stages.lib.video.errors import VideoError
 from stages.runtime.workers import IsolatedWorker, ItemFailure

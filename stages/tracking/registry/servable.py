@@ -16,7 +16,7 @@ from pydantic import Field, ValidationError
 
 from stages.domain.core.prompts import PromptTexts
 from stages.domain.core.records import Record
-from stages.domain.core.sampling import SampledFrames
+from stages.domain.core.timeline import SampledFrames
 from stages.domain.tasks import KnownTask, task_of
 from stages.params import ModelParams, Params
 from stages.runtime import paths

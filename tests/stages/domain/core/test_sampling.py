@@ -12,8 +12,15 @@ from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
 from stages.domain.core.records import Clip, Event, Sample, Segment, Span
-from stages.domain.core.sampling import SampledFrames, SamplingRate, counts, frame_count, in_words
-from stages.domain.core.timeline import sample_indices, segment_counts
+from stages.domain.core.timeline import (
+    SampledFrames,
+    SamplingRate,
+    counts,
+    frame_count,
+    in_words,
+    sample_indices,
+    segment_counts,
+)
 from stages.domain.tasks.caption import Settings as CaptionSettings
 from stages.domain.tasks.caption import make as make_captions
 from stages.domain.tasks.dark_event_infer import dark_frames

@@ -88,7 +88,7 @@ def _times(source: Probe) -> str:
     return f"PTS-({source.times[0]})"
 
 
-Filter = tuple[str, dict[str, str | int]]
+Filter = tuple[str, dict[str, str | float]]
 
 
 def _deinterlaced(look: Look) -> list[Filter]:
@@ -99,7 +99,7 @@ def _deinterlaced(look: Look) -> list[Filter]:
 def _mapped(look: Look) -> list[Filter]:
     if not look.hdr:
         return []
-    known: dict[str, str | int] = {
+    known: dict[str, str | float] = {
         "transferin": look.transfer,
         "primariesin": look.primaries,
         "matrixin": look.matrix,
