@@ -31,6 +31,7 @@ from stages.domain.core.records import (
     Timeline,
     Trace,
 )
+from stages.domain.core.timeline import SamplingRate
 from stages.domain.rl.difficulty import Rolled
 from stages.domain.rl.rollouts import Rollout, RolloutGroup
 from stages.params.types import Table
@@ -121,6 +122,7 @@ INSIDE: tuple[type[BaseModel], ...] = (
     Rollout,
     Usage,
     PromptTexts,
+    SamplingRate,
 )
 
 

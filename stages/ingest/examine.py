@@ -8,10 +8,15 @@ it stopped, and an ingest after a new video was added examines only that video.
 from __future__ import annotations
 
 import errno
+import gc
 import hashlib
+import os
 import shutil
+import stat
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
@@ -20,22 +25,25 @@ from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 
-from stages.domain.core.records import Clip, Record, Reject, reject_order
+from stages.domain.core.records import Clip, Exact, Record, Reject, reject_order
+from stages.ingest import conversion
 from stages.ingest.clips import Media, row_reject, without_duplicates
 from stages.ingest.parts import to_clips
 from stages.ingest.split import assign_splits, recordings
 from stages.lib.annotations.annotation import Annotation
 from stages.lib.annotations.formats import read_source
-from stages.lib.video import container, encoder, errors, packets, rotation, times
+from stages.lib.video import container, encoder, errors, folders, packets, pictures, rotation, times
 from stages.lib.video import probe as probing
 from stages.lib.video.errors import FfmpegMissing, VideoError
+from stages.lib.video.pictures import Look
+from stages.lib.video.probe import Probe
 from stages.params import IngestParams
 from stages.runtime import paths
 from stages.runtime.code_digest import code_digest
 from stages.runtime.workers import ItemFailure, map_items
 
 #: The modules that decide what a file holds; the journal belongs to them.
-EXAMINING = (container, encoder, errors, packets, probing, rotation, times)
+EXAMINING = (container, encoder, errors, folders, packets, pictures, probing, rotation, times)
 
 
 class Problem(Record):
@@ -47,11 +55,18 @@ class Problem(Record):
 
 class FileReport(Record):
     """Content of a file, or the problem that prevents its use. Valid for the file of this path,
-    size and modification time."""
+    size and modification time, examined in this way.
+
+    A frame folder has the size of all its files, and the latest of their times.
+    """
 
     video: str
     size: int
     mtime_ns: int
+    #: Every frame was to be decoded.
+    whole: bool
+    #: Stated frames per second (:class:`Asked`).
+    rate: Exact | None = None
     media: Media | None = None
     problem: Problem | None = None
 
@@ -97,7 +112,8 @@ def examine_source(params: IngestParams, seed: int, journal: Path | None = None)
     Raises:
         SourceError: the source folder cannot be used at all.
     """
-    rows, rejects, read = read_source(params)
+    with _collected_later():
+        rows, rejects, read = read_source(params)
     # Splits are assigned before anything is excluded, so that a removal moves no other clip.
     sources = recordings(rows)
     splits, conflicts = assign_splits(rows, params, seed)
@@ -112,7 +128,12 @@ def examine_source(params: IngestParams, seed: int, journal: Path | None = None)
     contents = {video.sha256: video.video for video in params.exclude if video.sha256 is not None}
     made: list[tuple[Annotation, Clip]] = []
     hazards: Counter[str] = Counter()
-    for about_file, report in zip(of_file.values(), _reports(list(of_file), params, journal), strict=True):
+    whole = params.validation.is_whole(len(of_file))
+    asked = [
+        Asked(video, next((row.rate for row in about if row.rate is not None), None), params.frame_rate, whole)
+        for video, about in of_file.items()
+    ]
+    for about_file, report in zip(of_file.values(), _reports(asked, params, journal), strict=True):
         if report.media is None:
             assert report.problem is not None
             rejects += [_unusable(row, report.problem) for row in about_file]
@@ -126,6 +147,7 @@ def examine_source(params: IngestParams, seed: int, journal: Path | None = None)
             clips, set_aside = to_clips(row, splits[row.clip_id], report.media, params, sources[row.clip_id])
             rejects += set_aside
             made += [(row, clip) for clip in clips]
+    gc.unfreeze()
     kept, duplicates, used = _without_duplicates(made)
     return Examined(kept, sorted(rejects + conflicts + duplicates, key=reject_order), hazards, RowCounts(read, used))
 
@@ -159,15 +181,41 @@ def _unusable(row: Annotation, problem: Problem) -> Reject:
     )
 
 
-def examine(video: str, folder: Path, reencoded: Path | None) -> FileReport:
+@contextmanager
+def _collected_later() -> Iterator[None]:
+    """Switch the garbage collector off while many rows are built, none of which becomes garbage,
+    and spare them later, too: to look through them again and again takes half of the time."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+        gc.freeze()
+    finally:
+        if was_on:
+            gc.enable()
+
+
+class Asked(NamedTuple):
+    """A file or frame folder to examine.
+
+    ``rate``: frames per second that its row states; ``frame_rate``: those of a video that does not
+    tell its own; ``whole``: decode every frame, not only a few pictures.
+    """
+
+    video: str
+    rate: Fraction | None = None
+    frame_rate: Fraction | None = None
+    whole: bool = True
+
+
+def examine(asked: Asked, folder: Path, reencoded: Path | None) -> FileReport:
     """Probe, decode and hash one file, and re-encode it into ``reencoded`` where decord must not
     read it; runs in a worker."""
-    path = folder / video
-    identity: dict[str, Any] = {"video": video, "size": 0, "mtime_ns": 0}
+    video, path = asked.video, folder / asked.video
+    identity: dict[str, Any] = {"video": video, "size": 0, "mtime_ns": 0, "whole": asked.whole, "rate": asked.rate}
     try:
-        status = path.stat()
-        identity |= {"size": status.st_size, "mtime_ns": status.st_mtime_ns}
-        return FileReport(**identity, media=_media(video, path, reencoded))
+        identity["size"], identity["mtime_ns"] = _state(path)
+        return FileReport(**identity, media=_media(asked, path, reencoded))
     except VideoError as error:
         return FileReport(**identity, problem=Problem(reason=error.reason, detail=error.detail))
     except FfmpegMissing:
@@ -181,19 +229,45 @@ def examine(video: str, folder: Path, reencoded: Path | None) -> FileReport:
         return FileReport(**identity, problem=Problem(reason=UNEXPECTED, detail=detail))
 
 
-def _media(video: str, path: Path, reencoded: Path | None) -> Media:
-    probe, skip = _validated(video, path)
-    starts_s = probe.starts_s
-    with path.open("rb") as file:
-        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+def _state(path: str | Path) -> tuple[int, int]:
+    """Size of a file or frame folder, and the time of its last modification in nanoseconds."""
+    status = os.stat(path)  # noqa: PTH116 - for many files: a Path costs as much as the call
+    return folders.state_of(Path(path)) if stat.S_ISDIR(status.st_mode) else (status.st_size, status.st_mtime_ns)
+
+
+class _Validated(NamedTuple):
+    """Facts about a file. ``skip``: number of frames that a decoder emits before the first complete
+    one."""
+
+    probe: Probe
+    skip: int
+    look: Look
+
+
+def _media(asked: Asked, path: Path, reencoded: Path | None) -> Media:
+    video, whole = asked.video, asked.whole
+    if path.is_dir():
+        probe = folders.probe_folder(path, asked.rate or asked.frame_rate)
+        folders.validate_folder(path, whole)
+        found, sha256 = _Validated(probe, 0, Look()), folders.digest_of(path)
+    else:
+        found = _validated(video, path, whole, asked.rate, asked.frame_rate)
+        if found.probe.hazards and reencoded is not None and not whole:
+            # To be encoded again it is decoded anyway, and then as it would be by default.
+            found = _validated(video, path, True, asked.rate, asked.frame_rate)
+        with path.open("rb") as file:
+            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    probe, starts_s, hazards = found.probe, found.probe.starts_s, found.probe.hazards
     normalised: str | None = None
-    hazards = probe.hazards
     if hazards and reencoded is not None:
-        normalised = f"{paths.NORMALISED}/{sha256[:32]}.mp4"
+        normalised = _normalised_name(sha256, probe)
         out = reencoded / normalised
         out.parent.mkdir(parents=True, exist_ok=True)
-        encoder.normalise(path, out, *_timing(probe), NORMALISE_CRF, skip)
-        before, (probe, _) = probe, _validated(video, out)
+        if path.is_dir():
+            conversion.normalise_folder(path, out, probe, NORMALISE_CRF)
+        else:
+            conversion.normalise(path, out, probe, found.look, NORMALISE_CRF, found.skip)
+        before, probe = probe, _validated(video, out, whole).probe
         if probe.hazards or probe.frames != before.frames:
             change = (
                 f"{before.frames} frames became {probe.frames}, {', '.join(probe.hazards) or 'nothing'} against them"
@@ -215,14 +289,32 @@ def _media(video: str, path: Path, reencoded: Path | None) -> Media:
     )
 
 
-def _validated(video: str, path: Path) -> tuple[probing.Probe, int]:
-    """Probe a file and decode it completely. Returns the probe, and the number of frames that a
-    decoder emits before the first complete one.
+def _normalised_name(sha256: str, probe: Probe) -> str:
+    """Path of a re-encoded file, by the content of its source; its rate counts where that is not in
+    the content."""
+    if probe.times is None:
+        sha256 = hashlib.sha256(f"{sha256} {probe.rate}".encode()).hexdigest()
+    return f"{paths.NORMALISED}/{sha256[:32]}.mp4"
+
+
+def _validated(
+    video: str, path: Path, whole: bool, stated: Fraction | None = None, default: Fraction | None = None
+) -> _Validated:
+    """Probe a file and decode all of it, or a few of its pictures.
+
+    Args:
+        stated, default: frames per second of a raw stream: as its row states it, and if neither the
+            row nor the stream does.
 
     Raises:
-        VideoError: the number of decoded frames differs from that of its packets.
+        VideoError: a picture is damaged, or the number of decoded frames differs from that of its
+            packets.
     """
-    probe = probing.probe(path)
+    probe = _probed(path, stated, default)
+    if not whole and not _to_decode_whole(probe):
+        sampled = pictures.look_at_samples(path)
+        if sampled is not None:
+            return _Validated(replace(probe, hazards=(*probe.hazards, *sampled.hazards)), 0, sampled)
     decoded = encoder.validate(path)
     skip = len(decoded) - probe.frames
     if not 0 <= skip <= probe.dropped:
@@ -231,39 +323,53 @@ def _validated(video: str, path: Path) -> tuple[probing.Probe, int]:
         )
     if probe.times is not None and decoded[skip:] != probe.times and probing.UNTRUSTED_TIMES not in probe.hazards:
         probe = probing.probe(path, distrust=True)
-    return probe, skip
+    look = pictures.first_look(path)
+    return _Validated(replace(probe, hazards=(*probe.hazards, *look.hazards)), skip, look)
 
 
-def _timing(probe: probing.Probe) -> tuple[int | Fraction, list[Fraction] | None]:
-    """Presentation times of the frames, for :func:`encoder.normalise`: the file's own times where
-    they can be trusted."""
-    if probe.times is not None and probe.variable_rate:
-        return probe.rate, [(time - probe.times[0]) * probe.time_base for time in probe.times]
-    if probe.times is None or probing.UNTRUSTED_TIMES in probe.hazards:
-        return probe.rate, None
-    return probe.times[0], None
+#: Hazards of which a few pictures cannot tell whether they are faults: the header counts other
+#: frames than there are (also where the end is missing), or key frames do not decode by themselves.
+_DOUBTFUL = frozenset(("frame-count", "recovery-points"))
 
 
-def _reports(videos: Sequence[str], params: IngestParams, journal: Path | None) -> Iterator[FileReport]:
+def _to_decode_whole(probe: Probe) -> bool:
+    """True if a sampled validation decodes the whole file, too: in doubt, and small files. decord
+    reads those, and shows a damaged frame without a word."""
+    small = probe.frames * probe.width * probe.height <= probing.DECORD_PIXELS
+    return small or probe.dropped > 0 or not _DOUBTFUL.isdisjoint(probe.hazards)
+
+
+def _probed(path: Path, stated: Fraction | None, default: Fraction | None) -> Probe:
+    try:
+        return probing.probe(path, rate=stated)
+    except VideoError as error:
+        if error.reason != "no-frame-rate" or default is None or stated is not None:
+            raise
+        return probing.probe(path, rate=default)
+
+
+def _reports(asked: Sequence[Asked], params: IngestParams, journal: Path | None) -> Iterator[FileReport]:
     """Yield the report of each video, in order: from the journal if the file has not changed since,
     otherwise by examining it."""
     folder = Path(params.source)
     if journal is None:
-        yield from _examined(videos, folder, None, params.timeout_s)
+        yield from _examined(asked, params, None)
         return
     reencoded = journal.with_suffix("") if params.normalise else None
-    earlier = _read_journal(journal, folder, reencoded)
-    new_videos = [video for video in videos if video not in earlier]
+    earlier = _read_journal(journal, folder, reencoded, params.frame_rate)
+    known = [earlier.get(one) for one in asked]
+    new = [one for one, report in zip(asked, known, strict=True) if report is None]
     if earlier:
-        print(f"ingest: {len(earlier):,} of {len(videos):,} files were examined before and have not changed")
+        unchanged = len(asked) - len(new)
+        print(f"ingest: {unchanged:,} of {len(asked):,} files were examined before and have not changed")
     journal.parent.mkdir(parents=True, exist_ok=True)
     with journal.open("a", encoding="utf-8") as lines:
         # Ends a line that a kill cut short.
         lines.write("\n" if lines.tell() else "")
-        new_reports = _examined(new_videos, folder, reencoded, params.timeout_s)
-        for video in videos:
-            if video in earlier:
-                yield earlier[video]
+        new_reports = _examined(new, params, reencoded)
+        for report in known:
+            if report is not None:
+                yield report
                 continue
             report = next(new_reports)
             # A time-out, a dead process or an unexpected error may be due to this machine at this
@@ -274,13 +380,14 @@ def _reports(videos: Sequence[str], params: IngestParams, journal: Path | None) 
             yield report
 
 
-def _examined(videos: Sequence[str], folder: Path, reencoded: Path | None, timeout_s: float) -> Iterator[FileReport]:
-    work = partial(examine, folder=folder, reencoded=reencoded)
-    for video, result in zip(videos, map_items(work, videos, "ingest", timeout_s=timeout_s), strict=True):
+def _examined(asked: Sequence[Asked], params: IngestParams, reencoded: Path | None) -> Iterator[FileReport]:
+    work = partial(examine, folder=Path(params.source), reencoded=reencoded)
+    results = map_items(work, asked, "ingest", timeout_s=params.timeout_s)
+    for one, result in zip(asked, results, strict=True):
         if isinstance(result, ItemFailure):
             remedy = "; raise ingest.timeout_s if it is only long" if result.reason == "timeout" else ""
-            problem = Problem(reason=result.reason, detail=f"{video}: {result.detail}{remedy}")
-            yield FileReport(video=video, size=0, mtime_ns=0, problem=problem)
+            problem = Problem(reason=result.reason, detail=f"{one.video}: {result.detail}{remedy}")
+            yield FileReport(video=one.video, size=0, mtime_ns=0, whole=one.whole, rate=one.rate, problem=problem)
         else:
             yield result
 
@@ -289,8 +396,8 @@ def journal_file(params: IngestParams) -> Path:
     """Return the journal of the source folder; a change of the examining code starts another
     journal."""
     folder = Path(params.source)
-    code = [Path(module.__file__ or "") for module in EXAMINING] + [Path(__file__)]
-    identity = f"{folder.resolve()} {params.normalise} {code_digest(code)}"
+    code = [Path(module.__file__ or "") for module in (*EXAMINING, conversion)] + [Path(__file__)]
+    identity = f"{folder.resolve()} {params.normalise} {params.frame_rate} {code_digest(code)}"
     name = hashlib.sha256(identity.encode()).hexdigest()[:16]
     return paths.EXAMINED / f"{name}.jsonl"
 
@@ -303,22 +410,29 @@ def copy_normalised(clips: Sequence[Clip], journal: Path, folder: Path) -> None:
         shutil.copyfile(journal.with_suffix("") / path, out)
 
 
-def _read_journal(journal: Path, folder: Path, reencoded: Path | None) -> dict[str, FileReport]:
+def _read_journal(
+    journal: Path, folder: Path, reencoded: Path | None, frame_rate: Fraction | None
+) -> dict[Asked, FileReport]:
     """Read the reports of files that have not changed since. A last line that a kill cut short is
     skipped."""
-    reports: dict[str, FileReport] = {}
+    reports: dict[Asked, FileReport] = {}
     if not journal.is_file():
         return reports
-    for line in journal.read_text(encoding="utf-8").split("\n"):
-        try:
-            report = FileReport.model_validate_json(line)
-            status = (folder / report.video).stat()
-        except (ValidationError, OSError):
-            continue
-        normalised = report.media.normalised if report.media is not None else None
-        missing = normalised is not None and not (reencoded is not None and (reencoded / normalised).is_file())
-        if (status.st_size, status.st_mtime_ns) == (report.size, report.mtime_ns) and not missing:
-            reports[report.video] = report
-        else:
-            reports.pop(report.video, None)
+    root = str(folder)
+    with journal.open("rb") as lines, _collected_later():
+        for line in lines:
+            try:
+                report = FileReport.model_validate_json(line)
+                state = _state(f"{root}/{report.video}")
+            except (ValidationError, OSError):
+                continue
+            normalised = report.media.normalised if report.media is not None else None
+            missing = normalised is not None and not (reencoded is not None and (reencoded / normalised).is_file())
+            # A sampled validation is no whole one, nor the other way round: the result must not
+            # depend on what was done before.
+            asked = Asked(report.video, report.rate, frame_rate, report.whole)
+            if state == (report.size, report.mtime_ns) and not missing:
+                reports[asked] = report
+            else:
+                reports.pop(asked, None)
     return reports

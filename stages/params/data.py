@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, StringConstraints, model_validator
 
 from stages.domain.core.records import Exact
+from stages.domain.core.timeline import SampledFrames
 from stages.domain.tasks import mix_vid_qa, task_of
 from stages.domain.tasks.synthesis import TaskSettings
 from stages.params.judging import WriterParams
@@ -47,6 +48,20 @@ class ExcludedVideo(Table):
     sha256: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")] | None
 
 
+class Validation(Table):
+    """How much of each file ingest decodes."""
+
+    #: ``whole``: every frame. ``sampled``: at most four pictures, the first of the first and of the
+    #: last group and two between; damage elsewhere is found when its frames are read. ``auto``:
+    #: ``whole`` in a source of up to ``whole_up_to`` videos, else ``sampled``.
+    mode: Literal["auto", "whole", "sampled"]
+    whole_up_to: int = Field(ge=0)
+
+    def is_whole(self, videos: int) -> bool:
+        """True if every frame is decoded in a source of so many videos."""
+        return self.mode == "whole" or (self.mode == "auto" and videos <= self.whole_up_to)
+
+
 class IngestParams(Table):
     #: A folder with videos and their annotations, absolute or relative to the project;
     #: ``data/corpus`` is the generated one.
@@ -70,8 +85,13 @@ class IngestParams(Table):
     tolerance: Tolerance
     #: Time limit for examining one file; after that its process is ended and the file rejected.
     timeout_s: Positive
+    validation: Validation
+    #: Frames per second of videos that do not tell their own: frame folders and raw streams, of
+    #: which no row states the ``rate``; null: set them aside.
+    frame_rate: Annotated[Exact, Field(gt=0)] | None
     #: Re-encode files that decord must not read (open GOPs, other containers, rotation …): once
-    #: here, instead of slow reading later.
+    #: here, instead of slow reading later. Interlaced frames are deinterlaced and HDR colours
+    #: mapped to BT.709; false: such files are read as they are, and counted on the data card.
     normalise: bool
     #: Videos removed on request (written by ``vidbridge data remove``); ``vidbridge recipe use``
     #: keeps them.
@@ -88,7 +108,9 @@ class IngestParams(Table):
 
 
 class SynthesizeParams(Table):
-    sampled_frames: int = Field(ge=2, multiple_of=2)
+    #: Frames of a sample: a count (``8``), or a rate with bounds, as the Qwen models were trained
+    #: (``{per_second: 2, at_least: 4, at_most: 64}``). Even numbers.
+    sampled_frames: SampledFrames
     contact_sheet_samples: int = Field(ge=1, le=32)
     #: Largest fraction of dark events that may be guessed from text alone (class, other events);
     #: above it, synthesis fails.

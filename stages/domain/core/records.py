@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from fractions import Fraction
+from functools import lru_cache
 from itertools import pairwise
 from typing import Annotated, Any, Literal
 
@@ -29,10 +30,16 @@ def _exact(value: Any) -> Any:
     never its binary value."""
     if not isinstance(value, int | float | str):
         return value
+    return _fraction(str(value))
+
+
+# Rates and durations are few, rows are many.
+@lru_cache(maxsize=4096)
+def _fraction(text: str) -> Fraction:
     # Bounded before parsing: Fraction("1e999999999") would never finish.
-    if not _EXACT.fullmatch(str(value)):
+    if not _EXACT.fullmatch(text):
         raise ValueError("not an exact number; write 8, 1.5 or 30000/1001")
-    return Fraction(str(value))
+    return Fraction(text)
 
 
 #: An exact frame rate (frames per second) or duration (seconds), written as ``"30000/1001"``.

@@ -3,6 +3,7 @@ usable video are rejected."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
@@ -13,7 +14,7 @@ from stages.lib.annotations.links import Links
 
 #: Fields of which a clip has one value. ``caption`` is not among them: a second one is a further
 #: caption.
-_SINGLE = ("source", "split", "label", "licence", "length_s")
+_SINGLE = ("source", "split", "label", "licence", "length_s", "rate")
 #: Fields of which a clip may have several values, and the name of one in messages.
 _SEVERAL = {
     "events": "event",
@@ -149,8 +150,25 @@ def _misplaced(row: Annotation, folder: Path, links: Links, where: str) -> Rejec
             " that as source"
         )
         return reject(where, "outside-folder", detail)
+    if target.is_dir():
+        return _pictures_elsewhere(row, target, links, where)
     if not target.is_file():
         return reject(where, "missing-file", f"video: {row.video!r} is not a file")
+    return None
+
+
+def _pictures_elsewhere(row: Annotation, folder: Path, links: Links, where: str) -> Reject | None:
+    """Check the links in a folder that is a video in pictures, as the folder itself is checked."""
+    with os.scandir(folder) as entries:
+        linked = sorted(entry.name for entry in entries if entry.is_symlink())
+    for name in linked:
+        try:
+            leads_out = links.lead_out(folder / name)
+        except (OSError, RuntimeError) as error:
+            return reject(where, "missing-file", f"video: {row.video}/{name} does not exist ({_reason(error)})")
+        if leads_out:
+            detail = f"video: {row.video}/{name} is a link that leaves the folder; copy the picture"
+            return reject(where, "outside-folder", detail)
     return None
 
 

@@ -71,6 +71,8 @@ def read(
             "longer": "reject",
             "tolerance": {"seconds": 1, "share": 0.1},
             "timeout_s": 60,
+            "validation": {"mode": "whole", "whole_up_to": 0},
+            "frame_rate": None,
             "normalise": False,
             "exclude": [],
         }

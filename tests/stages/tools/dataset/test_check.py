@@ -20,10 +20,10 @@ from rich.console import Console
 from flows.console.data import checked_document, show_checked
 from stages.domain.tasks import qa
 from stages.ingest import examine as examining
-from stages.ingest.examine import FileReport
+from stages.ingest.examine import Asked, FileReport
 from stages.lib.judging.rule import RuleJudge
 from stages.lib.video.encoder import encode
-from stages.params import load_params
+from stages.params import IngestParams, load_params
 from stages.tools.dataset.check import check
 from tests.support.checkout import ROOT
 from tests.support.siblings import CASES
@@ -96,8 +96,8 @@ def test_chinese_annotations_give_what_their_english_counterpart_would(tmp_path:
 
 
 def test_rows_parts_and_questions_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def in_process(videos: Sequence[str], folder: Path, reencoded: Path | None, _: float) -> Iterator[FileReport]:
-        return (examining.examine(video, folder, reencoded) for video in videos)
+    def in_process(asked: Sequence[Asked], params: IngestParams, reencoded: Path | None) -> Iterator[FileReport]:
+        return (examining.examine(one, Path(params.source), reencoded) for one in asked)
 
     monkeypatch.setattr(examining, "_examined", in_process)
     encode(draw_numbers(list(range(100))), Fraction(10), tmp_path / "a.mp4", crf=18)
