@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from fractions import Fraction
 from random import Random
-from typing import Annotated, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
-from pydantic import Field, model_validator
+from pydantic import Discriminator, Field, Tag, model_validator
 
 from stages.domain.core.records import Exact, Record, Segment, Span, Timeline
 
@@ -111,8 +111,14 @@ class SamplingRate(Record):
         return self
 
 
+def _form(value: Any) -> str:
+    return "rate" if isinstance(value, dict | SamplingRate) else "count"
+
+
 #: The same number for every timeline, or a rate with bounds.
-SampledFrames = EvenCount | SamplingRate
+SampledFrames = Annotated[
+    Annotated[EvenCount, Tag("count")] | Annotated[SamplingRate, Tag("rate")], Discriminator(_form)
+]
 
 
 def frame_count(sampled: SampledFrames, frames: int, rate: Fraction) -> int:

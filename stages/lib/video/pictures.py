@@ -71,7 +71,7 @@ def look_at_samples(path: Path) -> Look | None:
     """
     with open_video(path) as (container, stream):
         stated = _colours(stream)
-        keys = sum(packet.is_keyframe for packet in container.demux(stream) if packet.size)
+        keys = sum(_is_shown_key(packet) for packet in container.demux(stream))
     look: Look | None = None
     for number, frames in _decoded_keys(path, spread(keys)):
         if not frames or any(frame.is_corrupt for frame in frames):
@@ -87,12 +87,17 @@ def spread(count: int) -> tuple[int, ...]:
     return tuple(sorted({step * (count - 1) // last for step in range(SAMPLED_PICTURES)})) if count else ()
 
 
+def _is_shown_key(packet: Any) -> bool:
+    # A decoder gives no picture of a frame that the edit list leaves out.
+    return bool(packet.size and packet.is_keyframe and not packet.is_discard)
+
+
 def _decoded_keys(path: Path, numbers: Collection[int]) -> Iterator[tuple[int, list[Any]]]:
     """Decode the key frames of these numbers, each by itself: number and pictures."""
     with open_video(path) as (container, stream):
         context, number = stream.codec_context, -1
         for packet in container.demux(stream):
-            if not packet.size or not packet.is_keyframe:
+            if not _is_shown_key(packet):
                 continue
             number += 1
             if number in numbers:
