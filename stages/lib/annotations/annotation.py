@@ -53,7 +53,9 @@ class SourceError(InputError, ValueError):
 
 
 def _read_seconds(value: Any) -> Fraction:
-    text = "" if isinstance(value, bool) or not isinstance(value, int | float | str | Fraction) else str(value)
+    if isinstance(value, Fraction):
+        return value
+    text = "" if isinstance(value, bool) or not isinstance(value, int | float | str) else str(value)
     if not _SECONDS.fullmatch(text):
         raise ValueError('no time in seconds: need a number such as 1.5 or "1001/30000"')
     whole, _, divisor = text.partition("/")
