@@ -84,7 +84,7 @@ class IngestParams(Table):
         path = PurePosixPath(value)
         if path.suffix in MAPPING_SUFFIXES and (path.parts[0] != MAPPINGS or ".." in path.parts):
             raise ValueError(
-                f"{value!r} lies outside of {MAPPINGS}/, the folder that DVC watches; move it there and set"
+                f"lies outside of {MAPPINGS}/, the folder that DVC watches; move it there and set"
                 f" {MAPPINGS}/{path.name}"
             )
         return value

@@ -38,10 +38,13 @@ class Mapper:
     def __init__(self, mapping: Mapping, folder: Path, files: VideoFiles, joined: Joined) -> None:
         self.mapping, self._joined = mapping, joined
         self.locator = Locator(mapping.video, folder, files)
-        self._used = mapping.columns_used() | set(mapping.ignore)
+        made = {name for pattern in mapping.patterns.values() for name in re.compile(pattern).groupindex}
+        self._used = mapping.columns_used() | set(mapping.ignore) | made
         #: Columns that a row had, and how many rows lacked a column of the mapping.
         self.seen: dict[str, None] = {}
         self.lacking: dict[str, int] = {}
+        #: Columns that the mapping does not name, and how many rows were set aside for them.
+        self.unmapped: dict[str, int] = {}
         self.rows = 0
 
     def rows_of(self, raw: Raw) -> Iterator[Found]:
@@ -61,11 +64,16 @@ class Mapper:
             yield Found(raw.where, problem, self._named(entry, raw.where))
         elif self.mapping.each is not None and not entries:
             yield Found(raw.where, reject(raw.where, "empty-row", "each: the row has no entry"), frozenset())
+        unmapped = self._unmapped(entry, raw.where) if entries else None
         for one in entries:
             try:
-                yield self._found(one, raw.where)
+                found = self._found(one, raw.where)
             except ColumnProblem as error:
-                yield Found(raw.where, self._refused(error, raw.where), frozenset())
+                found = Found(raw.where, self._refused(error, raw.where), frozenset())
+            # A column that is missing is told first: it may be one of these, misspelt.
+            if unmapped is not None and not isinstance(found.row, Reject):
+                found = Found(raw.where, unmapped, found.videos)
+            yield found
 
     def _named(self, entry: Entry | None, where: str) -> frozenset[str]:
         """The videos of a row that is not used, as far as its columns name them."""
@@ -116,16 +124,18 @@ class Mapper:
         for rule in self.mapping.set_aside:
             if holds(entry, rule.when):
                 return reject(where, rule.reason, rule.why)
-        if self.mapping.others is None and isinstance(entry.value, dict):
-            made = {name for pattern in self.mapping.patterns.values() for name in re.compile(pattern).groupindex}
-            unknown = [name for name in entry.value if name not in self._used and name not in made]
-            if unknown and unknown != ["$value"]:
-                detail = (
-                    f"{', '.join(map(str, unknown))}: the mapping names no such column; use it, or add it to `ignore`"
-                    " (`others: ignore` ignores all)"
-                )
-                return reject(where, "unmapped-column", detail)
         return None
+
+    def _unmapped(self, entry: Entry | None, where: str) -> Reject | None:
+        """The reject of a row with columns that the mapping does not name."""
+        if self.mapping.others is not None or entry is None or not isinstance(entry.value, dict):
+            return None
+        unknown = ", ".join(str(name) for name in entry.value if name not in self._used and name != "$value")
+        if not unknown:
+            return None
+        self.unmapped[unknown] = self.unmapped.get(unknown, 0) + 1
+        detail = f"{unknown}: the mapping names no such column; use it, or add it to `ignore` (`others: ignore`: all)"
+        return reject(where, "unmapped-column", detail)
 
     def _found(self, entry: Entry, where: str) -> Found:
         located = self.locator.locate(entry, where)

@@ -28,6 +28,8 @@ class Joined:
         rows: dict[str, list[Any]] = defaultdict(list)
         path = () if join.rows is None else tuple(step.name for step in steps(join.rows)[0])
         container = Container(join.container, path, join.columns, join.separator)
+        if join.optional and join.file is not None and not (folder / join.file).exists():
+            return {}
         for file in [name] if join.file is None else file_names(folder, join.file):
             for raw in raw_rows(folder, file, container):
                 if isinstance(raw.value, Reject):
@@ -71,8 +73,8 @@ class Joined:
                 theirs = next(iter(self._tables[to]))
                 return SourceError(
                     "joins",
-                    f"{to}: no row of the second table belongs to a row: {self._joins[to].equals} is {self._example[to]!r}"
-                    f" here, {self._joins[to].key} is {theirs!r} there",
+                    f"{to}: no row of the second table belongs to a row: {self._joins[to].equals} is"
+                    f" {self._example[to]!r} here, {self._joins[to].key} is {theirs!r} there",
                     "make them equal by templates, such as key: v_{id}",
                 )
         return None

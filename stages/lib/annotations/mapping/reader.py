@@ -82,10 +82,13 @@ def _check(mapper: Mapper, joined: Joined, files: VideoFiles, path: Path) -> Non
     """Refuse a mapping that fits no row: one error instead of a reject for each.
 
     Raises:
-        MappingError: no row has a column, no second table fits, or no row names a file.
+        SourceError: no second table fits.
+        MappingError: no row has a column, every row has one that is not mapped, or no row names a
+            file.
     """
     for column, count in mapper.lacking.items():
-        if count >= mapper.rows > 0:
+        nowhere = mapper.mapping.each is None and bool(mapper.seen) and steps(column)[0][0].name not in mapper.seen
+        if nowhere or count >= mapper.rows > 0:
             there = ", ".join(mapper.seen) or "none"
             raise MappingError(
                 str(path),
@@ -94,11 +97,18 @@ def _check(mapper: Mapper, joined: Joined, files: VideoFiles, path: Path) -> Non
             )
     if (error := joined.unmatched()) is not None:
         raise error
+    for columns, count in mapper.unmapped.items():
+        if count >= mapper.rows > 0:
+            raise MappingError(
+                str(path),
+                f"{columns}: every row has this, and the mapping does not name it",
+                "use it, add it to `ignore`, or set `others: ignore`",
+            )
     locator = mapper.locator
     if locator.found == 0 and locator.example is not None and len(files):
         raise MappingError(
             str(path),
-            f"video: no row names one of the {len(files):,} videos in the folder: the first looks for {locator.example!r},"
-            f" and there is {files.first()!r}",
+            f"video: no row names one of the {len(files):,} videos in the folder: the first looks for"
+            f" {locator.example!r}, and there is {files.first()!r}",
             "correct `video` in the mapping (path, find, strip, add)",
         )

@@ -191,6 +191,8 @@ class Join(Record):
     equals: Column
     #: True: a list of all rows with this key; False: the only one, or null.
     many: bool = False
+    #: The file may be missing; then no row of it belongs to any.
+    optional: bool = False
 
 
 class Parsed(Record):
