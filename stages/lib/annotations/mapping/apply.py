@@ -40,7 +40,7 @@ class Mapper:
         self.locator = Locator(mapping.video, folder, files)
         made = {name for pattern in mapping.patterns.values() for name in re.compile(pattern).groupindex}
         self._used = mapping.columns_used() | set(mapping.ignore) | made
-        #: Columns that a row had, and how many rows lacked a column of the mapping.
+        #: Columns that a row had; by column of the mapping, how many of ``rows`` lacked it.
         self.seen: dict[str, None] = {}
         self.lacking: dict[str, int] = {}
         #: Columns that the mapping does not name, and how many rows were set aside for them.
@@ -49,7 +49,11 @@ class Mapper:
 
     def rows_of(self, raw: Raw) -> Iterator[Found]:
         """Convert one row of a file; a row with ``each`` becomes several."""
-        self.rows += 1
+        for found in self._rows_of(raw):
+            self.rows += 1
+            yield found
+
+    def _rows_of(self, raw: Raw) -> Iterator[Found]:
         entry = None
         if isinstance(raw.value, Reject):
             yield Found(raw.where, raw.value, frozenset())
@@ -64,7 +68,7 @@ class Mapper:
             yield Found(raw.where, problem, self._named(entry, raw.where))
         elif self.mapping.each is not None and not entries:
             yield Found(raw.where, reject(raw.where, "empty-row", "each: the row has no entry"), frozenset())
-        unmapped = self._unmapped(entry, raw.where) if entries else None
+        unmapped = self._unmapped(entry, len(entries), raw.where) if entries else None
         for one in entries:
             try:
                 found = self._found(one, raw.where)
@@ -126,14 +130,14 @@ class Mapper:
                 return reject(where, rule.reason, rule.why)
         return None
 
-    def _unmapped(self, entry: Entry | None, where: str) -> Reject | None:
-        """The reject of a row with columns that the mapping does not name."""
+    def _unmapped(self, entry: Entry | None, entries: int, where: str) -> Reject | None:
+        """The reject of a row of ``entries`` entries with columns that the mapping does not name."""
         if self.mapping.others is not None or entry is None or not isinstance(entry.value, dict):
             return None
         unknown = ", ".join(str(name) for name in entry.value if name not in self._used and name != "$value")
         if not unknown:
             return None
-        self.unmapped[unknown] = self.unmapped.get(unknown, 0) + 1
+        self.unmapped[unknown] = self.unmapped.get(unknown, 0) + entries
         detail = f"{unknown}: the mapping names no such column; use it, or add it to `ignore` (`others: ignore`: all)"
         return reject(where, "unmapped-column", detail)
 

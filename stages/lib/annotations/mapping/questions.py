@@ -177,4 +177,13 @@ def _answered(spec: Conversation, asks: str, reply: str, at: str, where: str, re
 
 def _turns(spec: Conversation, entry: Entry) -> Iterator[tuple[str, str]]:
     for turn in entries_of(entry, spec.turns, "conversation"):
-        yield plain_text(value_of(turn, spec.role), spec.role), plain_text(value_of(turn, spec.text), spec.text)
+        yield plain_text(value_of(turn, spec.role), spec.role), _spoken(value_of(turn, spec.text), spec.text)
+
+
+def _spoken(content: Any, column: str) -> str:
+    """The text of a turn; its content may be a list of parts, of which those with a ``text``
+    count."""
+    if not isinstance(content, list | tuple):
+        return plain_text(content, column)
+    parts = [part for part in content if isinstance(part, dict) and part.get("type", "text") == "text"]
+    return "\n".join(plain_text(part.get("text"), f"{column}.text") for part in parts)

@@ -110,5 +110,5 @@ def _check(mapper: Mapper, joined: Joined, files: VideoFiles, path: Path) -> Non
             str(path),
             f"video: no row names one of the {len(files):,} videos in the folder: the first looks for"
             f" {locator.example!r}, and there is {files.first()!r}",
-            "correct `video` in the mapping (path, find, strip, add)",
+            "name the folder of its videos, or correct `video` in the mapping (path, find, strip, add)",
         )

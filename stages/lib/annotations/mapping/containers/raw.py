@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any, Literal, NamedTuple
 
-from stages.domain.core.records import Reject
-
 #: ``json``: one document; ``jsonl``: a JSON object a line; ``csv``, ``tsv``: a table of text;
 #: ``lines``: a line of text a row, in the column ``line``; ``parquet``; ``arrow``: a folder that
 #: ``datasets`` has saved.
@@ -37,7 +35,3 @@ class Raw(NamedTuple):
     key: str | int
     file: str
     split: str | None = None
-
-    @property
-    def unreadable(self) -> bool:
-        return isinstance(self.value, Reject)

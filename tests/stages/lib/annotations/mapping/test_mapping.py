@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from fractions import Fraction
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from stages.lib.annotations.formats import read_source
 from tests.stages.lib.annotations.mapping.conftest import Mapped
+from tests.support.annotations.reading import ingest_params
 
 
 def test_columns_become_fields(mapped: Mapped) -> None:
@@ -328,6 +332,29 @@ def test_conversations(mapped: Mapped) -> None:
     assert [(one.question, one.options, one.answer) for one in found.qa] == [("What?", ("Soup", "Rice"), "B")]
     assert [detail.split(":")[0] for *_, detail in rejects] == ["turns.8", "turns.9", "turns.10", "turns"]
     assert {reason for _, reason, _ in rejects} == {"bad-question"}
+
+
+def test_messages_in_parts(tmp_path: Path) -> None:
+    def turn(role: str, *parts: dict[str, str]) -> dict[str, Any]:
+        return {"role": role, "content": list(parts)}
+
+    asks = turn("user", {"type": "video", "video": "a.mp4"}, {"type": "text", "text": "What falls?"})
+    says = turn("assistant", {"type": "text", "text": "A cup."})
+    picture = turn("user", {"type": "image", "image": "a.png"}, {"type": "text", "text": "What is it?"})
+    rows = [
+        {"messages": [asks, says]},
+        {"messages": [turn("system", {"type": "text", "text": "Be brief."}), {**asks}, {**says, "content": "A book."}]},
+        {"messages": [picture, says]},
+    ]
+    (tmp_path / "rows.json").write_text(json.dumps(rows))
+    (tmp_path / "a.mp4").touch()
+    source = read_source(ingest_params(tmp_path, "messages", "rows.json"))
+    (row,) = source.rows
+    assert [(one.question, one.answer) for one in row.open_qa] == [
+        ("What falls?", "A cup."),
+        ("What falls?", "A book."),
+    ]
+    assert [reject.reason for reject in source.rejects] == ["no-video"]
 
 
 def test_rows_that_a_rule_sets_aside_and_placeholders(mapped: Mapped) -> None:
