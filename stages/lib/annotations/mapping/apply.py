@@ -131,7 +131,8 @@ class Mapper:
         return None
 
     def _unmapped(self, entry: Entry | None, entries: int, where: str) -> Reject | None:
-        """The reject of a row of ``entries`` entries with columns that the mapping does not name."""
+        """The reject of a row with columns that the mapping does not name; ``entries``: how many it
+        becomes."""
         if self.mapping.others is not None or entry is None or not isinstance(entry.value, dict):
             return None
         unknown = ", ".join(str(name) for name in entry.value if name not in self._used and name != "$value")

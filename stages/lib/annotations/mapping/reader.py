@@ -87,8 +87,9 @@ def _check(mapper: Mapper, joined: Joined, files: VideoFiles, path: Path) -> Non
             file.
     """
     for column, count in mapper.lacking.items():
-        nowhere = mapper.mapping.each is None and bool(mapper.seen) and steps(column)[0][0].name not in mapper.seen
-        if nowhere or count >= mapper.rows > 0:
+        name = steps(column)[0][0].name
+        nowhere = mapper.mapping.each is None and bool(mapper.seen) and name not in mapper.seen
+        if (nowhere and not name.startswith("$")) or count >= mapper.rows > 0:
             there = ", ".join(mapper.seen) or "none"
             raise MappingError(
                 str(path),

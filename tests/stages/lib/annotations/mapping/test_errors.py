@@ -13,7 +13,7 @@ from stages.lib.annotations.formats import FORMATS, read_source
 from stages.lib.annotations.mapping.document import MappingError, load, shipped
 from stages.params import ParamsError, load_params, parse_params
 from stages.runtime.bounded_yaml import read_yaml
-from tests.stages.lib.annotations.mapping.conftest import Mapped
+from tests.support.annotations.mapped import Mapped
 from tests.support.annotations.reading import ingest_params
 from tests.support.checkout import ROOT
 

@@ -9,7 +9,7 @@ import pytest
 
 from stages.lib.annotations.formats import FORMATS
 from stages.lib.annotations.mapping.document import load, shipped
-from tests.stages.lib.annotations.mapping.conftest import Mapped
+from tests.support.annotations.mapped import Mapped
 from tests.support.checkout import ROOT
 
 GUIDE = (ROOT / "docs/guides/annotations.md").read_text(encoding="utf-8")

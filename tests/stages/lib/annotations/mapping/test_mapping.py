@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from stages.lib.annotations.formats import read_source
-from tests.stages.lib.annotations.mapping.conftest import Mapped
+from tests.support.annotations.mapped import Mapped
 from tests.support.annotations.reading import ingest_params
 
 
