@@ -3,6 +3,8 @@ and values are those that a person reads in the file."""
 
 from __future__ import annotations
 
+import csv
+import json
 import re
 from collections.abc import Callable
 from fractions import Fraction
@@ -361,3 +363,52 @@ def test_columns_that_are_not_used_are_listed(tmp_path: Path) -> None:
     params = ingest_params(ANNOTATIONS / "nextqa", "nextqa", "val.csv")
     assert unused_columns(params) == ("frame_count", "width", "height", "qid", "type")
     assert unused_columns(ingest_params(tmp_path, "coin")) == ()
+
+
+def _spans(file: Path) -> int:
+    return sum(len(entry["timestamps"]) for entry in json.loads(file.read_text()).values())
+
+
+def _windows(file: Path) -> int:
+    return sum(len(json.loads(line)["relevant_windows"]) for line in file.read_text().splitlines())
+
+
+def _captions(file: Path) -> int:
+    return sum(len(entry["caption"]) for entry in json.loads(file.read_text()))
+
+
+def _lines(file: Path) -> int:
+    return sum(bool(line.strip()) for line in file.read_text().splitlines())
+
+
+def _table(file: Path) -> int:
+    with file.open(newline="") as text:
+        return sum(1 for _ in csv.DictReader(text))
+
+
+@pytest.mark.parametrize(
+    ("file", "field", "count"),
+    [
+        ("activitynet_captions/train.json", "events", _spans),
+        ("youcook2/yc2_train.json", "events", _spans),
+        ("youcook2/yc2_val.json", "events", _spans),
+        ("tacos/test.json", "events", _spans),
+        ("qvhighlights/highlight_val_release.jsonl", "events", _windows),
+        ("qvhighlights/highlight_train_release.jsonl", "events", _windows),
+        ("charades_sta/charades_sta_train.txt", "events", _lines),
+        ("youcook2/validation_youcook.csv", "events", _table),
+        ("nextqa/val.csv", "qa", _table),
+        ("nextqa/test.csv", "qa", _table),
+        ("video_rts/cgbench_selected_training_samples.jsonl", "qa", _lines),
+        ("msrvtt/msrvtt_caption_test.json", "captions", _captions),
+        ("msvd/msvd_caption_test.json", "captions", _captions),
+    ],
+)
+def test_no_event_question_or_caption_is_lost(
+    file: str, field: str, count: Callable[[Path], int], reading: Callable[[Published], Source]
+) -> None:
+    source = reading(next(one for one in FILES if one.file == file))
+    kept = sum(len(getattr(row, field)) + (field == "captions" and row.caption is not None) for row in source.rows)
+    parts = {"events": ("bad-event",), "qa": ("bad-question",), "captions": ()}[field]
+    set_aside = sum(reject.reason in (*parts, "repeated-part") for reject in source.rejects)
+    assert kept + set_aside == count(ANNOTATIONS / file)
