@@ -17,6 +17,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
+from math import isnan
 from typing import Any
 
 from pydantic import field_validator
@@ -184,15 +185,15 @@ def _formatted(value: Any, spec: str, path: str) -> str:
 def _at(entry: Entry, path: str) -> Any:
     names, optional = steps(path)
     plain = path.removesuffix("?")
-    if isinstance(entry.value, Mapping) and plain in entry.value:
-        return entry.value[plain]
     try:
-        value = _walk(entry, names)
+        whole = isinstance(entry.value, Mapping) and plain in entry.value
+        value = entry.value[plain] if whole else _walk(entry, names)
     except _Gone as error:
         if optional:
             return None
         raise ColumnProblem(plain, f"no such column; {listed(error.value)}", missing=True) from error
-    return value
+    # Tables of numbers write NaN where a value is missing.
+    return None if isinstance(value, float) and isnan(value) else value
 
 
 class _Gone(LookupError):

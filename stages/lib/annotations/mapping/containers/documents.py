@@ -31,7 +31,10 @@ def elements(text: str, path: Sequence[str], file: str) -> Iterator[Element]:
     Raises:
         SourceError: the text is not JSON, the path leads nowhere, or to no list or object.
     """
-    return _Scanner(text, file).walk(_skip(text, 0), path)
+    scanner = _Scanner(text, file)
+    yield from scanner.walk(_skip(text, 0), path)
+    if not path and (rest := _skip(text, scanner.closed + 1)) < len(text):
+        raise scanner.broken(rest, "something stands behind the document")
 
 
 def _skip(text: str, at: int) -> int:
@@ -44,6 +47,8 @@ class _Scanner:
     def __init__(self, text: str, file: str) -> None:
         self.text, self.file = text, file
         self.counted_to, self.line = 0, 1
+        #: Place of the bracket that closes the list or object of the entries.
+        self.closed = 0
 
     def walk(self, at: int, path: Sequence[str], passed: tuple[str, ...] = ()) -> Iterator[Element]:
         opening = self.text[at : at + 1]
@@ -83,6 +88,7 @@ class _Scanner:
             value, at = self.parsed(at)
             yield Element(line, place, value)
             place, at = place + 1, self.behind_comma(at, "]")
+        self.closed = at
 
     def fields(self, at: int, *, skips: bool = True) -> Iterator[tuple[str, int]]:
         """Iterate over the names of an object at ``at`` and the places of their values; without
@@ -100,6 +106,7 @@ class _Scanner:
             if skips:
                 _, self.next = self.parsed(begins)
             at = self.behind_comma(self.next, "}")
+        self.closed = at
 
     def behind_comma(self, at: int, closing: str) -> int:
         at = _skip(self.text, at)

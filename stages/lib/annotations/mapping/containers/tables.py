@@ -27,7 +27,14 @@ def table_rows(
         SourceError: the file has no header, or a name stands in it twice.
     """
     # Not splitlines(), which also splits at characters that a cell may contain, such as U+2028.
-    table = csv.reader(io.StringIO(text, newline=""), delimiter=separator, skipinitialspace=separator == " ")
+    # Strict: a quote that is not closed would otherwise swallow the rows behind it silently.
+    blanks = separator == " "
+    table = csv.reader(
+        io.StringIO(text, newline=""),
+        delimiter=separator,
+        quoting=csv.QUOTE_NONE if blanks else csv.QUOTE_MINIMAL,
+        strict=True,
+    )
     header = list(columns or ())
     while True:
         begins = table.line_num + 1
@@ -40,11 +47,11 @@ def table_rows(
                 ) from None
             return
         except csv.Error as error:
-            # A cell of over 131,072 characters, as an unclosed quote makes of the rest of the file.
-            detail = f"row: no CSV: {error}; look for a quote without its second"
+            # Among them a cell of over 131,072 characters.
+            detail = f"row: no CSV (lines {begins} to {table.line_num}): {error}; look for a quote without its second"
             yield begins, reject(f"{name}:{begins}", "bad-annotation", detail)
             continue
-        if separator == " ":
+        if blanks:
             cells = [cell for cell in cells if cell]
         if not any(cells):
             continue

@@ -28,13 +28,6 @@ def read(folder: Path, name: str, mapping: str = MAPPING) -> Source:
     return read_source(ingest_params(folder, str(ours), name))
 
 
-def arrow(path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    table = pa.Table.from_pylist(ROWS)
-    with pa.OSFile(str(path), "wb") as out, pa.ipc.new_stream(out, table.schema) as writer:
-        writer.write_table(table)
-
-
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     (tmp_path / "source").mkdir()
@@ -121,6 +114,7 @@ def test_a_document_is_parsed_a_row_at_a_time(folder: Path) -> None:
         ('{"a": 1}', ("a",), "a is int, not a list or an object"),
         ('{"v": 1}\n{"v": 2}', ("x",), "has no field 'x'"),
         ('[{"v": 1} {"v": 2}]', (), "not JSON: line 1: need a comma or \\]"),
+        ('[{"v": 1}]\n[{"v": 2}]', (), "line 2: something stands behind the document"),
         ('[{"v": 1},]', (), "a comma with nothing behind it"),
         ('{"v" 1}', (), "need a name and a colon"),
         ("", (), "not JSON: line 1"),
@@ -136,7 +130,8 @@ def test_a_document_without_such_rows_is_an_error(text: str, path: tuple[str, ..
     ("text", "reasons"),
     [
         ("v,t\na.mp4,x,y\nb.mp4,z\n", ["3 cells, the table has 2 columns"]),
-        ('v,t\na.mp4,"x\nb.mp4,z\n', []),
+        ('v,t\na.mp4,"x\nb.mp4,z\n', ["no CSV (lines 2 to 3): unexpected end of data"]),
+        ('v,t\na.mp4,"x" y\nb.mp4,z\n', ["no CSV (lines 2 to 2)"]),
         (f'v,t\na.mp4,x\n"{"y" * 140_000}"\nb.mp4,z\n', ["no CSV"]),
     ],
 )
@@ -163,6 +158,12 @@ def test_a_file_that_is_no_such_container_is_an_error(name: str, content: bytes,
     (folder / name).write_bytes(content)
     with pytest.raises(SourceError, match=said):
         list(raw_rows(folder, name, Container()))
+
+
+def test_a_number_that_is_missing_is_null(folder: Path) -> None:
+    parquet.write_table(pa.table({"v": ["a.mp4", "b.mp4"], "n": [2.5, float("nan")]}), folder / "rows.parquet")
+    source = read(folder, "rows.parquet", "video: v\nlength: n\n")
+    assert [row.length_s for row in source.rows] == [2.5, None]
 
 
 def test_a_folder_that_datasets_has_not_saved_is_an_error(folder: Path) -> None:
