@@ -51,6 +51,8 @@ def show_checked(out: Console, found: Checked, *, every: bool) -> None:
         )
         table.add_row("samples", ", ".join(f"{count:,} {task}" for task, count in found.samples.items()))
         out.print(table)
+    if found.unused:
+        out.print(f"columns not used: {', '.join(map(one_line, found.unused))}", soft_wrap=True, markup=False)
     _rejects(out, "rejected by ingest", found.rejects, every=every)
     for task, rejects in found.set_aside.items():
         _rejects(out, f"rejected by synthesize: {task}", rejects, every=every)
@@ -68,6 +70,7 @@ def checked_document(found: Checked) -> dict[str, Any]:
         "samples": dict(found.samples),
         "clips": [clip.model_dump(mode="json") for clip in found.clips],
         "rejects": [reject.model_dump(mode="json") for reject in found.rejects],
+        "unused_columns": list(found.unused),
         "part_reasons": sorted(found.part_reasons),
         "set_aside": {
             task: [reject.model_dump(mode="json") for reject in rejects] for task, rejects in found.set_aside.items()

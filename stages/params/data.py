@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import PurePosixPath
 from typing import Annotated, Literal
 
-from pydantic import Field, StringConstraints, model_validator
+from pydantic import Field, StringConstraints, field_validator, model_validator
 
 from stages.domain.core.records import Exact
 from stages.domain.core.timeline import SampledFrames
@@ -12,6 +13,7 @@ from stages.domain.tasks import mix_vid_qa, task_of
 from stages.domain.tasks.synthesis import TaskSettings
 from stages.params.judging import WriterParams
 from stages.params.types import Fraction01, Positive, Table
+from stages.runtime.paths import MAPPING_SUFFIXES, MAPPINGS
 
 
 class CorpusParams(Table):
@@ -66,9 +68,12 @@ class IngestParams(Table):
     #: A folder with videos and their annotations, absolute or relative to the project;
     #: ``data/corpus`` is the generated one.
     source: str = Field(min_length=1)
-    #: Format of the annotations (:mod:`stages.lib.annotations.formats`).
+    #: Format of the annotations: one of code, a mapping that the package brings
+    #: (:mod:`stages.lib.annotations.formats`), or the path of one of the project, below
+    #: ``mappings/``.
     format: str
-    #: File of the annotations in that folder; null: the usual file name of the format.
+    #: File of the annotations in that folder, or wildcards for several; null: the usual file name
+    #: of the format.
     annotations: str | None
     #: Fractions of the source videos that go to validation and test where the annotations name no
     #: split.
@@ -96,6 +101,17 @@ class IngestParams(Table):
     #: Videos removed on request (written by ``vidbridge data remove``); ``vidbridge recipe use``
     #: keeps them.
     exclude: tuple[ExcludedVideo, ...]
+
+    @field_validator("format")
+    @classmethod
+    def _is_watched(cls, value: str) -> str:
+        path = PurePosixPath(value)
+        if path.suffix in MAPPING_SUFFIXES and (path.parts[0] != MAPPINGS or ".." in path.parts):
+            raise ValueError(
+                f"lies outside of {MAPPINGS}/, the folder that DVC watches; move it there and set"
+                f" {MAPPINGS}/{path.name}"
+            )
+        return value
 
     @model_validator(mode="after")
     def _leaves_something_to_train_on(self) -> IngestParams:

@@ -60,9 +60,9 @@ class SourceError(InputError, ValueError):
 
 
 def _read_seconds(value: Any) -> Fraction:
-    return _seconds(
-        "" if isinstance(value, bool) or not isinstance(value, int | float | str | Fraction) else str(value)
-    )
+    if isinstance(value, Fraction):
+        return value
+    return _seconds("" if isinstance(value, bool) or not isinstance(value, int | float | str) else str(value))
 
 
 @lru_cache(maxsize=4096)

@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 from stages.domain.core.records import Reject
-from stages.lib.annotations.annotation import Annotation, Found, reject, videos_in
+from stages.lib.annotations.annotation import PART_REASONS, Annotation, Found, reject, videos_in
 from stages.lib.annotations.links import Links
 
 #: Fields of which a clip has one value. ``caption`` is not among them: a second one is a further
@@ -68,7 +68,7 @@ def usable(found: Iterable[Found], folder: Path, file: str) -> Source:
     for where, row, videos, parts in found:
         read += 1
         mentioned |= videos
-        problem = row if isinstance(row, Reject) else _misplaced(row, folder, links, where)
+        problem = _of_whole_row(row) if isinstance(row, Reject) else _misplaced(row, folder, links, where)
         if isinstance(row, Annotation) and problem is None:
             key = (row.video, row.start, row.end)
             first = rows.get(key)
@@ -92,6 +92,13 @@ def usable(found: Iterable[Found], folder: Path, file: str) -> Source:
         detail = f"{stray}: {file} has no usable row for it; add one, or move the file away"
         rejects.append(Reject(item=stray, reason="no-annotation", detail=detail))
     return Source(list(rows.values()), rejects, read)
+
+
+def _of_whole_row(problem: Reject) -> Reject:
+    """Count the row of a reject whose reason is that of a part: with its only part, all of it is
+    rejected."""
+    is_part = problem.reason in PART_REASONS and problem.rows is None
+    return problem.model_copy(update={"rows": 1}) if is_part else problem
 
 
 def join(first: Annotation, row: Annotation, where: str) -> tuple[Annotation, list[Reject]] | Reject:

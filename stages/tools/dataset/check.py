@@ -11,7 +11,8 @@ from stages.domain.core.records import Clip, Reject, TaskName, reject_order
 from stages.domain.tasks.synthesis import synthesise
 from stages.ingest.examine import RowCounts, examine_source
 from stages.lib.annotations.annotation import FILE_REASONS, PART_REASONS, SourceError, rows_set_aside
-from stages.params import IngestParams, Params
+from stages.lib.annotations.formats import unused_columns
+from stages.params import Params
 
 __all__ = ["Checked", "SourceError", "check"]
 
@@ -29,6 +30,8 @@ class Checked:
     set_aside: dict[TaskName, tuple[Reject, ...]]
     #: Reasons of rejects that are parts of rows.
     part_reasons: frozenset[str] = PART_REASONS
+    #: Columns of the annotations that their mapping does not use.
+    unused: tuple[str, ...] = ()
 
     @property
     def rows_set_aside(self) -> int:
@@ -55,7 +58,8 @@ def check(params: Params, folder: Path, annotation_format: str | None, annotatio
             all.
     """
     changed = {"source": str(folder), "format": annotation_format or params.ingest.format, "annotations": annotations}
-    settings = IngestParams.model_validate(params.ingest.model_dump() | changed)
+    # Not validated: a mapping that is only tried may lie anywhere.
+    settings = params.ingest.model_copy(update=changed)
     clips, rejects, hazards, counts = examine_source(settings, params.seed)
     samples: dict[TaskName, int] = {}
     set_aside: dict[TaskName, tuple[Reject, ...]] = {}
@@ -63,4 +67,4 @@ def check(params: Params, folder: Path, annotation_format: str | None, annotatio
         rows = list(synthesise(clips, task, params.synthesize.tasks, params.synthesize.sampled_frames, params.seed))
         samples[task] = sum(len(accepted) for _, accepted, _ in rows)
         set_aside[task] = tuple(sorted((reject for _, _, refused in rows for reject in refused), key=reject_order))
-    return Checked(tuple(clips), tuple(rejects), hazards, counts, samples, set_aside)
+    return Checked(tuple(clips), tuple(rejects), hazards, counts, samples, set_aside, unused=unused_columns(settings))
