@@ -23,6 +23,7 @@ import yaml
 
 from flows.cli.main import app
 from flows.costs.rates import Rates
+from stages.lib.annotations.mapping.schema import Mapping
 from stages.lib.video.encoder import encode
 from stages.params import ParamsError, parse_params
 from tests.support.checkout import ROOT
@@ -273,6 +274,9 @@ def test_values_of_params_that_are_shown_are_read() -> None:
         part = yaml.safe_load(block.text)
         if set(part) <= set(Rates.model_fields):
             Rates.model_validate(part)
+            continue
+        if "video" in part:
+            Mapping.model_validate(part)
             continue
         refused = []
         for recipe in recipes:

@@ -249,10 +249,8 @@ class Clip(Record):
     @model_validator(mode="after")
     def _lies_in_its_file(self) -> Clip:
         if self.excerpt is not None and self.excerpt.first + self.frames > self.excerpt.file_frames:
-            raise ValueError(
-                f"excerpt: frames {self.excerpt.first} to {self.excerpt.first + self.frames} of a file of"
-                f" {self.excerpt.file_frames}"
-            )
+            of = f"{self.excerpt.first} to {self.excerpt.first + self.frames} of a file of {self.excerpt.file_frames}"
+            raise ValueError(f"excerpt: frames {of}")
         return self
 
     @model_validator(mode="after")
@@ -262,23 +260,19 @@ class Clip(Record):
                 raise ValueError(f"event {event.caption!r} ends at frame {event.span.stop}, the clip has {self.frames}")
         for before, after in pairwise(self.events):
             if after.span.start < before.span.start:
-                raise ValueError(
-                    f"event {after.caption!r} starts at frame {after.span.start}, before {before.caption!r} at"
-                    f" {before.span.start}, which is listed first; sort events by their start"
-                )
+                frames = f"frame {after.span.start}, before {before.caption!r} at {before.span.start}, which is listed"
+                raise ValueError(f"event {after.caption!r} starts at {frames} first; sort events by their start")
         return self
 
 
 class Reject(Record):
-    """A row that was rejected, and why. ``reason`` is a stable slug that a program may count,
-    ``detail`` is for people."""
+    """A row that was rejected, and why: ``reason`` is a slug to count, ``detail`` is for people."""
 
     schema_version: Literal[1] = 1
     item: str
     reason: str = Field(pattern=r"^[a-z0-9-]+$")
     detail: str
-    #: Rows of the annotation file that it sets aside; None: one, or, by its reason, a part of one.
-    #: 0: its row gave other clips.
+    #: Rows that it rejects; None: one, or by its reason a part; 0: its row gave other clips.
     rows: int | None = Field(default=None, ge=0)
 
 
@@ -295,8 +289,7 @@ def reject_order(reject: Reject) -> tuple[str, tuple[str | int, ...], tuple[str 
 
 
 class Segment(Record):
-    """Frames ``span`` of clip ``clip_id``, conformed to the timeline's rate. At equal rates these
-    are the clip's own frame numbers."""
+    """Frames ``span`` of clip ``clip_id`` at the timeline's rate; at equal rates its own."""
 
     clip_id: str
     span: Span

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from stages.ingest.clips import Media, data_card, frame_boundary, summarise, to_clip, without_duplicates
+from stages.ingest.card import data_card, summarise
+from stages.ingest.clips import Media, frame_boundary, to_clip, without_duplicates
 from stages.ingest.split import assign_splits, drawn_split
 from stages.lib.annotations.annotation import Annotation
 from stages.params import IngestParams, Tolerance, Validation

@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stages.domain.core.records import Clip, Excerpt, Span
-from stages.ingest.clips import Media, data_card, summarise, to_clip, without_duplicates
+from stages.ingest.card import data_card, summarise
+from stages.ingest.clips import Media, to_clip, without_duplicates
 from stages.ingest.parts import equal_spans, to_clips
 from stages.ingest.split import assign_splits, recordings
 from stages.lib.annotations.annotation import PART_REASONS, Annotation, rows_set_aside

@@ -14,8 +14,9 @@ import pytest
 
 from stages.domain.core.records import Reject
 from stages.ingest import examine as examining
-from stages.ingest.clips import summarise
-from stages.ingest.examine import Asked, FileReport, examine_source
+from stages.ingest.card import summarise
+from stages.ingest.examination import Asked, FileReport, examine
+from stages.ingest.examine import examine_source
 from stages.lib.annotations.annotation import rows_set_aside
 from stages.lib.video.encoder import encode, ffmpeg_binary
 from stages.params import ExcludedVideo, IngestParams, load_params
@@ -42,7 +43,7 @@ def examined(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     def in_process(asked: Sequence[Asked], params: IngestParams, reencoded: Path | None) -> Iterator[FileReport]:
         for one in asked:
             names.append(one.video)
-            yield examining.examine(one, Path(params.source), reencoded)
+            yield examine(one, Path(params.source), reencoded)
 
     monkeypatch.setattr(examining, "_examined", in_process)
     return names

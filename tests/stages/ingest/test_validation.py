@@ -14,7 +14,8 @@ import pytest
 from stages.domain.core.records import Clip, Reject
 from stages.domain.core.timeline import plain
 from stages.ingest import examine as examining
-from stages.ingest.examine import Asked, examine_source
+from stages.ingest.examination import Asked
+from stages.ingest.examine import examine_source
 from stages.lib.video.encoder import ffmpeg_binary
 from stages.lib.video.errors import VideoError
 from stages.lib.video.loader import FrameLoader

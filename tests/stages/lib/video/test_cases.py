@@ -16,7 +16,8 @@ import pytest
 
 from stages.domain.core.records import Clip, Reject
 from stages.domain.core.timeline import plain
-from stages.ingest.examine import Asked, copy_normalised, examine, examine_source
+from stages.ingest.examination import Asked, examine
+from stages.ingest.examine import copy_normalised, examine_source
 from stages.lib.video import probe as probing
 from stages.lib.video.encoder import encode
 from stages.lib.video.errors import VideoError

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from stages.ingest.examine import Asked, examine
+from stages.ingest.examination import Asked, examine
 from stages.lib.video.encoder import ffmpeg_binary
 from stages.lib.video.pictures import first_look
 from stages.lib.video.probe import probe

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from stages.ingest.examine import Asked, FileReport, examine
+from stages.ingest.examination import Asked, FileReport, examine
 from stages.lib.video import reader
 from stages.lib.video.errors import VideoError
 from stages.lib.video.loader import load_video

@@ -14,7 +14,8 @@ import pytest
 from stages.domain.core.frames import Fit
 from stages.domain.core.records import Clip, Excerpt, Sample, Segment, Span, Timeline
 from stages.domain.core.timeline import interleave, mask, plain
-from stages.ingest.examine import Asked, examine, examine_source
+from stages.ingest.examination import Asked, examine
+from stages.ingest.examine import examine_source
 from stages.lib.video import loader as edits
 from stages.lib.video.encoder import encode, ffmpeg_binary
 from stages.lib.video.loader import FrameLoader

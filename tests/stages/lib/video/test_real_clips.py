@@ -11,7 +11,7 @@ import numpy.typing as npt
 import pytest
 from PIL import Image
 
-from stages.ingest.examine import Asked, examine
+from stages.ingest.examination import Asked, examine
 from stages.lib.video import reader
 from stages.lib.video.encoder import ffmpeg_binary
 from stages.lib.video.errors import VideoError

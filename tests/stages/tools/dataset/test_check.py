@@ -20,7 +20,7 @@ from rich.console import Console
 from flows.console.data import checked_document, show_checked
 from stages.domain.tasks import qa
 from stages.ingest import examine as examining
-from stages.ingest.examine import Asked, FileReport
+from stages.ingest.examination import Asked, FileReport, examine
 from stages.lib.judging.rule import RuleJudge
 from stages.lib.video.encoder import encode
 from stages.params import IngestParams, load_params
@@ -97,7 +97,7 @@ def test_chinese_annotations_give_what_their_english_counterpart_would(tmp_path:
 
 def test_rows_parts_and_questions_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def in_process(asked: Sequence[Asked], params: IngestParams, reencoded: Path | None) -> Iterator[FileReport]:
-        return (examining.examine(one, Path(params.source), reencoded) for one in asked)
+        return (examine(one, Path(params.source), reencoded) for one in asked)
 
     monkeypatch.setattr(examining, "_examined", in_process)
     encode(draw_numbers(list(range(100))), Fraction(10), tmp_path / "a.mp4", crf=18)
