@@ -55,8 +55,9 @@ class Validation(Table):
 
     #: ``whole``: every frame. ``sampled``: at most four pictures, the first of the first and of the
     #: last group and two between; damage elsewhere is found when its frames are read. ``auto``:
-    #: ``whole`` in a source of up to ``whole_up_to`` videos, else ``sampled``.
+    #: ``whole`` in a small source, else ``sampled``.
     mode: Literal["auto", "whole", "sampled"]
+    #: With ``auto``: largest number of videos in a source whose files are decoded whole.
     whole_up_to: int = Field(ge=0)
 
     def is_whole(self, videos: int) -> bool:
