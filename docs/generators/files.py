@@ -19,6 +19,8 @@ from stages.domain.core.records import (
     Checkpoint,
     Clip,
     Event,
+    Excerpt,
+    OpenQuestion,
     Question,
     Reject,
     Sample,
@@ -29,6 +31,7 @@ from stages.domain.core.records import (
     Timeline,
     Trace,
 )
+from stages.domain.core.timeline import SamplingRate
 from stages.domain.rl.difficulty import Rolled
 from stages.domain.rl.rollouts import Rollout, RolloutGroup
 from stages.params.types import Table
@@ -68,7 +71,7 @@ OUTS: dict[str, tuple[Content, ...]] = {
         Content("annotations.jsonl", "their annotations, in the format that your own videos use"),
     ),
     "data/clips": (
-        Content("manifest.jsonl", "one row for each video that was accepted", Clip),
+        Content("manifest.jsonl", "one row for each clip that was accepted: a video, or a part of one", Clip),
         Content("rejects.jsonl", "one row for everything that was rejected", Reject),
         Content("summary.json", "counts"),
         Content("card.md", "the data card, for people"),
@@ -109,14 +112,17 @@ OUTS: dict[str, tuple[Content, ...]] = {
 INSIDE: tuple[type[BaseModel], ...] = (
     Span,
     Event,
+    Excerpt,
     Subject,
     Question,
+    OpenQuestion,
     Timeline,
     Segment,
     Trace,
     Rollout,
     Usage,
     PromptTexts,
+    SamplingRate,
 )
 
 

@@ -12,7 +12,7 @@ from functools import partial
 
 from stages.corpus.shapes import PlannedClip, annotate, draw_scene, plan, render
 from stages.lib.annotations.annotation import Annotation
-from stages.lib.annotations.jsonl import write_annotations
+from stages.lib.annotations.writing import write_annotations
 from stages.lib.video.encoder import TIMEOUT_S, encode, ffmpeg_binary
 from stages.params import Params, load_params
 from stages.runtime import paths

@@ -25,6 +25,11 @@ UNFINISHED = ".unfinished"
 #: digests of the installed package's code.
 CODE = "code"
 
+#: Written by people: mappings of their own annotations (YAML), for ``ingest.format``. DVC watches
+#: the folder: an edit in it runs ingest again.
+MAPPINGS = "mappings"
+MAPPING_SUFFIXES = (".yaml", ".yml")
+
 # Outs of several stages.
 
 #: Written by corpus, and by people for videos of their own: a row a video, in the format that

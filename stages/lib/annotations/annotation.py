@@ -8,17 +8,18 @@ others.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from fractions import Fraction
+from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, NamedTuple, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, Field, PlainSerializer, ValidationError, model_validator
 
-from stages.domain.core.records import Question, Record, Reject, Split, Subject
+from stages.domain.core.records import Exact, OpenQuestion, Question, Record, Reject, Split, Subject
 from stages.errors import InputError
 from stages.lib.annotations.choices import stated_letter, unlettered
-from stages.lib.annotations.links import Links, walk
+from stages.lib.annotations.links import walk
 
 Checked = TypeVar("Checked", bound=BaseModel)
 
@@ -40,6 +41,12 @@ VIDEO_SUFFIXES = frozenset(
         ".flv",
         ".3gp",
         ".ogv",
+        ".3g2",
+        ".gif",
+        ".h264",
+        ".264",
+        ".h265",
+        ".265",
     )
 )
 
@@ -53,7 +60,13 @@ class SourceError(InputError, ValueError):
 
 
 def _read_seconds(value: Any) -> Fraction:
-    text = "" if isinstance(value, bool) or not isinstance(value, int | float | str | Fraction) else str(value)
+    if isinstance(value, Fraction):
+        return value
+    return _seconds("" if isinstance(value, bool) or not isinstance(value, int | float | str) else str(value))
+
+
+@lru_cache(maxsize=4096)
+def _seconds(text: str) -> Fraction:
     if not _SECONDS.fullmatch(text):
         raise ValueError('no time in seconds: need a number such as 1.5 or "1001/30000"')
     whole, _, divisor = text.partition("/")
@@ -85,13 +98,18 @@ class TimedEvent(Record):
 
 
 class Annotation(Record):
-    """One row: the annotation of one video. ``video`` is relative to the folder, with forward
-    slashes.
+    """One row: the annotation of one video, or of one part of it. ``video`` is relative to the
+    folder, with forward slashes; it names a file, or a folder of numbered pictures.
 
-    The reader sets the last two fields; they are not in the file.
+    All times are seconds of the file, also those of events in a part. The reader sets the last
+    three fields; they are not in the file.
     """
 
     video: str = Field(min_length=1)
+    #: The part ``[start, end)`` of the file that the row is about; None: from its beginning, to its
+    #: end.
+    start: Seconds | None = None
+    end: Seconds | None = None
     id: str | None = Field(default=None, min_length=1)
     #: The recording from which the clip was cut; clips of one source are never in two splits.
     source: str | None = Field(default=None, min_length=1)
@@ -99,35 +117,50 @@ class Annotation(Record):
     label: str | None = None
     licence: str | None = None
     caption: str | None = Field(default=None, min_length=1)
+    #: Further captions, by other people.
+    captions: tuple[Annotated[str, Field(min_length=1)], ...] = ()
     events: tuple[TimedEvent, ...] = ()
     qa: tuple[Question, ...] = ()
+    #: Questions without options. In a file they may stand among those of ``qa``.
+    open_qa: tuple[OpenQuestion, ...] = ()
     subjects: tuple[Subject, ...] = ()
+    #: Frames per second, of a video that does not tell it: a folder of pictures, or a raw stream.
+    rate: Annotated[Exact, Field(gt=0)] | None = None
     #: ``FILE:LINE`` of the row.
     where: str = Field(default="", exclude=True)
     #: Duration of the video file according to the annotation, in seconds; a longer file is another
     #: recording.
     length_s: Seconds | None = Field(default=None, exclude=True)
+    #: Number of rows of the file that are joined in it.
+    rows: int = Field(default=1, gt=0, exclude=True)
+
+    @model_validator(mode="after")
+    def _part_takes_time(self) -> Annotation:
+        if self.start is not None and self.end is not None and self.end <= self.start:
+            raise ValueError(f"start {float(self.start):g} s and end {float(self.end):g} s: need start < end")
+        return self
+
+    @property
+    def recording(self) -> str:
+        """The video's path without its suffix."""
+        return _without_suffix(self.video)
 
     @property
     def clip_id(self) -> str:
-        """The row's ``id``, else the video's path without its suffix."""
-        return self.id or str(PurePosixPath(self.video).with_suffix(""))
+        """The row's ``id``, else the recording, and the part of it that the row is about."""
+        if self.id is not None:
+            return self.id
+        if self.start is None and self.end is None:
+            return self.recording
+        start = f"{float(self.start or 0):.10g}"
+        return f"{self.recording}@{start}-{'' if self.end is None else f'{float(self.end):.10g}'}"
 
     @property
     def source_id(self) -> str:
-        return self.source or self.clip_id
-
-
-class Format(NamedTuple):
-    """An annotation format.
-
-    ``name``: its name in ``ingest.format``; ``read``: reads the usable rows of a file in a folder,
-    and the rejects; ``file``: the usual name of that file.
-    """
-
-    name: str
-    read: Callable[[Path, str], tuple[list[Annotation], list[Reject]]]
-    file: str
+        """The row's ``source``; else the recording if the row is about a part of it, or the id."""
+        if self.source is not None:
+            return self.source
+        return self.clip_id if self.start is None and self.end is None else self.recording
 
 
 class Found(NamedTuple):
@@ -149,16 +182,37 @@ _PARTS: dict[str, tuple[type[BaseModel], str]] = {
     "events": (TimedEvent, "event"),
     "qa": (Question, "question"),
     "subjects": (Subject, "subject"),
+    "open_qa": (OpenQuestion, "question"),
 }
-_READERS_OWN = ("where", "length_s")
+_READERS_OWN = ("where", "length_s", "rows")
 #: Reasons of rejects that concern a part of a row (event, question, subject, caption); the clip
 #: itself may still be accepted.
 PART_REASONS = frozenset(
     {
         *(f"bad-{part}" for part in ("event", "question", "subject", "caption")),
-        *("event-outside-clip", "event-without-frame", "caption-beyond-clip", "duplicate-caption"),
+        *("event-outside-clip", "event-without-frame", "caption-beyond-clip", "repeated-part"),
+        *("event-across-parts", "about-whole-recording"),
     }
 )
+#: Reasons of rejects of files that no row is about.
+FILE_REASONS = frozenset({"no-annotation"})
+
+
+def rows_set_aside(rejects: Iterable[Reject]) -> int:
+    """Count the rows that these rejects set aside: none for a part of a row, or for a file without
+    one, unless the reject says otherwise."""
+    return sum(
+        (reject.reason not in PART_REASONS | FILE_REASONS) if reject.rows is None else reject.rows for reject in rejects
+    )
+
+
+def _without_suffix(video: str) -> str:
+    folder, slash, name = video.rpartition("/")
+    if name in ("", ".", "..") or "//" in video or f"/{video}".count("/./"):
+        return str(PurePosixPath(video).with_suffix(""))
+    # As with_suffix does, at a tenth of its cost: sorting asks for it a dozen times a row.
+    dot = name.rfind(".")
+    return f"{folder}{slash}{name[:dot] if 0 < dot < len(name) - 1 else name}"
 
 
 def annotated(
@@ -180,6 +234,12 @@ def annotated(
         if field in raw:
             return reject(where, "bad-annotation", _unknown(".".join(filter(None, [at, field])), raw[field])), ()
     whole, parts = dict(raw), list[Reject]()
+    if isinstance(questions := whole.get("qa"), list | tuple):
+        # A question without options is open; among others it stands where its author put it.
+        is_open = [isinstance(entry, dict) and entry.get("options") is None for entry in questions]
+        if any(is_open):
+            of_kind = [[e for e, o in zip(questions, is_open, strict=True) if o is kind] for kind in (False, True)]
+            whole["qa"], whole["open_qa"] = of_kind[0], [*whole.get("open_qa", ()), *map(_without_options, of_kind[1])]
     for field in _PARTS:
         entries = whole.pop(field, None)
         if entries is not None:
@@ -192,6 +252,10 @@ def annotated(
         if isinstance(row, Reject)
         else (row.model_copy(update={"where": where, "length_s": length_s}), tuple(parts))
     )
+
+
+def _without_options(entry: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in entry.items() if key != "options"}
 
 
 def _entries(field: str, entries: Any, where: str, at: str) -> tuple[list[Any], list[Reject]]:
@@ -244,44 +308,6 @@ def question(raw: Any, where: str, at: str) -> Question | Reject:
     return validated(Question, raw, where, at, "question")
 
 
-def usable(
-    found: Iterable[Found],
-    folder: Path,
-    file: str,
-    remedy: str = "put all that is said of one video into one row: its events into `events`, its questions into `qa`",
-) -> tuple[list[Annotation], list[Reject]]:
-    """Select the rows whose video is in ``folder``, each video and each id once, and the rejects.
-
-    ``remedy``: advice on two rows with one video. Reasons beside the readers' own:
-    ``outside-folder``, ``missing-file``, ``duplicate-id`` (also for a video that two rows name),
-    ``no-annotation`` (a video that no row of ``file`` names).
-    """
-    rows: list[Annotation] = []
-    rejects: list[Reject] = []
-    mentioned: set[str] = set()
-    seen: dict[tuple[str, str], str] = {}
-    links = Links(folder)
-    for where, row, videos, parts in found:
-        mentioned |= videos
-        problem = row if isinstance(row, Reject) else _misplaced(row, folder, links, where)
-        if isinstance(row, Annotation) and problem is None:
-            keys = (("video", row.video), ("id", row.clip_id))
-            for kind, value in keys:
-                if problem is None and (first := seen.get((kind, value))):
-                    advice = remedy if kind == "video" else "give each row an id of its own"
-                    problem = reject(where, "duplicate-id", f"{kind} {value!r} stands in {first} already; {advice}")
-            if problem is None:
-                seen |= dict.fromkeys(keys, where)
-                rows.append(row)
-                rejects += parts
-        if problem is not None:
-            rejects.append(problem)
-    for stray in sorted(videos_in(folder) - mentioned):
-        detail = f"{stray}: {file} has no usable row for it; add one, or move the file away"
-        rejects.append(Reject(item=stray, reason="no-annotation", detail=detail))
-    return rows, rejects
-
-
 def validated(model: type[Checked], raw: Any, where: str, at: str = "", part: str = "annotation") -> Checked | Reject:
     """Validate ``raw`` as ``model``, or return a reject ``bad-PART`` that names field, value and
     rule.
@@ -325,12 +351,11 @@ def reject(where: str, reason: str, detail: str) -> Reject:
 def videos_in(folder: Path) -> set[str]:
     """List every video file below the folder, also in linked folders, but no hidden ones; with
     forward slashes."""
-    videos = set()
-    for path in walk(folder):
-        inside = path.relative_to(folder)
-        if path.suffix.lower() in VIDEO_SUFFIXES and not any(part.startswith(".") for part in inside.parts):
-            videos.add(inside.as_posix())
-    return videos
+    return {
+        name
+        for name in walk(folder)
+        if name[name.rfind(".") :].lower() in VIDEO_SUFFIXES and not name.startswith(".") and "/." not in name
+    }
 
 
 def _complaint(error: Any, at: str) -> str:
@@ -359,31 +384,3 @@ def _named(raw: Any) -> str:
 def _short(value: Any) -> str:
     text = repr(value)
     return text if len(text) <= 80 else text[:77] + "..."
-
-
-def _misplaced(row: Annotation, folder: Path, links: Links, where: str) -> Reject | None:
-    """Check a path from an annotation, which is data: it may name a file inside the folder and
-    nothing else."""
-    path = PurePosixPath(row.video)
-    if path.is_absolute() or ".." in path.parts or "\\" in row.video or "\0" in row.video:
-        detail = f"video: {row.video!r} leaves the folder; name a file inside it, relative, with forward slashes"
-        return reject(where, "outside-folder", detail)
-    target = folder / path
-    try:
-        leads_out = links.lead_out(target)
-    # A name that cannot be passed to the file system (a lone surrogate) raises ValueError.
-    except (OSError, RuntimeError, ValueError) as error:
-        return reject(where, "missing-file", f"video: {row.video!r} does not exist in the folder ({_reason(error)})")
-    if leads_out:
-        detail = (
-            f"video: {row.video!r} is a link that leaves the folder; link the folder that the file stands in, or name"
-            " that as source"
-        )
-        return reject(where, "outside-folder", detail)
-    if not target.is_file():
-        return reject(where, "missing-file", f"video: {row.video!r} is no file")
-    return None
-
-
-def _reason(error: Exception) -> str:
-    return getattr(error, "strerror", None) or str(error)

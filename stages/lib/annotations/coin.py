@@ -17,17 +17,8 @@ from typing import Any, Literal
 from pydantic import BaseModel, Field
 
 from stages.domain.core.records import Reject, Split
-from stages.lib.annotations.annotation import (
-    Annotation,
-    Format,
-    Found,
-    Seconds,
-    annotated,
-    each,
-    read_text,
-    usable,
-    validated,
-)
+from stages.lib.annotations.annotation import Found, Seconds, annotated, each, read_text, validated
+from stages.lib.annotations.collect import Format, Source, usable
 from stages.lib.annotations.files import VideoFiles, entries
 
 FILE = "COIN.json"
@@ -48,7 +39,7 @@ class _Entry(BaseModel):
     annotation: Any
 
 
-def read_coin(folder: Path, name: str = FILE) -> tuple[list[Annotation], list[Reject]]:
+def read_coin(folder: Path, name: str = FILE) -> Source:
     """Read the usable videos of a COIN folder, and the rejects.
 
     Raises:

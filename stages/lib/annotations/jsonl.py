@@ -16,20 +16,12 @@ from __future__ import annotations
 import json
 import re
 import shlex
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from stages.domain.core.records import Reject
-from stages.lib.annotations.annotation import (
-    Annotation,
-    Format,
-    Found,
-    SourceError,
-    annotated,
-    read_text,
-    reject,
-    usable,
-)
+from stages.lib.annotations.annotation import Found, SourceError, annotated, read_text, reject
+from stages.lib.annotations.collect import Format, Source, usable
 from stages.runtime.paths import ANNOTATIONS_FILE
 from stages.runtime.plain import not_json
 
@@ -37,7 +29,7 @@ from stages.runtime.plain import not_json
 MOST_LINES = 1000
 
 
-def read_annotations(folder: Path, name: str = ANNOTATIONS_FILE) -> tuple[list[Annotation], list[Reject]]:
+def read_annotations(folder: Path, name: str = ANNOTATIONS_FILE) -> Source:
     """Read the usable rows of a folder's annotation file, and the rejects.
 
     Reasons: ``bad-annotation`` (not JSON, or a field breaks a rule), and those of
@@ -134,15 +126,6 @@ def _lines_of_row(lines: Sequence[str], first: int) -> int:
     except (ValueError, RecursionError):
         return 0
     return text.count("\n", 0, end)
-
-
-def write_annotations(rows: Iterable[Annotation], file: Path) -> None:
-    """Write rows in the format that :func:`read_annotations` reads, one per line; empty fields are
-    omitted."""
-    with file.open("w", encoding="utf-8", newline="\n") as out:
-        for row in rows:
-            plain = row.model_dump(mode="json", exclude_none=True, exclude_defaults=True)
-            out.write(json.dumps(plain, ensure_ascii=False) + "\n")
 
 
 def videos_of(line: str) -> frozenset[str]:

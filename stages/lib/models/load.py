@@ -38,6 +38,10 @@ class ModelUnavailableError(MachineError, RuntimeError):
     """A model cannot be loaded; the message names the setting to change."""
 
 
+#: Arguments of a tokenizer that say how it was loaded.
+_OF_THE_LOADING = ("is_local", "local_files_only")
+
+
 def load_pretrained(
     name: str, revision: str, precision: Precision, max_pixels_per_frame: int
 ) -> tuple[PreTrainedModel, ProcessorMixin]:
@@ -77,7 +81,7 @@ def load_pretrained(
         ) from error
     _check_rule(net, name, ours=isinstance(source, Path) and (source / paths.USAGE_FILE).is_file())
     _cap_pixels(processor, max_pixels_per_frame)
-    return prepare_model(net, processor), decode_with_decord(processor)
+    return prepare_model(net, processor), decode_with_decord(_without_circumstances(processor))
 
 
 def _cap_pixels(processor: ProcessorMixin, pixels: int) -> None:
@@ -129,7 +133,15 @@ def load_model(folder: Path, precision: Precision) -> tuple[PreTrainedModel, Pro
         ) from error
     net = AutoModelForImageTextToText.from_pretrained(folder, dtype=_dtype(precision), **NO_CODE, **NO_PICKLE)
     _check_rule(net, str(folder), ours=(folder / paths.USAGE_FILE).is_file())
-    return prepare_model(net, processor), decode_with_decord(processor)
+    return prepare_model(net, processor), decode_with_decord(_without_circumstances(processor))
+
+
+def _without_circumstances(processor: ProcessorMixin) -> ProcessorMixin:
+    """Remove how a tokenizer was loaded from the settings that it saves: whether the hub could be
+    reached (``HF_HUB_OFFLINE``) is where a model was trained, not what it is."""
+    for name in _OF_THE_LOADING:
+        processor.tokenizer.init_kwargs.pop(name, None)
+    return processor
 
 
 def _check_rule(net: PreTrainedModel, name: str, *, ours: bool) -> None:

@@ -1,0 +1,183 @@
+"""Collection of the rows of an annotation file: those about one clip become one, and rows without a
+usable video are rejected."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable
+from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple
+
+from stages.domain.core.records import Reject
+from stages.lib.annotations.annotation import PART_REASONS, Annotation, Found, reject, videos_in
+from stages.lib.annotations.links import Links
+
+#: Fields of which a clip has one value. ``caption`` is not among them: a second one is a further
+#: caption.
+_SINGLE = ("source", "split", "label", "licence", "length_s", "rate")
+#: Fields of which a clip may have several values, and the name of one in messages.
+_SEVERAL = {
+    "events": "event",
+    "qa": "question",
+    "open_qa": "question",
+    "subjects": "subject",
+    "captions": "caption",
+}
+
+
+class Source(NamedTuple):
+    """Content of an annotation file.
+
+    ``rows``: one for each clip; ``rejects``: of rows, parts of rows and files; ``read``: number of
+    rows in the file. Each of these is in one of ``rows`` (``Annotation.rows`` counts them) or in
+    one reject (:func:`~stages.lib.annotations.annotation.rows_set_aside`).
+    """
+
+    rows: list[Annotation]
+    rejects: list[Reject]
+    read: int
+
+
+class Format(NamedTuple):
+    """An annotation format.
+
+    ``name``: its name in ``ingest.format``; ``read``: reads a file in a folder; ``file``: the usual
+    name of that file.
+    """
+
+    name: str
+    read: Callable[[Path, str], Source]
+    file: str
+
+
+def usable(found: Iterable[Found], folder: Path, file: str) -> Source:
+    """Select the rows whose video is in ``folder``, and join those about one clip.
+
+    Rows are about one clip if they name the same part of the same video. Reasons beside the
+    readers' own: ``outside-folder``, ``missing-file``, ``duplicate-id`` (two clips of one id, or
+    one clip with two), ``conflicting-row`` (another split, label … of a clip), ``repeated-part``
+    (an event, a question … that the clip has already), ``no-annotation`` (a video that no row of
+    ``file`` names).
+    """
+    rows: dict[tuple[Any, ...], Annotation] = {}
+    rejects: list[Reject] = []
+    mentioned: set[str] = set()
+    of_id: dict[str, str] = {}
+    links = Links(folder)
+    read = 0
+    for where, row, videos, parts in found:
+        read += 1
+        mentioned |= videos
+        problem = _of_whole_row(row) if isinstance(row, Reject) else _misplaced(row, folder, links, where)
+        if isinstance(row, Annotation) and problem is None:
+            key = (row.video, row.start, row.end)
+            first = rows.get(key)
+            if first is not None:
+                joined = join(first, row, where)
+                if isinstance(joined, Reject):
+                    problem = joined
+                else:
+                    rows[key], repeated = joined
+                    rejects += [*parts, *repeated]
+            elif (earlier := of_id.get(row.clip_id)) is not None:
+                detail = f"id {row.clip_id!r} stands in {earlier} already; give each row an id of its own"
+                problem = reject(where, "duplicate-id", detail)
+            else:
+                rows[key] = row
+                of_id[row.clip_id] = where
+                rejects += parts
+        if problem is not None:
+            rejects.append(problem)
+    for stray in sorted(videos_in(folder) - mentioned):
+        detail = f"{stray}: {file} has no usable row for it; add one, or move the file away"
+        rejects.append(Reject(item=stray, reason="no-annotation", detail=detail))
+    return Source(list(rows.values()), rejects, read)
+
+
+def _of_whole_row(problem: Reject) -> Reject:
+    """Count the row of a reject whose reason is that of a part: with its only part, all of it is
+    rejected."""
+    is_part = problem.reason in PART_REASONS and problem.rows is None
+    return problem.model_copy(update={"rows": 1}) if is_part else problem
+
+
+def join(first: Annotation, row: Annotation, where: str) -> tuple[Annotation, list[Reject]] | Reject:
+    """Join two rows about one clip: the clip's row, with the rejects of parts that it has already;
+    or the reject of the second row, which contradicts the first."""
+    if row.id is not None and row.clip_id != first.clip_id:
+        detail = (
+            f"video {row.video!r} stands in {first.where} already, as clip {first.clip_id!r}; give one id to all rows"
+            " about one clip, or start and end to parts of it"
+        )
+        return reject(where, "duplicate-id", detail)
+    changes: dict[str, Any] = {"rows": first.rows + row.rows}
+    for field in _SINGLE:
+        ours, theirs = getattr(first, field), getattr(row, field)
+        if ours is not None and theirs is not None and ours != theirs:
+            detail = (
+                f"{field}: {theirs!r}, and {first.where} says {ours!r} of the same clip ({row.video!r}); correct one"
+                " of them"
+            )
+            return reject(where, "conflicting-row", detail)
+        if ours is None and theirs is not None:
+            changes[field] = theirs
+    captions = row.captions if row.caption is None else (row.caption, *row.captions)
+    if first.caption is None and captions:
+        changes["caption"], captions = captions[0], captions[1:]
+    repeated = []
+    for field, part in _SEVERAL.items():
+        known = list(getattr(first, field))
+        for value in captions if field == "captions" else getattr(row, field):
+            if value in known or (field == "captions" and value == changes.get("caption", first.caption)):
+                text = value if isinstance(value, str) else value.model_dump_json(exclude_none=True)
+                detail = f"{row.video}: the clip has this {part} already ({first.where}): {text:.200}"
+                repeated.append(reject(where, "repeated-part", detail))
+            else:
+                known.append(value)
+        changes[field] = tuple(known)
+    return first.model_copy(update=changes), repeated
+
+
+def _misplaced(row: Annotation, folder: Path, links: Links, where: str) -> Reject | None:
+    """Check a path from an annotation, which is data: it may name a file inside the folder and
+    nothing else."""
+    path = PurePosixPath(row.video)
+    if path.is_absolute() or ".." in path.parts or "\\" in row.video or "\0" in row.video:
+        detail = f"video: {row.video!r} leaves the folder; name a file inside it, relative, with forward slashes"
+        return reject(where, "outside-folder", detail)
+    target = folder / path
+    try:
+        leads_out = links.lead_out(target)
+    # A name that cannot be passed to the file system (a lone surrogate) raises ValueError.
+    except (OSError, RuntimeError, ValueError) as error:
+        return reject(where, "missing-file", f"video: {row.video!r} does not exist in the folder ({_reason(error)})")
+    if leads_out:
+        detail = (
+            f"video: {row.video!r} is a link that leaves the folder; link the folder that the file stands in, or name"
+            " that as source"
+        )
+        return reject(where, "outside-folder", detail)
+    if target.is_dir():
+        return _pictures_elsewhere(row, target, links, where)
+    if not target.is_file():
+        return reject(where, "missing-file", f"video: {row.video!r} is not a file")
+    return None
+
+
+def _pictures_elsewhere(row: Annotation, folder: Path, links: Links, where: str) -> Reject | None:
+    """Check the links in a folder that is a video in pictures, as the folder itself is checked."""
+    with os.scandir(folder) as entries:
+        linked = sorted(entry.name for entry in entries if entry.is_symlink())
+    for name in linked:
+        try:
+            leads_out = links.lead_out(folder / name)
+        except (OSError, RuntimeError) as error:
+            return reject(where, "missing-file", f"video: {row.video}/{name} does not exist ({_reason(error)})")
+        if leads_out:
+            detail = f"video: {row.video}/{name} is a link that leaves the folder; copy the picture"
+            return reject(where, "outside-folder", detail)
+    return None
+
+
+def _reason(error: Exception) -> str:
+    return getattr(error, "strerror", None) or str(error)
