@@ -56,7 +56,7 @@ def missing(params: Params, folder: Path, count: int) -> Callable[[], Any]:
     def work() -> None:
         found = check(params, folder, "jsonl", None)
         if len(found.rejects) != count:
-            raise RuntimeError(f"{len(found.rejects)} of {count} rows were set aside")
+            raise RuntimeError(f"{len(found.rejects)} of {count} rows were rejected")
 
     return work
 

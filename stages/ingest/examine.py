@@ -40,7 +40,7 @@ REMOVED = "removed-on-request"
 
 class RowCounts(NamedTuple):
     """Rows of the annotation file: all, and those that gave a clip, or a part of one. The rejects
-    count the others (:func:`~stages.lib.annotations.annotation.rows_set_aside`)."""
+    count the others (:func:`~stages.lib.annotations.annotation.rows_rejected`)."""
 
     read: int
     used: int
