@@ -28,6 +28,10 @@ def check(
     annotations: Annotated[
         str | None, typer.Option(help="Annotation file in the folder; default: the format's usual one.")
     ] = None,
+    curate: Annotated[
+        bool,
+        typer.Option("--curate", help="Also find shots, static, black and letterboxed clips, and near-duplicates."),
+    ] = False,
     every: Annotated[bool, typer.Option("--all", help="List everything that is set aside.")] = False,
     as_json: app.JsonOption = False,
 ) -> None:
@@ -38,7 +42,15 @@ def check(
     """
     from flows.processes.environment import project_or_none
 
-    if not _check(project_or_none(), folder.expanduser().resolve(), format, annotations, every=every, as_json=as_json):
+    if not _check(
+        project_or_none(),
+        folder.expanduser().resolve(),
+        format,
+        annotations,
+        curate=curate,
+        every=every,
+        as_json=as_json,
+    ):
         raise typer.Exit(app.FAILURE)
 
 
@@ -101,6 +113,7 @@ def _check(
     annotation_format: str | None,
     annotations: str | None,
     *,
+    curate: bool,
     every: bool,
     as_json: bool,
 ) -> bool:
@@ -120,7 +133,7 @@ def _check(
         raise UsageError("folder", f"{str(folder)!r}: its name is not UTF-8", "rename it")
     params, out = params_or_default(root), show.console()
     try:
-        report = examine(params, folder, annotation_format, annotations)
+        report = examine(params, folder, annotation_format, annotations, curate=curate)
     except SourceError as error:
         names = _TYPED if annotation_format is None else {**_TYPED, "ingest.format": "--format"}
         parts = [error.field, error.problem, error.remedy]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from rich.console import Console
@@ -42,8 +42,13 @@ def show_checked(out: Console, found: Checked, *, every: bool) -> None:
         table.add_row(
             "not for decord", _counts(found.hazards) if found.hazards else "none: decord is right on all of them"
         )
+        for name, counts in _curated(found):
+            table.add_row(name, counts)
         table.add_row("samples", ", ".join(f"{count:,} {task}" for task, count in found.samples.items()))
         out.print(table)
+    if found.names_alike:
+        out.print(Text(one_line(f"warning: {found.names_alike}"), "yellow"), soft_wrap=True)
+    _near_duplicates(out, found, every=every)
     _rejects(out, "set aside by ingest", found.rejects, every=every)
     for task, rejects in found.set_aside.items():
         _rejects(out, f"set aside by synthesize: {task}", rejects, every=every)
@@ -59,11 +64,38 @@ def checked_document(found: Checked) -> dict[str, Any]:
         "samples": dict(found.samples),
         "clips": [clip.model_dump(mode="json") for clip in found.clips],
         "rejects": [reject.model_dump(mode="json") for reject in found.rejects],
+        "curated": found.curated,
+        "near_duplicates": [pair.model_dump(mode="json") for pair in found.near_duplicates],
+        "names_alike": found.names_alike or None,
         "part_reasons": sorted(found.part_reasons),
         "set_aside": {
             task: [reject.model_dump(mode="json") for reject in rejects] for task, rejects in found.set_aside.items()
         },
     }
+
+
+def _curated(found: Checked) -> Iterator[tuple[str, str]]:
+    """Rows of the table on what curation counted; none if it is off."""
+    if "shots" in found.curated:
+        yield "shots", _counts(Counter(found.curated["shots"]))
+        yield "flagged", _counts(Counter(found.curated["flagged"])) or "none: no static, black or letterboxed clip"
+    if "near_duplicates" in found.curated:
+        pairs, across = found.curated["near_duplicates"].values()
+        yield "near-duplicates", f"{pairs:,} pairs, {across:,} of them across splits"
+
+
+def _near_duplicates(out: Console, found: Checked, *, every: bool) -> None:
+    """Print pairs of near-duplicates: all that are across splits, and some of the others."""
+    across = [pair for pair in found.near_duplicates if pair.across_splits]
+    within = [pair for pair in found.near_duplicates if not pair.across_splits]
+    if found.near_duplicates:
+        out.print(Text("\nnear-duplicates", "bold"))
+    for pair in (*across, *(within if every else within[:_EXAMPLES])):
+        places = " and ".join(dict.fromkeys(pair.splits))
+        names = ", ".join(one_line(clip) for clip in pair.clips)
+        out.print(Text(f"        {names}: {pair.bits:g} of 63 bits apart, in {places}"), soft_wrap=True)
+    if not every and len(within) > _EXAMPLES:
+        out.print(f"        … and {len(within) - _EXAMPLES:,} more within a split; --all lists them")
 
 
 def _counts(counter: Counter[str]) -> str:

@@ -21,8 +21,11 @@ from typing import Any
 from pydantic import ValidationError
 
 from stages.domain.core.records import Clip, Record, Reject, reject_order
+from stages.ingest import viewing, watching
 from stages.ingest.clips import Media, to_clip, without_duplicates
+from stages.ingest.curation import Curator
 from stages.ingest.split import assign_splits
+from stages.ingest.viewing import Viewed, Viewer
 from stages.lib.annotations.annotation import Annotation
 from stages.lib.annotations.formats import read_source
 from stages.lib.video import container, encoder, errors, packets, rotation, times
@@ -53,6 +56,8 @@ class FileReport(Record):
     mtime_ns: int
     media: Media | None = None
     problem: Problem | None = None
+    #: What was seen of its frames, if they were looked at.
+    viewed: Viewed | None = None
 
 
 #: Reason of a file that raised an unexpected exception.
@@ -64,7 +69,7 @@ NORMALISE_CRF = 16
 
 
 def examine_source(
-    params: IngestParams, seed: int, journal: Path | None = None
+    params: IngestParams, seed: int, journal: Path | None = None, curator: Curator | None = None
 ) -> tuple[list[Clip], list[Reject], Counter[str]]:
     """Return clips in order of their id, rejects by reason and name, and counts of hazards for
     decord (before re-encoding).
@@ -74,13 +79,17 @@ def examine_source(
         seed: seed of the splits.
         journal: file of the reports, beside the folder of re-encoded files; None: examine every
             file and re-encode none.
+        curator: keeps what curation finds, if the caller wants to read it.
 
     Raises:
         SourceError: the source folder cannot be used at all.
     """
+    curator = curator or Curator(params)
     rows, rejects, _ = read_source(params)
+    rows = curator.recordings(rows)
     # Splits are assigned before anything is excluded, so that a removal moves no other clip.
     splits, conflicts = assign_splits(rows, params, seed)
+    curator.splits(rows, splits)
     placed = [row for row in sorted(rows, key=lambda row: row.clip_id) if row.clip_id in splits]
     names = {normpath(video.video) for video in params.exclude}
     removed = [row for row in placed if normpath(row.video) in names]
@@ -106,24 +115,28 @@ def examine_source(
         clip, set_aside = to_clip(row, splits[row.clip_id], report.media, params)
         rejects += set_aside
         if clip is not None:
-            clips.append(clip)
+            clips.append(curator.take(clip, report.viewed))
     kept, duplicates = without_duplicates(clips)
-    return kept, sorted(rejects + conflicts + duplicates, key=reject_order), hazards
+    kept, near = curator.without_near_duplicates(kept)
+    return kept, sorted(rejects + conflicts + duplicates + near, key=reject_order), hazards
 
 
 def _removed(row: Annotation, detail: str) -> Reject:
     return Reject(item=row.clip_id, reason=REMOVED, detail=f"{detail}; it was removed on request")
 
 
-def examine(video: str, folder: Path, reencoded: Path | None) -> FileReport:
+def examine(
+    video: str, folder: Path, reencoded: Path | None, look: bool = False, timeout_s: float = encoder.TIMEOUT_S
+) -> FileReport:
     """Probe, decode and hash one file, and re-encode it into ``reencoded`` where decord must not
-    read it; runs in a worker."""
+    read it; runs in a worker. ``look``: at its frames, while they are decoded."""
     path = folder / video
     identity: dict[str, Any] = {"video": video, "size": 0, "mtime_ns": 0}
     try:
         status = path.stat()
         identity |= {"size": status.st_size, "mtime_ns": status.st_mtime_ns}
-        return FileReport(**identity, media=_media(video, path, reencoded))
+        media, viewed = _media(video, path, reencoded, look, max(timeout_s, encoder.TIMEOUT_S))
+        return FileReport(**identity, media=media, viewed=viewed)
     except VideoError as error:
         return FileReport(**identity, problem=Problem(reason=error.reason, detail=error.detail))
     except FfmpegMissing:
@@ -137,8 +150,8 @@ def examine(video: str, folder: Path, reencoded: Path | None) -> FileReport:
         return FileReport(**identity, problem=Problem(reason=UNEXPECTED, detail=detail))
 
 
-def _media(video: str, path: Path, reencoded: Path | None) -> Media:
-    probe, skip = _validated(video, path)
+def _media(video: str, path: Path, reencoded: Path | None, look: bool, timeout_s: float) -> tuple[Media, Viewed | None]:
+    probe, skip, viewed = _validated(video, path, look, timeout_s)
     starts_s = probe.starts_s
     with path.open("rb") as file:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
@@ -149,13 +162,13 @@ def _media(video: str, path: Path, reencoded: Path | None) -> Media:
         out = reencoded / normalised
         out.parent.mkdir(parents=True, exist_ok=True)
         encoder.normalise(path, out, *_timing(probe), NORMALISE_CRF, skip)
-        before, (probe, _) = probe, _validated(video, out)
+        before, (probe, _, _) = probe, _validated(video, out)
         if probe.hazards or probe.frames != before.frames:
             change = (
                 f"{before.frames} frames became {probe.frames}, {', '.join(probe.hazards) or 'nothing'} against them"
             )
             raise VideoError("normalise-failed", f"{video}: {change}; encode it again by other means")
-    return Media(
+    media = Media(
         sha256=sha256,
         codec=probe.codec,
         width=probe.width,
@@ -169,17 +182,23 @@ def _media(video: str, path: Path, reencoded: Path | None) -> Media:
         normalised=normalised,
         normalised_for=hazards if normalised else (),
     )
+    return media, viewed
 
 
-def _validated(video: str, path: Path) -> tuple[probing.Probe, int]:
-    """Probe a file and decode it completely. Returns the probe, and the number of frames that a
-    decoder emits before the first complete one.
+def _validated(
+    video: str, path: Path, look: bool = False, timeout_s: float = encoder.TIMEOUT_S
+) -> tuple[probing.Probe, int, Viewed | None]:
+    """Probe a file and decode it completely. Returns the probe, the number of frames that a decoder
+    emits before the first complete one, and what was seen if it was to ``look``.
 
     Raises:
         VideoError: the number of decoded frames differs from that of its packets.
     """
     probe = probing.probe(path)
-    decoded = encoder.validate(path)
+    viewer = Viewer(probe.rate, probe.frames) if look else None
+    decoded = (
+        encoder.validate(path, timeout_s) if viewer is None else watching.validate_watched(path, viewer.see, timeout_s)
+    )
     skip = len(decoded) - probe.frames
     if not 0 <= skip <= probe.dropped:
         raise VideoError(
@@ -187,7 +206,7 @@ def _validated(video: str, path: Path) -> tuple[probing.Probe, int]:
         )
     if probe.times is not None and decoded[skip:] != probe.times and probing.UNTRUSTED_TIMES not in probe.hazards:
         probe = probing.probe(path, distrust=True)
-    return probe, skip
+    return probe, skip, None if viewer is None else viewer.viewed(probe, skip)
 
 
 def _timing(probe: probing.Probe) -> tuple[int | Fraction, list[Fraction] | None]:
@@ -205,7 +224,7 @@ def _reports(videos: Sequence[str], params: IngestParams, journal: Path | None) 
     otherwise by examining it."""
     folder = Path(params.source)
     if journal is None:
-        yield from _examined(videos, folder, None, params.timeout_s)
+        yield from _examined(videos, folder, None, params)
         return
     reencoded = journal.with_suffix("") if params.normalise else None
     earlier = _read_journal(journal, folder, reencoded)
@@ -216,7 +235,7 @@ def _reports(videos: Sequence[str], params: IngestParams, journal: Path | None) 
     with journal.open("a", encoding="utf-8") as lines:
         # Ends a line that a kill cut short.
         lines.write("\n" if lines.tell() else "")
-        new_reports = _examined(new_videos, folder, reencoded, params.timeout_s)
+        new_reports = _examined(new_videos, folder, reencoded, params)
         for video in videos:
             if video in earlier:
                 yield earlier[video]
@@ -230,8 +249,11 @@ def _reports(videos: Sequence[str], params: IngestParams, journal: Path | None) 
             yield report
 
 
-def _examined(videos: Sequence[str], folder: Path, reencoded: Path | None, timeout_s: float) -> Iterator[FileReport]:
-    work = partial(examine, folder=folder, reencoded=reencoded)
+def _examined(
+    videos: Sequence[str], folder: Path, reencoded: Path | None, params: IngestParams
+) -> Iterator[FileReport]:
+    timeout_s = params.timeout_s
+    work = partial(examine, folder=folder, reencoded=reencoded, look=params.curate, timeout_s=timeout_s)
     for video, result in zip(videos, map_items(work, videos, "ingest", timeout_s=timeout_s), strict=True):
         if isinstance(result, ItemFailure):
             remedy = "; raise ingest.timeout_s if it is only long" if result.reason == "timeout" else ""
@@ -245,8 +267,9 @@ def journal_file(params: IngestParams) -> Path:
     """Return the journal of the source folder; a change of the examining code starts another
     journal."""
     folder = Path(params.source)
-    code = [Path(module.__file__ or "") for module in EXAMINING] + [Path(__file__)]
-    identity = f"{folder.resolve()} {params.normalise} {code_digest(code)}"
+    code = [Path(module.__file__ or "") for module in (*EXAMINING, viewing, watching)] + [Path(__file__)]
+    curated = " curated" if params.curate else ""
+    identity = f"{folder.resolve()} {params.normalise}{curated} {code_digest(code)}"
     name = hashlib.sha256(identity.encode()).hexdigest()[:16]
     return paths.EXAMINED / f"{name}.jsonl"
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import re
+from typing import Annotated, Literal
 
-from pydantic import Field, StringConstraints, model_validator
+from pydantic import Field, StringConstraints, field_validator, model_validator
 
 from stages.domain.core.records import Exact
 from stages.domain.tasks import mix_vid_qa, task_of
@@ -72,6 +73,40 @@ class IngestParams(Table):
     #: Videos removed on request (written by ``vidbridge data remove``); ``vidbridge recipe use``
     #: keeps them.
     exclude: tuple[ExcludedVideo, ...]
+    #: Regular expression with one group on the path of a video: the recording that a clip is of, if
+    #: its annotation names no source; null: each file is a recording.
+    source_pattern: str | None
+    #: Look at every frame while a file is decoded: shot boundaries, and static, black and
+    #: letterboxed clips.
+    curate: bool
+    #: Clips that show the same, encoded otherwise: do not look for them, ``report`` them, or
+    #: ``drop`` all but one of each group. Needs ``curate``.
+    near_duplicates: Literal["off", "report", "drop"]
+
+    @field_validator("source_pattern")
+    @classmethod
+    def _has_one_group(cls, pattern: str | None) -> str | None:
+        if pattern is None:
+            return None
+        try:
+            groups = re.compile(pattern).groups
+        except re.error as error:
+            raise ValueError(f"source_pattern: {pattern!r} is not a regular expression ({error})") from error
+        if groups != 1:
+            raise ValueError(
+                f"source_pattern: {pattern!r} has {groups} groups; put the recording's name, and nothing else, into"
+                " parentheses, as in '^(.*)_[0-9]+[.]' ((?:…) groups without a name)"
+            )
+        return pattern
+
+    @model_validator(mode="after")
+    def _looks_at_what_it_compares(self) -> IngestParams:
+        if self.near_duplicates != "off" and not self.curate:
+            raise ValueError(
+                f"near_duplicates: {self.near_duplicates!r} compares what is seen while files are decoded; set curate:"
+                ' true, or near_duplicates: "off"'
+            )
+        return self
 
     @model_validator(mode="after")
     def _leaves_something_to_train_on(self) -> IngestParams:

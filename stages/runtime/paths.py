@@ -47,6 +47,8 @@ CORPUS = Path("data/corpus")
 CLIPS = Path("data/clips")
 #: Clip rows.
 MANIFEST_FILE = "manifest.jsonl"
+#: NearDuplicate rows, if ``ingest.near_duplicates`` asks for them.
+NEAR_DUPLICATES_FILE = "near_duplicates.jsonl"
 #: The data card: counts, licences, what was set aside; for people.
 CARD_FILE = "card.md"
 NORMALISED = "normalised"

@@ -183,6 +183,10 @@ class Clip(Record):
     questions: tuple[Question, ...] = ()
     #: None: there are none.
     open_questions: tuple[OpenQuestion, ...] | None = None
+    #: First frames of all shots but the first; empty: it is one shot; None: nobody looked.
+    shots: tuple[int, ...] | None = None
+    #: ``black``, ``static``, ``letterboxed``; None: none of them, or nobody looked.
+    flags: tuple[str, ...] | None = None
 
     @property
     def decord_safe(self) -> bool:

@@ -292,21 +292,26 @@ def _retime(path: Path, times_s: Sequence[Fraction]) -> None:
         _remove_partial(retimed)
 
 
-def validate_command(path: Path) -> list[str]:
+def validate_command(path: Path, times: str = "pipe:1", small_px: int | None = None) -> list[str]:
     """Build the command of a whole-file decode that stops at the first error and prints each
-    frame's time."""
+    frame's time to ``times``; with ``small_px``, it also writes each frame to standard output, as
+    RGB of that width and height."""
     source = ffmpeg.input(str(path.absolute()), protocol_whitelist="file,pipe", format_whitelist=CONTAINERS, threads=1)
     # V, not v: cover art is not a moving picture, and may be the first stream.
+    stream, outputs = source["V:0"], []
+    if small_px is not None:
+        both = stream.filter_multi_output("split")
+        stream = both[0]
+        small = both[1].filter("scale", small_px, small_px, flags="area+accurate_rnd+full_chroma_int+bitexact")
+        outputs.append(small.output("pipe:1", format="rawvideo", pix_fmt="rgb24", fps_mode="passthrough"))
     # A frame without metadata would not be printed.
-    printed = (
-        source["V:0"]
-        .filter("metadata", mode="add", key="frame", value="1")
-        .filter("metadata", mode="print", file="pipe:1")
+    printed = stream.filter("metadata", mode="add", key="frame", value="1").filter("metadata", mode="print", file=times)
+    outputs.append(printed.output("-", format="null", fps_mode="passthrough", copyts=None))
+    command: list[str] = (
+        ffmpeg.merge_outputs(*outputs)
+        .global_args("-hide_banner", "-nostdin", "-loglevel", "error", "-nostats", "-xerror")
+        .compile(cmd=ffmpeg_binary())
     )
-    output = printed.output("-", format="null", fps_mode="passthrough", copyts=None)
-    command: list[str] = output.global_args(
-        "-hide_banner", "-nostdin", "-loglevel", "error", "-nostats", "-xerror"
-    ).compile(cmd=ffmpeg_binary())
     return command
 
 
@@ -325,6 +330,11 @@ def validate(path: Path, timeout_s: float = TIMEOUT_S) -> tuple[int | None, ...]
         done = _run(validate_command(path), timeout_s)
     except subprocess.TimeoutExpired as error:
         raise VideoError("timeout", f"{path.name}: decoding did not end within {timeout_s:g} s") from error
+    return decoded_times(path, done)
+
+
+def decoded_times(path: Path, done: subprocess.CompletedProcess[bytes]) -> tuple[int | None, ...]:
+    """Parse what a command of :func:`validate_command` printed; raises as :func:`validate`."""
     times = tuple(_time(line) for line in done.stdout.splitlines() if line.startswith(b"frame:"))
     if done.returncode or not times:
         raise VideoError("damaged", f"{path.name}: {_last_lines(done.stderr) or 'no frame could be decoded'}")

@@ -6,10 +6,14 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from stages.domain.core.records import Clip, Reject, TaskName, reject_order
 from stages.domain.tasks.synthesis import synthesise
+from stages.ingest.curation import Curator
+from stages.ingest.duplicates import NearDuplicate
 from stages.ingest.examine import examine_source
+from stages.ingest.grouping import warning
 from stages.lib.annotations.annotation import PART_REASONS, SourceError
 from stages.params import IngestParams, Params
 
@@ -26,25 +30,51 @@ class Checked:
     hazards: Counter[str]
     samples: dict[TaskName, int]
     set_aside: dict[TaskName, tuple[Reject, ...]]
+    #: What curation counted (:meth:`stages.ingest.curation.Curator.summary`), the pairs of
+    #: near-duplicates, and a warning about names that look alike; empty: there is none.
+    curated: dict[str, Any]
+    near_duplicates: tuple[NearDuplicate, ...]
+    names_alike: str
     #: Reasons of rejects that are parts of rows.
     part_reasons: frozenset[str] = PART_REASONS
 
 
-def check(params: Params, folder: Path, annotation_format: str | None, annotations: str | None) -> Checked:
+def check(
+    params: Params, folder: Path, annotation_format: str | None, annotations: str | None, *, curate: bool = False
+) -> Checked:
     """Examine every file of ``folder`` as ingest would, with the present parameters, and count the
-    resulting samples.
+    resulting samples. ``curate``: also look at frames and for near-duplicates, whatever the
+    parameters say.
 
     Raises:
         SourceError: there is no such format; the folder or its annotation file cannot be used at
             all.
     """
-    changed = {"source": str(folder), "format": annotation_format or params.ingest.format, "annotations": annotations}
-    settings = IngestParams.model_validate(params.ingest.model_dump() | changed)
-    clips, rejects, hazards = examine_source(settings, params.seed)
+    changed: dict[str, Any] = {
+        "source": str(folder),
+        "format": annotation_format or params.ingest.format,
+        "annotations": annotations,
+    }
+    present = params.ingest.model_dump()
+    if curate:
+        changed |= {"curate": True}
+        present["near_duplicates"] = "report" if params.ingest.near_duplicates == "off" else present["near_duplicates"]
+    settings = IngestParams.model_validate(present | changed)
+    curator = Curator(settings)
+    clips, rejects, hazards = examine_source(settings, params.seed, curator=curator)
     samples: dict[TaskName, int] = {}
     set_aside: dict[TaskName, tuple[Reject, ...]] = {}
     for task in params.synthesize.tasks.named:
         rows = list(synthesise(clips, task, params.synthesize.tasks, params.synthesize.sampled_frames, params.seed))
         samples[task] = sum(len(accepted) for _, accepted, _ in rows)
         set_aside[task] = tuple(sorted((reject for _, _, refused in rows for reject in refused), key=reject_order))
-    return Checked(tuple(clips), tuple(rejects), hazards, samples, set_aside)
+    return Checked(
+        tuple(clips),
+        tuple(rejects),
+        hazards,
+        samples,
+        set_aside,
+        curated=curator.summary(clips),
+        near_duplicates=tuple(curator.pairs),
+        names_alike=warning(curator.names),
+    )

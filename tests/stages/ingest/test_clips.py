@@ -24,6 +24,9 @@ PARAMS = IngestParams(
     timeout_s=60,
     normalise=False,
     exclude=(),
+    source_pattern=None,
+    curate=False,
+    near_duplicates="off",
 )
 
 

@@ -72,6 +72,9 @@ def read(
             "timeout_s": 60,
             "normalise": False,
             "exclude": [],
+            "source_pattern": None,
+            "curate": False,
+            "near_duplicates": "off",
         }
     )
     rows, rejects, _ = read_source(params)
