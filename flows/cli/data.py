@@ -1,4 +1,4 @@
-"""``vidbridge data``: check, browse, export and remove videos and samples. Runs no stage."""
+"""``vidbridge data``: check, cut, browse, export and remove videos and samples. Runs no stage."""
 
 from __future__ import annotations
 
@@ -51,6 +51,45 @@ def check(
         every=every,
         as_json=as_json,
     ):
+        raise typer.Exit(app.FAILURE)
+
+
+def cut(
+    folder: Annotated[Path, typer.Argument(help="Folder with recordings.")],
+    out: Annotated[
+        Path | None, typer.Option(help="Annotation file to write; default: annotations.jsonl in the folder.")
+    ] = None,
+    min_s: Annotated[float, typer.Option(min=0.1, help="Shortest clip, in seconds; shorter shots are left out.")] = 4,
+    max_s: Annotated[
+        float, typer.Option(min=0.2, help="Longest clip, in seconds; longer shots are divided evenly.")
+    ] = 30,
+    join: Annotated[
+        bool, typer.Option("--join", help="Join shots that are too short to their neighbours instead.")
+    ] = False,
+    timeout_s: Annotated[float, typer.Option(min=1, help="Time limit for one recording, in seconds.")] = 3600,
+    as_json: app.JsonOption = False,
+) -> None:
+    """Cut long recordings without annotations into clips, at shot boundaries.
+
+    Nothing is encoded: the clips are rows of an annotation file, each with video, start, end and
+    source. Clips of one recording are never in two splits. Every recording is decoded once, about
+    as fast as ffmpeg does; a cut that was stopped goes on where it was, and an ingest of the folder
+    with `ingest.curate` needs no second decode.
+
+    A shot shorter than --min-s is left out, or joined with --join, and then a clip may show several
+    shots. A shot longer than --max-s gives several clips of equal length.
+
+    Then: vidbridge data check FOLDER; set ingest.source to it; let `synthesize.writer.events` tell
+    what happens.
+
+    Example: vidbridge data cut ~/recordings --min-s 6 --max-s 20
+    """
+    from flows.processes.environment import project_or_none
+
+    target = (out.expanduser() if out else folder.expanduser() / "annotations.jsonl").resolve()
+    folder = folder.expanduser().resolve()
+    found = _cut(project_or_none(), folder, target, (min_s, max_s, join), timeout_s, as_json=as_json)
+    if not found:
         raise typer.Exit(app.FAILURE)
 
 
@@ -152,6 +191,42 @@ def _check(
     for problem in unstorable:
         out.print(problem, style="red", soft_wrap=True)
     return bool(report.clips)
+
+
+def _cut(
+    root: Path | None,
+    folder: Path,
+    out: Path,
+    lengths: tuple[float, float, bool],
+    timeout_s: float,
+    *,
+    as_json: bool,
+) -> bool:
+    """Cut the recordings of a folder, and print what came of it; returns False if no clip did."""
+    from fractions import Fraction
+
+    from flows.console import show
+    from flows.console.data import cut_document, show_cut
+    from flows.params_file.recipes import params_or_default
+    from stages.tools.dataset.cut import Lengths
+    from stages.tools.dataset.cut import cut as write
+
+    least_s, most_s = (Fraction(str(seconds)) for seconds in lengths[:2])
+    if most_s < 2 * least_s:
+        raise UsageError(
+            "--max-s",
+            f"{lengths[1]:g} is less than twice --min-s, {lengths[0]:g}, so that halves of a shot would be too short",
+            f"set {2 * lengths[0]:g} or more, or a smaller --min-s",
+        )
+    if not out.parent.is_dir():
+        raise UsageError("--out", f"{str(out.parent)!r} is not a folder", "make it, or name a file in another one")
+    chosen = Lengths(least_s, most_s, lengths[2])
+    found = write(params_or_default(root), folder, out, chosen, timeout_s, in_project=root is not None)
+    if as_json:
+        show.document({"folder": str(folder), "out": str(out), **cut_document(found)})
+    else:
+        show_cut(show.console(), found, folder, out)
+    return bool(found.clips)
 
 
 def _export(root: Path, out: Path, kind: str, tasks: Sequence[str], splits: Sequence[str], limit: int | None) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -11,8 +12,10 @@ from rich.table import Table
 from rich.text import Text
 
 from stages.domain.core.records import SPLITS, Reject
+from stages.runtime import paths
 from stages.runtime.plain import one_line
 from stages.tools.dataset.check import Checked
+from stages.tools.dataset.cut import Cut
 
 #: Rejects printed for each reason, unless all are requested.
 _EXAMPLES = 3
@@ -52,6 +55,34 @@ def show_checked(out: Console, found: Checked, *, every: bool) -> None:
     _rejects(out, "set aside by ingest", found.rejects, every=every)
     for task, rejects in found.set_aside.items():
         _rejects(out, f"set aside by synthesize: {task}", rejects, every=every)
+
+
+def show_cut(out: Console, found: Cut, folder: Path, file: Path) -> None:
+    """Print what a cut gave and left out, and the next command."""
+    out.print(
+        f"{found.recordings:,} recordings of {float(found.recordings_s):,.1f} s, {found.shots:,} shots:"
+        f" {found.clips:,} clips of {float(found.clips_s):,.1f} s"
+    )
+    if found.short:
+        out.print(f"{found.short:,} shots of {float(found.short_s):,.1f} s left out: shorter than --min-s (or: --join)")
+    _rejects(out, "cannot be read", found.rejects, every=False)
+    out.print(f"written: {one_line(str(file))}", soft_wrap=True)
+    named = "" if file == folder / paths.ANNOTATIONS_FILE else f" --annotations {one_line(str(file))}"
+    out.print(f"next: vidbridge data check {one_line(str(folder))} --format jsonl{named}", soft_wrap=True)
+
+
+def cut_document(found: Cut) -> dict[str, Any]:
+    """Plain values of the same."""
+    return {
+        "recordings": found.recordings,
+        "recordings_s": float(found.recordings_s),
+        "shots": found.shots,
+        "clips": found.clips,
+        "clips_s": float(found.clips_s),
+        "short": found.short,
+        "short_s": float(found.short_s),
+        "rejects": [reject.model_dump(mode="json") for reject in found.rejects],
+    }
 
 
 def checked_document(found: Checked) -> dict[str, Any]:

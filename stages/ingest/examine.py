@@ -219,6 +219,12 @@ def _timing(probe: probing.Probe) -> tuple[int | Fraction, list[Fraction] | None
     return probe.times[0], None
 
 
+def examine_files(videos: Sequence[str], params: IngestParams, journal: Path) -> Iterator[FileReport]:
+    """Yield the report of each video of ``ingest.source``, whatever its annotations say, in order.
+    A second call goes on where the first one ended."""
+    return _reports(videos, params, journal)
+
+
 def _reports(videos: Sequence[str], params: IngestParams, journal: Path | None) -> Iterator[FileReport]:
     """Yield the report of each video, in order: from the journal if the file has not changed since,
     otherwise by examining it."""

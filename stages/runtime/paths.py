@@ -56,6 +56,9 @@ NORMALISED = "normalised"
 #: Written by synthesize: a file a split and task (:func:`samples_file`), rejects, summary, contact
 #: sheets.
 SAMPLES = Path("data/samples")
+#: Captioned rows: events that the writer's model told of clips without, if
+#: ``synthesize.writer.events`` asks for them.
+EVENTS_FILE = "events.jsonl"
 #: ``<task>.png``: the frames of some samples, for people.
 SHEETS = "sheets"
 

@@ -47,7 +47,7 @@ class Settings(BaseSettings):
     max_piece_s: Exact
     #: Fewest sampled frames in every piece.
     min_piece_frames: int = Field(ge=1)
-    #: Mix only clips of one shot (``ingest.curate`` finds the shots): a cut inside a clip looks like
+    #: Mix only clips of one shot (``ingest.curate`` finds them): a cut inside a clip looks like
     #: the cut to the other clip.
     one_shot: bool
     #: Mix also clips that are different parts of one recording, as where a long recording holds
