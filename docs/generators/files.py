@@ -18,6 +18,8 @@ from stages.domain.core.records import (
     Checkpoint,
     Clip,
     Event,
+    Excerpt,
+    OpenQuestion,
     Question,
     Reject,
     Sample,
@@ -66,7 +68,7 @@ OUTS: dict[str, tuple[Content, ...]] = {
         Content("annotations.jsonl", "their annotations, in the format that your own videos use"),
     ),
     "data/clips": (
-        Content("manifest.jsonl", "one row for each video that was accepted", Clip),
+        Content("manifest.jsonl", "one row for each clip that was accepted: a video, or a part of one", Clip),
         Content("rejects.jsonl", "one row for everything that was rejected", Reject),
         Content("summary.json", "counts"),
         Content("card.md", "the data card, for people"),
@@ -104,7 +106,19 @@ OUTS: dict[str, tuple[Content, ...]] = {
     "reports/metrics.json": (Content("metrics.json", "what `dvc metrics show` and `dvc metrics diff` print"),),
 }
 #: Rows that stand inside other rows, and what lies beside a version's weights.
-INSIDE: tuple[type[BaseModel], ...] = (Span, Event, Subject, Question, Timeline, Segment, Trace, Rollout, Usage)
+INSIDE: tuple[type[BaseModel], ...] = (
+    Span,
+    Event,
+    Excerpt,
+    Subject,
+    Question,
+    OpenQuestion,
+    Timeline,
+    Segment,
+    Trace,
+    Rollout,
+    Usage,
+)
 
 
 def page(root: Path) -> str:

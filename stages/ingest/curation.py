@@ -46,7 +46,7 @@ class Curator:
         """Return the clip with its shots and flags, if its file was looked at."""
         if viewed is None:
             return clip
-        first = 0 if clip.excerpt is None else clip.excerpt.first
+        first = clip.first_frame
         part = Span(start=first, stop=first + clip.frames)
         pictures = viewed.pictures_in(part)
         if self._params.near_duplicates != "off":

@@ -16,15 +16,16 @@ from fractions import Fraction
 from functools import partial
 from pathlib import Path
 from posixpath import normpath
-from typing import Any
+from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 
 from stages.domain.core.records import Clip, Record, Reject, reject_order
 from stages.ingest import viewing, watching
-from stages.ingest.clips import Media, to_clip, without_duplicates
+from stages.ingest.clips import Media, row_reject, without_duplicates
 from stages.ingest.curation import Curator
-from stages.ingest.split import assign_splits
+from stages.ingest.parts import to_clips
+from stages.ingest.split import assign_splits, recordings
 from stages.ingest.viewing import Viewed, Viewer
 from stages.lib.annotations.annotation import Annotation
 from stages.lib.annotations.formats import read_source
@@ -68,11 +69,31 @@ REMOVED = "removed-on-request"
 NORMALISE_CRF = 16
 
 
+class RowCounts(NamedTuple):
+    """Rows of the annotation file: all, and those that gave a clip, or a part of one. The rejects
+    count the others (:func:`~stages.lib.annotations.annotation.rows_set_aside`)."""
+
+    read: int
+    used: int
+
+
+class Examined(NamedTuple):
+    """Content of a source folder.
+
+    ``clips``: in order of their id; ``rejects``: by reason and name; ``hazards``: counts of files
+    that decord must not read, by reason, before re-encoding.
+    """
+
+    clips: list[Clip]
+    rejects: list[Reject]
+    hazards: Counter[str]
+    rows: RowCounts
+
+
 def examine_source(
     params: IngestParams, seed: int, journal: Path | None = None, curator: Curator | None = None
-) -> tuple[list[Clip], list[Reject], Counter[str]]:
-    """Return clips in order of their id, rejects by reason and name, and counts of hazards for
-    decord (before re-encoding).
+) -> Examined:
+    """Read the source folder and examine each file that a usable row is about, once.
 
     Args:
         params: the source folder, and the limits of a clip.
@@ -85,44 +106,73 @@ def examine_source(
         SourceError: the source folder cannot be used at all.
     """
     curator = curator or Curator(params)
-    rows, rejects, _ = read_source(params)
+    rows, rejects, read = read_source(params)
     rows = curator.recordings(rows)
     # Splits are assigned before anything is excluded, so that a removal moves no other clip.
+    sources = recordings(rows)
     splits, conflicts = assign_splits(rows, params, seed)
     curator.splits(rows, splits)
     placed = [row for row in sorted(rows, key=lambda row: row.clip_id) if row.clip_id in splits]
     names = {normpath(video.video) for video in params.exclude}
-    removed = [row for row in placed if normpath(row.video) in names]
-    rejects += [_removed(row, f"{row.video}: named in ingest.exclude") for row in removed]
-    placed = [row for row in placed if normpath(row.video) not in names]
+    rejects += [_removed(row, "named in ingest.exclude") for row in placed if normpath(row.video) in names]
+    of_file: dict[str, list[Annotation]] = {}
+    for row in placed:
+        if normpath(row.video) not in names:
+            of_file.setdefault(row.video, []).append(row)
     # Also the same bytes under another name, which were rejected as a duplicate before.
     contents = {video.sha256: video.video for video in params.exclude if video.sha256 is not None}
-    clips: list[Clip] = []
+    made: list[tuple[Annotation, Clip]] = []
     hazards: Counter[str] = Counter()
-    reports = _reports([row.video for row in placed], params, journal)
-    for row, report in zip(placed, reports, strict=True):
-        if report.media is not None and report.media.sha256 in contents:
-            same = contents[report.media.sha256]
-            rejects.append(
-                _removed(row, f"{row.video}: holds the same bytes as {same!r}, which is named in ingest.exclude")
-            )
-            continue
+    for about_file, report in zip(of_file.values(), _reports(list(of_file), params, journal), strict=True):
         if report.media is None:
             assert report.problem is not None
-            rejects.append(Reject(item=row.clip_id, reason=report.problem.reason, detail=report.problem.detail))
+            rejects += [_unusable(row, report.problem) for row in about_file]
+            continue
+        if (same := contents.get(report.media.sha256)) is not None:
+            why = f"holds the same bytes as {same!r}, which is named in ingest.exclude"
+            rejects += [_removed(row, why) for row in about_file]
             continue
         hazards.update(report.media.normalised_for or report.media.hazards)
-        clip, set_aside = to_clip(row, splits[row.clip_id], report.media, params)
-        rejects += set_aside
-        if clip is not None:
-            clips.append(curator.take(clip, report.viewed))
-    kept, duplicates = without_duplicates(clips)
-    kept, near = curator.without_near_duplicates(kept)
-    return kept, sorted(rejects + conflicts + duplicates + near, key=reject_order), hazards
+        for row in about_file:
+            clips, set_aside = to_clips(row, splits[row.clip_id], report.media, params, sources[row.clip_id])
+            rejects += set_aside
+            made += [(row, curator.take(clip, report.viewed)) for clip in clips]
+    kept, duplicates, used = _without_duplicates(made, curator)
+    return Examined(kept, sorted(rejects + conflicts + duplicates, key=reject_order), hazards, RowCounts(read, used))
 
 
-def _removed(row: Annotation, detail: str) -> Reject:
-    return Reject(item=row.clip_id, reason=REMOVED, detail=f"{detail}; it was removed on request")
+def _without_duplicates(
+    made: Sequence[tuple[Annotation, Clip]], curator: Curator
+) -> tuple[list[Clip], list[Reject], int]:
+    """Drop clips of equal content, and near-duplicates as the curator is told to. Returns the
+    others, the rejects, and the number of rows that gave one of the others.
+
+    A row that gave several clips is set aside by the reject of the first of them, if all are
+    dropped.
+    """
+    different, same = without_duplicates(clip for _, clip in made)
+    kept, near = curator.without_near_duplicates(different)
+    differ, alive = ({id(clip) for clip in clips} for clips in (different, kept))
+    used = {row.clip_id: row.rows for row, clip in made if id(clip) in alive}
+    in_order = sorted(made, key=lambda pair: pair[1].clip_id)
+    dropped = [pair for pair in in_order if id(pair[1]) not in differ]
+    dropped += [pair for pair in in_order if id(pair[1]) in differ - alive]
+    counted, told = set(used), []
+    for (row, _), reject in zip(dropped, [*same, *near], strict=True):
+        rows = 0 if row.clip_id in counted else row.rows
+        counted.add(row.clip_id)
+        told.append(reject.model_copy(update={"rows": None if rows == 1 else rows}))
+    return kept, told, sum(used.values())
+
+
+def _removed(row: Annotation, why: str) -> Reject:
+    return row_reject(row, REMOVED, f"{why}; it was removed on request")
+
+
+def _unusable(row: Annotation, problem: Problem) -> Reject:
+    return Reject(
+        item=row.clip_id, reason=problem.reason, detail=problem.detail, rows=row.rows if row.rows > 1 else None
+    )
 
 
 def examine(
@@ -282,11 +332,10 @@ def journal_file(params: IngestParams) -> Path:
 
 def copy_normalised(clips: Sequence[Clip], journal: Path, folder: Path) -> None:
     """Copy re-encoded files into the folder that the clips' paths are relative to."""
-    for clip in clips:
-        if clip.normalised:
-            out = folder / clip.path
-            out.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(journal.with_suffix("") / clip.path, out)
+    for path in dict.fromkeys(clip.path for clip in clips if clip.normalised):
+        out = folder / path
+        out.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(journal.with_suffix("") / path, out)
 
 
 def _read_journal(journal: Path, folder: Path, reencoded: Path | None) -> dict[str, FileReport]:

@@ -28,7 +28,7 @@ def main() -> int:
         started = time.monotonic()
         journal = journal_file(params.ingest)
         curator = Curator(params.ingest)
-        clips, rejects, hazards = examine_source(params.ingest, params.seed, journal, curator)
+        clips, rejects, hazards, _ = examine_source(params.ingest, params.seed, journal, curator)
         copy_normalised(clips, journal, paths.CLIPS)
         write_rows(paths.CLIPS / paths.MANIFEST_FILE, clips)
         write_rows(paths.CLIPS / paths.REJECTS_FILE, rejects)

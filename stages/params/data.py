@@ -62,6 +62,10 @@ class IngestParams(Table):
     test_share: Fraction01
     min_frames: int = Field(ge=2)
     max_duration_s: Positive
+    #: A recording that is longer: ``reject`` it, or take it in ``parts``, consecutive, of equal
+    #: length, none longer than that. A part has the events that lie in it; questions and captions
+    #: of the whole recording are set aside. A row with ``start`` or ``end`` is never divided.
+    longer: Literal["reject", "parts"]
     #: An event that exceeds its clip by more than this is rejected; one that exceeds it by less is
     #: cut at the edge of the clip.
     tolerance: Tolerance

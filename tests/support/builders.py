@@ -41,6 +41,7 @@ SETTINGS = TaskSettings.model_validate(
             "one_recording": False,
         },
         "mcqa": {"per_clip": 1, "from_events": False},
+        "qa": {"per_clip": 1, "from_events": True},
         "caption": {"per_clip": 1},
         "structured_caption": {"per_clip": 1},
     }

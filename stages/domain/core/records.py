@@ -193,6 +193,21 @@ class Clip(Record):
         return not self.hazards
 
     @property
+    def first_frame(self) -> int:
+        """Number of its first frame in the file."""
+        return 0 if self.excerpt is None else self.excerpt.first
+
+    @property
+    def file_frames(self) -> int:
+        """Frames of the whole file."""
+        return self.frames if self.excerpt is None else self.excerpt.file_frames
+
+    @property
+    def part_s(self) -> tuple[float, float]:
+        """Its part ``[start, end)`` of the file in seconds, counted from the file's first frame."""
+        return float(self.first_frame / self.rate), float((self.first_frame + self.frames) / self.rate)
+
+    @property
     def display_name(self) -> str | None:
         """A name for the clip's content: its only subject with its attributes ("red bar"), else its
         class label."""
@@ -230,11 +245,8 @@ class Clip(Record):
 
     @model_validator(mode="after")
     def _lies_in_its_file(self) -> Clip:
-        if self.excerpt is not None and self.excerpt.first + self.frames > self.excerpt.file_frames:
-            raise ValueError(
-                f"excerpt: frames {self.excerpt.first} to {self.excerpt.first + self.frames} of a file of"
-                f" {self.excerpt.file_frames}"
-            )
+        if (stop := self.first_frame + self.frames) > self.file_frames:
+            raise ValueError(f"excerpt: frames {self.first_frame} to {stop} of a file of {self.file_frames}")
         return self
 
     @model_validator(mode="after")
@@ -259,6 +271,9 @@ class Reject(Record):
     item: str
     reason: str = Field(pattern=r"^[a-z0-9-]+$")
     detail: str
+    #: Rows of the annotation file that it sets aside; None: one, or, by its reason, a part of one.
+    #: 0: its row gave other clips.
+    rows: int | None = Field(default=None, ge=0)
 
 
 def natural(text: str) -> tuple[str | int, ...]:

@@ -276,7 +276,8 @@ def shown_part(clip: Clip, timeline: Timeline) -> Clip:
     )
     whole = tuple(event for event, at in conformed if shown.start <= at.span.start and at.span.stop <= shown.stop)
     looks = tuple(subject.model_copy(update={"actions": ()}) for subject in clip.subjects)
-    return clip.model_copy(update={"caption": None, "events": whole, "subjects": looks, "questions": ()})
+    whole_clip_only = {"caption": None, "captions": None, "questions": (), "open_questions": None}
+    return clip.model_copy(update={"events": whole, "subjects": looks, **whole_clip_only})
 
 
 def with_question(sample: Sample, clip: Clip, question: str, answer: str) -> Sample:

@@ -41,7 +41,7 @@ class Partner(NamedTuple):
 
 def as_partner(clip: Clip) -> Partner:
     named = frozenset(word for subject in clip.subjects for word in subject.attributes)
-    first = 0 if clip.excerpt is None else clip.excerpt.first
+    first = clip.first_frame
     return Partner(
         clip.clip_id, clip.source_id, clip.label, named, clip.frames, clip.rate, clip.path, first, clip.shots == ()
     )

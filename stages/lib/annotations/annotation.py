@@ -88,8 +88,8 @@ class Annotation(Record):
     """One row: the annotation of one video, or of one part of it. ``video`` is relative to the
     folder, with forward slashes.
 
-    All times are seconds of the file, also those of events in a part. The reader sets the last two
-    fields; they are not in the file.
+    All times are seconds of the file, also those of events in a part. The reader sets the last
+    three fields; they are not in the file.
     """
 
     video: str = Field(min_length=1)
@@ -116,6 +116,8 @@ class Annotation(Record):
     #: Duration of the video file according to the annotation, in seconds; a longer file is another
     #: recording.
     length_s: Seconds | None = Field(default=None, exclude=True)
+    #: Number of rows of the file that are joined in it.
+    rows: int = Field(default=1, gt=0, exclude=True)
 
     @model_validator(mode="after")
     def _part_takes_time(self) -> Annotation:
@@ -167,15 +169,26 @@ _PARTS: dict[str, tuple[type[BaseModel], str]] = {
     "subjects": (Subject, "subject"),
     "open_qa": (OpenQuestion, "question"),
 }
-_READERS_OWN = ("where", "length_s")
+_READERS_OWN = ("where", "length_s", "rows")
 #: Reasons of rejects that concern a part of a row (event, question, subject, caption); the clip
 #: itself may still be accepted.
 PART_REASONS = frozenset(
     {
         *(f"bad-{part}" for part in ("event", "question", "subject", "caption")),
-        *("event-outside-clip", "event-without-frame", "caption-beyond-clip", "duplicate-caption", "repeated-part"),
+        *("event-outside-clip", "event-without-frame", "caption-beyond-clip", "repeated-part"),
+        *("event-across-parts", "about-whole-recording"),
     }
 )
+#: Reasons of rejects of files that no row is about.
+FILE_REASONS = frozenset({"no-annotation"})
+
+
+def rows_set_aside(rejects: Iterable[Reject]) -> int:
+    """Count the rows that these rejects set aside: none for a part of a row, or for a file without
+    one, unless the reject says otherwise."""
+    return sum(
+        (reject.reason not in PART_REASONS | FILE_REASONS) if reject.rows is None else reject.rows for reject in rejects
+    )
 
 
 def annotated(

@@ -28,7 +28,8 @@ class Source(NamedTuple):
     """Content of an annotation file.
 
     ``rows``: one for each clip; ``rejects``: of rows, parts of rows and files; ``read``: number of
-    rows in the file.
+    rows in the file. Each of these is in one of ``rows`` (``Annotation.rows`` counts them) or in
+    one reject (:func:`~stages.lib.annotations.annotation.rows_set_aside`).
     """
 
     rows: list[Annotation]
@@ -101,7 +102,7 @@ def join(first: Annotation, row: Annotation, where: str) -> tuple[Annotation, li
             " about one clip, or start and end to parts of it"
         )
         return reject(where, "duplicate-id", detail)
-    changes: dict[str, Any] = {}
+    changes: dict[str, Any] = {"rows": first.rows + row.rows}
     for field in _SINGLE:
         ours, theirs = getattr(first, field), getattr(row, field)
         if ours is not None and theirs is not None and ours != theirs:

@@ -36,7 +36,7 @@ class _Row(BaseModel):
 
 
 def read_vidbridge_r1(folder: Path, name: str = FILE) -> Source:
-    """Read one row for each video of the file, and the rejects.
+    """Read the samples of a file, those of one video as one row, and the rejects.
 
     Raises:
         SourceError: the file does not exist.
@@ -46,27 +46,23 @@ def read_vidbridge_r1(folder: Path, name: str = FILE) -> Source:
 
 
 def _rows(lines: list[str], name: str) -> Iterator[Found]:
-    of_video: dict[str, dict[str, Any]] = {}
-    first_at: dict[str, str] = {}
     for where, line, raw in json_lines(lines, name):
         row = raw if isinstance(raw, Reject) else validated(_Row, raw, where)
-        problem = (
-            row
-            if isinstance(row, Reject)
-            else _add(row, where, of_video.setdefault(row.video, {"video": row.video, "qa": []}))
-        )
-        if isinstance(row, _Row):
-            first_at.setdefault(row.video, where)
-        if problem is not None:
-            yield Found(where, problem, videos_of(line) if isinstance(row, Reject) else frozenset([row.video]))
-    for video, collected in of_video.items():
-        if collected["qa"] or "caption" in collected:
-            whole, parts = annotated(collected, first_at[video])
-            yield Found(first_at[video], whole, frozenset([video]), parts)
+        if isinstance(row, Reject):
+            yield Found(where, row, videos_of(line))
+            continue
+        told = _told(row, where)
+        if isinstance(told, Reject):
+            # A line holds one sample: with it, all of the line is set aside.
+            yield Found(where, told.model_copy(update={"rows": 1}), frozenset([row.video]))
+        else:
+            whole, parts = annotated({"video": row.video} | told, where)
+            yield Found(where, whole, frozenset([row.video]), parts)
 
 
-def _add(row: _Row, where: str, collected: dict[str, Any]) -> Reject | None:
-    """Add a sample to the row of its video; return a reject if it cannot be used."""
+def _told(row: _Row, where: str) -> dict[str, Any] | Reject:
+    """Return what a sample tells of its video, in the fields of an annotation; or a reject if it
+    cannot be used."""
     tagged = _ANSWER.search(row.solution)
     solution = (tagged[1] if tagged else row.solution).strip()
     if row.problem_type in ("DarkEventInfer", "MixVidQA"):
@@ -76,18 +72,13 @@ def _add(row: _Row, where: str, collected: dict[str, Any]) -> Reject | None:
         )
         return reject(where, "already-edited", detail)
     if row.problem_type == "caption":
-        if "caption" in collected:
-            return reject(
-                where, "duplicate-caption", f"video: {row.video!r} has a caption already; each video keeps its first"
-            )
         if not solution:
             return reject(
                 where,
                 "bad-caption",
                 f"solution: {row.solution!r} says nothing; leave the line out, or write the caption",
             )
-        collected["caption"] = solution
-        return None
+        return {"caption": solution}
     listed = list(_OPTION.finditer(row.problem))
     letters = [match[1] for match in listed]
     if len(listed) < 2 or letters != list(string.ascii_uppercase[: len(listed)]):
@@ -101,10 +92,7 @@ def _add(row: _Row, where: str, collected: dict[str, Any]) -> Reject | None:
         "answer": solution,
     }
     read = question(fields, where, "solution")
-    if isinstance(read, Reject):
-        return read
-    collected["qa"].append(read)
-    return None
+    return read if isinstance(read, Reject) else {"qa": [read]}
 
 
 FORMAT = Format("vidbridge_r1", read_vidbridge_r1, FILE)

@@ -25,6 +25,7 @@ from av.video.reformatter import VideoReformatter
 from stages.lib.video.container import decode, decoded, open_video
 from stages.lib.video.errors import VideoError
 from stages.lib.video.probe import UNTRUSTED_TIMES, packet_index, probe
+from stages.lib.video.times import PacketIndex
 
 Backend = Literal["decord", "pyav"]
 #: Receives a frame's number and the decoded frame.
@@ -78,6 +79,7 @@ def read_frames(
     facts: Facts | None = None,
     stats: ReadStats | None = None,
     shrunk: Shrunk | None = None,
+    packets: Callable[[Path], PacketIndex] = packet_index,
 ) -> tuple[npt.NDArray[np.uint8], Backend]:
     """Read the frames ``indices`` (numbers in presentation order), upright.
 
@@ -88,6 +90,8 @@ def read_frames(
         stats: counts the frames served.
         shrunk: resizes each frame as it is decoded, so that only one frame of a large file is in
             memory in its full size; None: no resize.
+        packets: indexes the file's packets; a caller that reads many parts of one file remembers
+            the result.
 
     Returns:
         uint8 RGB [len(indices), height, width, 3], all in the first frame's size (or its size after
@@ -108,7 +112,9 @@ def read_frames(
         return np.empty((0, facts.height, facts.width, 3), np.uint8), choose(facts)
     backend = choose(facts)
     pixels = (
-        _read_decord(path, indices, facts, shrunk) if backend == "decord" else _read_pyav(path, indices, facts, shrunk)
+        _read_decord(path, indices, facts, shrunk)
+        if backend == "decord"
+        else _read_pyav(path, indices, facts, shrunk, packets)
     )
     if stats is not None:
         stats.count(backend, len(indices))
@@ -143,7 +149,13 @@ def _read_decord(
     return pixels if shrunk is None else np.stack([shrunk(frame) for frame in pixels])
 
 
-def _read_pyav(path: Path, indices: Sequence[int], facts: Facts, shrunk: Shrunk | None = None) -> npt.NDArray[np.uint8]:
+def _read_pyav(
+    path: Path,
+    indices: Sequence[int],
+    facts: Facts,
+    shrunk: Shrunk | None = None,
+    index_of: Callable[[Path], PacketIndex] = packet_index,
+) -> npt.NDArray[np.uint8]:
     rows: dict[int, list[int]] = {}
     for row, index in enumerate(indices):
         rows.setdefault(index, []).append(row)
@@ -160,7 +172,7 @@ def _read_pyav(path: Path, indices: Sequence[int], facts: Facts, shrunk: Shrunk 
                 pixels = np.empty((len(indices), *upright.shape), np.uint8)
         pixels[rows[index]] = upright
 
-    packets = packet_index(path)
+    packets = index_of(path)
     if packets.shown != facts.frames:
         raise VideoError("damaged", f"{path.name}: {packets.shown} frames are stored, {facts.frames} were expected")
     if packets.times is None or not packets.ordered or UNTRUSTED_TIMES in facts.hazards:

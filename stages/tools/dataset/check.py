@@ -12,9 +12,9 @@ from stages.domain.core.records import Clip, Reject, TaskName, reject_order
 from stages.domain.tasks.synthesis import synthesise
 from stages.ingest.curation import Curator
 from stages.ingest.duplicates import NearDuplicate
-from stages.ingest.examine import examine_source
+from stages.ingest.examine import RowCounts, examine_source
 from stages.ingest.grouping import warning
-from stages.lib.annotations.annotation import PART_REASONS, SourceError
+from stages.lib.annotations.annotation import FILE_REASONS, PART_REASONS, SourceError, rows_set_aside
 from stages.params import IngestParams, Params
 
 __all__ = ["Checked", "SourceError", "check"]
@@ -22,12 +22,13 @@ __all__ = ["Checked", "SourceError", "check"]
 
 @dataclass(frozen=True)
 class Checked:
-    """Result of a check. ``hazards``: files that decord must not read, by reason. ``samples``:
-    samples of each task from the accepted clips."""
+    """Result of a check. ``hazards``: files that decord must not read, by reason. ``rows``: of the
+    annotation file. ``samples``: samples of each task from the accepted clips."""
 
     clips: tuple[Clip, ...]
     rejects: tuple[Reject, ...]
     hazards: Counter[str]
+    rows: RowCounts
     samples: dict[TaskName, int]
     set_aside: dict[TaskName, tuple[Reject, ...]]
     #: What curation counted (:meth:`stages.ingest.curation.Curator.summary`), the pairs of
@@ -37,6 +38,21 @@ class Checked:
     names_alike: str
     #: Reasons of rejects that are parts of rows.
     part_reasons: frozenset[str] = PART_REASONS
+
+    @property
+    def rows_set_aside(self) -> int:
+        """Number of rows that ingest sets aside; with those used, all that were read."""
+        return rows_set_aside(self.rejects)
+
+    @property
+    def parts_set_aside(self) -> int:
+        """Number of parts of rows (events, questions …) that ingest sets aside."""
+        return sum(reject.reason in self.part_reasons and reject.rows is None for reject in self.rejects)
+
+    @property
+    def files_set_aside(self) -> int:
+        """Number of files that no row names."""
+        return sum(reject.reason in FILE_REASONS for reject in self.rejects)
 
 
 def check(
@@ -61,7 +77,7 @@ def check(
         present["near_duplicates"] = "report" if params.ingest.near_duplicates == "off" else present["near_duplicates"]
     settings = IngestParams.model_validate(present | changed)
     curator = Curator(settings)
-    clips, rejects, hazards = examine_source(settings, params.seed, curator=curator)
+    clips, rejects, hazards, counts = examine_source(settings, params.seed, curator=curator)
     samples: dict[TaskName, int] = {}
     set_aside: dict[TaskName, tuple[Reject, ...]] = {}
     for task in params.synthesize.tasks.named:
@@ -72,6 +88,7 @@ def check(
         tuple(clips),
         tuple(rejects),
         hazards,
+        counts,
         samples,
         set_aside,
         curated=curator.summary(clips),

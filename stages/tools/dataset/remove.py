@@ -72,7 +72,9 @@ def find(session: Session, names: Sequence[str], versions: Sequence[Version]) ->
         ids = {row.clip_id for row in rows if normpath(row.video) == path}
         # A re-encoded clip has another path: its id names its source.
         clips = [
-            clip for clip in rows_of_clips if (clip.clip_id in ids if clip.normalised else normpath(clip.path) == path)
+            clip
+            for clip in rows_of_clips
+            if (not ids.isdisjoint(_row_ids(clip)) if clip.normalised else normpath(clip.path) == path)
         ]
         contents: list[str | None] = list(dict.fromkeys(clip.sha256 for clip in clips)) or [_hash(source / path)]
         videos = tuple(ExcludedVideo(video=path, sha256=content) for content in contents)
@@ -134,7 +136,15 @@ def _meant(name: str, source: Path, rows: Sequence[Annotation], clips: Sequence[
 
 def _own_path(clip: Row, named: Mapping[str, str]) -> str:
     """Path of a clip in the source folder, now or in the past."""
-    return named.get(clip.clip_id, clip.path) if clip.normalised else normpath(clip.path)
+    if not clip.normalised:
+        return normpath(clip.path)
+    return next((named[name] for name in _row_ids(clip) if name in named), clip.path)
+
+
+def _row_ids(clip: Row) -> tuple[str, str]:
+    """Ids that the row of a clip may have: the clip's, or, for a part of a recording that ingest
+    has divided, the one before its times."""
+    return clip.clip_id, clip.clip_id.rpartition("@")[0]
 
 
 def _below(path: Path, folder: Path) -> bool:

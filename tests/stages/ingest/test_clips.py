@@ -20,6 +20,7 @@ PARAMS = IngestParams(
     test_share=0.1,
     min_frames=8,
     max_duration_s=600,
+    longer="reject",
     tolerance=Tolerance(seconds=1, share=0.1),
     timeout_s=60,
     normalise=False,

@@ -68,6 +68,7 @@ def read(
             "test_share": 0.1,
             "min_frames": 8,
             "max_duration_s": 600,
+            "longer": "reject",
             "tolerance": {"seconds": 1, "share": 0.1},
             "timeout_s": 60,
             "normalise": False,
@@ -159,12 +160,11 @@ def test_vidbridge_r1_gathers_the_samples_of_a_video_and_sets_edited_ones_aside(
     ]
     text = "\n".join(json.dumps(row) for row in [*VIDBRIDGE, *broken]) + "\n{\n"
     (row,), rejects = read(put(tmp_path, "train.jsonl", text, "a/1.mp4", "dark/2.mp4"), "vidbridge_r1")
-    assert (row.video, row.caption) == ("a/1.mp4", "A book falls.")
+    assert (row.video, row.caption, row.captions, row.rows) == ("a/1.mp4", "A book falls.", ("Another caption.",), 3)
     assert [(q.question, q.options, q.answer) for q in row.qa] == [("What falls?", ("A cup", "A book"), "B")]
     assert [(item, reason) for item, reason, _ in rejects] == [
         ("train.jsonl:3", "already-edited"),
         ("train.jsonl:4", "bad-question"),
-        ("train.jsonl:5", "duplicate-caption"),
         ("train.jsonl:6", "bad-annotation"),
         ("train.jsonl:7", "bad-annotation"),
     ]
@@ -173,7 +173,7 @@ def test_vidbridge_r1_gathers_the_samples_of_a_video_and_sets_edited_ones_aside(
         == "solution: 'E' names no option: there are 2 (A to B); give a letter, or an option's own words (of 'What"
         " falls?')"
     )
-    assert rejects[3][2] == "problem: missing"
+    assert rejects[2][2] == "problem: missing"
 
 
 @pytest.mark.parametrize(

@@ -152,8 +152,8 @@ def test_a_row_of_a_hundred_names_its_line_and_a_dog_its_file(tmp_path: Path) ->
     )
     assert done.returncode == 0, done.stderr
     assert (
-        "1 accepted, 100 set aside, of 101; 1 events, questions, subjects or captions of rows set aside beside them"
-        in done.stdout
+        "1 accepted; 101 rows read: 1 used, 100 set aside; 1 events, questions, subjects or captions of rows set aside"
+        " beside them" in done.stdout
     )
     lines = [line.strip() for line in done.stdout.splitlines()]
     missing = [line for line in lines if "does not exist in the folder" in line]

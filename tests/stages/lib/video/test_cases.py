@@ -42,7 +42,7 @@ def _ingested(
     rows = [{"video": name, "id": name, "events": events.get(name, [])} for name in names]
     (folder / "annotations.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     params = load_params(ROOT / "params.yaml").ingest.model_copy(update={"source": str(folder), "normalise": normalise})
-    clips, rejects, _ = examine_source(params, 7, journal)
+    clips, rejects, *_ = examine_source(params, 7, journal)
     copy_normalised(clips, journal, tmp_path)
     by_name = {clip.clip_id: clip for clip in clips}
     return (

@@ -42,7 +42,7 @@ def test_a_folder_is_checked_and_everything_in_it_accounted_for(tmp_path: Path) 
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    assert "1 accepted, 2 set aside, of 3" in done.stdout
+    assert "1 accepted; 3 rows read: 1 used, 2 set aside\n" in done.stdout
     assert "not for decord  none: decord is right on all of them" in done.stdout
     assert "1 dark_event_infer, 0 mix_vid_qa, 2 mcqa, 1 caption, 0 structured_caption" in done.stdout
     assert "broken: broken.mp4: no known video format" in done.stdout
