@@ -80,7 +80,7 @@ class Pictures:
     Attributes:
         at: frames [n].
         hash: perceptual hash, uint64 [n].
-        colours: mean red, green and blue of a 4 x 4 grid, int16 [n, 48].
+        colours: mean blue, green and red of a 4 x 4 grid, int16 [n, 48].
         contrast: standard deviation of the brightness [n].
         brightest: brightness that one pixel in a hundred exceeds [n].
         change: largest mean change of a block since the picture before [n]; that of the first is 0.
@@ -126,10 +126,9 @@ class Viewer:
         self._last: npt.NDArray[np.float32] | None = None
 
     def see(self, frames: Bytes) -> None:
-        """Take the next frames, uint8 RGB [n, SMALL_PX, SMALL_PX, 3]."""
+        """Take the next frames, uint8 BGR [n, SMALL_PX, SMALL_PX, 3]."""
         for frame in frames:
-            blue_first = np.ascontiguousarray(frame[:, :, ::-1])
-            cuts = self._detector.process_frame(self._start + self._seen, blue_first)
+            cuts = self._detector.process_frame(self._start + self._seen, frame)
             self._cuts += [int(cut.frame_num) for cut in cuts]
             if self._seen % self._step == 0:
                 self._rows.append(self._described(frame.astype(np.float32)))
@@ -151,21 +150,27 @@ class Viewer:
         """Numbers on one picture, in the order of :data:`_FIELDS`."""
         grey = frame @ _BRIGHTNESS
         blocks = _means(frame, BLOCKS)
+        colours = blocks.reshape(COLOURS, BLOCKS // COLOURS, COLOURS, BLOCKS // COLOURS, 3).mean(axis=(1, 3))
         change = 0.0 if self._last is None else float(np.abs(blocks - self._last).mean(axis=-1).max())
         self._last = blocks
-        numbers = [grey.std(), np.percentile(grey, 99), math.ceil(change), *_bars(grey > BLACK)]
-        rest = np.clip([*_means(frame, COLOURS).reshape(-1), *numbers], 0, 255).astype(np.uint8)
+        brightest = np.partition(grey, _HUNDREDTH, axis=None)[_HUNDREDTH]
+        numbers = [grey.std(), brightest, math.ceil(change), *_bars(grey > BLACK)]
+        rest = np.clip([*colours.reshape(-1), *numbers], 0, 255).astype(np.uint8)
         return np.concatenate([_hash(grey), rest])
 
 
-#: Weights of red, green and blue in the brightness (ITU-R BT.601).
-_BRIGHTNESS = np.array([0.299, 0.587, 0.114], np.float32)
+#: Weights of blue, green and red in the brightness (ITU-R BT.601).
+_BRIGHTNESS = np.array([0.114, 0.587, 0.299], np.float32)
+#: Rank of the pixel that one in a hundred exceeds.
+_HUNDREDTH = SMALL_PX**2 * 99 // 100
 
 
 def _means(picture: npt.NDArray[np.float32], cells: int) -> npt.NDArray[np.float32]:
     """Mean of each cell of a grid over a square picture, [cells, cells, …]."""
     side = SMALL_PX // cells
-    means: npt.NDArray[np.float32] = picture.reshape(cells, side, cells, side, *picture.shape[2:]).mean(axis=(1, 3))
+    # Twice over one axis: many times faster than over both at once.
+    rows = picture.reshape(cells, side, SMALL_PX, *picture.shape[2:]).mean(axis=1)
+    means: npt.NDArray[np.float32] = rows.reshape(cells, cells, side, *picture.shape[2:]).mean(axis=2)
     return means
 
 

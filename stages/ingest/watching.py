@@ -27,7 +27,7 @@ def validate_watched(
     decoded.
 
     Args:
-        see: is given the frames in the decoder's output order, scaled to uint8 RGB
+        see: is given the frames in the decoder's output order, scaled to uint8 BGR
             [n, SMALL_PX, SMALL_PX, 3], with some n a call.
 
     Raises:

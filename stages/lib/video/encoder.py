@@ -295,23 +295,23 @@ def _retime(path: Path, times_s: Sequence[Fraction]) -> None:
 def validate_command(path: Path, times: str = "pipe:1", small_px: int | None = None) -> list[str]:
     """Build the command of a whole-file decode that stops at the first error and prints each
     frame's time to ``times``; with ``small_px``, it also writes each frame to standard output, as
-    RGB of that width and height."""
+    BGR of that width and height."""
     source = ffmpeg.input(str(path.absolute()), protocol_whitelist="file,pipe", format_whitelist=CONTAINERS, threads=1)
     # V, not v: cover art is not a moving picture, and may be the first stream.
-    stream, outputs = source["V:0"], []
-    if small_px is not None:
-        both = stream.filter_multi_output("split")
-        stream = both[0]
-        small = both[1].filter("scale", small_px, small_px, flags="area+accurate_rnd+full_chroma_int+bitexact")
-        outputs.append(small.output("pipe:1", format="rawvideo", pix_fmt="rgb24", fps_mode="passthrough"))
     # A frame without metadata would not be printed.
-    printed = stream.filter("metadata", mode="add", key="frame", value="1").filter("metadata", mode="print", file=times)
-    outputs.append(printed.output("-", format="null", fps_mode="passthrough", copyts=None))
-    command: list[str] = (
-        ffmpeg.merge_outputs(*outputs)
-        .global_args("-hide_banner", "-nostdin", "-loglevel", "error", "-nostats", "-xerror")
-        .compile(cmd=ffmpeg_binary())
+    printed = (
+        source["V:0"]
+        .filter("metadata", mode="add", key="frame", value="1")
+        .filter("metadata", mode="print", file=times)
     )
+    if small_px is None:
+        output = printed.output("-", format="null", fps_mode="passthrough", copyts=None)
+    else:
+        scaled = printed.filter("scale", small_px, small_px, flags="area+accurate_rnd+full_chroma_int+bitexact")
+        output = scaled.output("pipe:1", format="rawvideo", pix_fmt="bgr24", fps_mode="passthrough", copyts=None)
+    command: list[str] = output.global_args(
+        "-hide_banner", "-nostdin", "-loglevel", "error", "-nostats", "-xerror", "-filter_complex_threads", "1"
+    ).compile(cmd=ffmpeg_binary())
     return command
 
 
