@@ -23,19 +23,21 @@ def check(
     folder: Annotated[Path, typer.Argument(help="Folder with videos and their annotations.")],
     format: Annotated[
         str | None,
-        typer.Option(help="Annotation format, such as coin; default: ingest.format. An unknown name lists all."),
+        typer.Option(
+            help="Format, such as coin, or a mapping (.yaml); default: ingest.format. An unknown name lists all."
+        ),
     ] = None,
     annotations: Annotated[
-        str | None, typer.Option(help="Annotation file in the folder; default: the format's usual one.")
+        str | None, typer.Option(help="Annotation file in the folder, or wildcards; default: the format's usual one.")
     ] = None,
     curate: Annotated[
         bool,
         typer.Option("--curate", help="Also find shots, static, black and letterboxed clips, and near-duplicates."),
     ] = False,
-    every: Annotated[bool, typer.Option("--all", help="List everything that is set aside.")] = False,
+    every: Annotated[bool, typer.Option("--all", help="List everything that is rejected.")] = False,
     as_json: app.JsonOption = False,
 ) -> None:
-    """Show what ingest would accept and set aside, and why.
+    """Show what ingest would accept and reject, and why.
 
     Writes nothing; exits with 1 if nothing would be accepted. Example: vidbridge data check
     ~/coin --format coin
@@ -156,7 +158,7 @@ def _check(
     every: bool,
     as_json: bool,
 ) -> bool:
-    """Print what ingest would accept and set aside of a folder, why, and the samples it would give;
+    """Print what ingest would accept and reject of a folder, why, and the samples it would give;
     returns False if it accepts nothing.
     """
     from itertools import islice
@@ -165,12 +167,15 @@ def _check(
     from flows.console.data import checked_document, show_checked
     from flows.content.names import is_utf8, unstorable_names
     from flows.params_file.recipes import params_or_default
+    from stages.runtime.paths import MAPPING_SUFFIXES
     from stages.tools.dataset.check import SourceError
     from stages.tools.dataset.check import check as examine
 
     if not is_utf8(str(folder)):
         raise UsageError("folder", f"{str(folder)!r}: its name is not UTF-8", "rename it")
     params, out = params_or_default(root), show.console()
+    if annotation_format is None and root is not None and params.ingest.format.endswith(MAPPING_SUFFIXES):
+        annotation_format = str(root / params.ingest.format)
     try:
         report = examine(params, folder, annotation_format, annotations, curate=curate)
     except SourceError as error:

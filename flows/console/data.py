@@ -22,7 +22,7 @@ _EXAMPLES = 3
 
 
 def show_checked(out: Console, found: Checked, *, every: bool) -> None:
-    """Print what ingest would accept and set aside, and why. ``every``: print each reject, not only
+    """Print what ingest would accept and reject, and why. ``every``: print each reject, not only
     some of each reason.
     """
     seconds = float(sum(clip.frames / clip.rate for clip in found.clips))
@@ -30,9 +30,9 @@ def show_checked(out: Console, found: Checked, *, every: bool) -> None:
     read, used = found.rows
     beside = f"; {found.files_set_aside:,} files that no row names" if found.files_set_aside else ""
     if found.parts_set_aside:
-        beside += f"; {found.parts_set_aside:,} events, questions, subjects or captions of rows set aside beside them"
+        beside += f"; {found.parts_set_aside:,} events, questions, subjects or captions of rows rejected beside them"
     out.print(
-        f"{len(found.clips):,} accepted; {read:,} rows read: {used:,} used, {found.rows_set_aside:,} set aside{beside}"
+        f"{len(found.clips):,} accepted; {read:,} rows read: {used:,} used, {found.rows_set_aside:,} rejected{beside}"
     )
     if found.clips:
         table = Table(box=None, show_header=False, pad_edge=False)
@@ -56,12 +56,14 @@ def show_checked(out: Console, found: Checked, *, every: bool) -> None:
             table.add_row(name, counts)
         table.add_row("samples", ", ".join(f"{count:,} {task}" for task, count in found.samples.items()))
         out.print(table)
+    if found.unused:
+        out.print(f"columns not used: {', '.join(map(one_line, found.unused))}", soft_wrap=True, markup=False)
     if found.names_alike:
         out.print(Text(one_line(f"warning: {found.names_alike}"), "yellow"), soft_wrap=True)
     _near_duplicates(out, found, every=every)
-    _rejects(out, "set aside by ingest", found.rejects, every=every)
+    _rejects(out, "rejected by ingest", found.rejects, every=every)
     for task, rejects in found.set_aside.items():
-        _rejects(out, f"set aside by synthesize: {task}", rejects, every=every)
+        _rejects(out, f"rejected by synthesize: {task}", rejects, every=every)
 
 
 def show_cut(out: Console, found: Cut, folder: Path, file: Path) -> None:
@@ -104,6 +106,7 @@ def checked_document(found: Checked) -> dict[str, Any]:
         "samples": dict(found.samples),
         "clips": [clip.model_dump(mode="json") for clip in found.clips],
         "rejects": [reject.model_dump(mode="json") for reject in found.rejects],
+        "unused_columns": list(found.unused),
         "curated": found.curated,
         "near_duplicates": [pair.model_dump(mode="json") for pair in found.near_duplicates],
         "names_alike": found.names_alike or None,

@@ -7,66 +7,35 @@ it stopped, and an ingest after a new video was added examines only that video.
 
 from __future__ import annotations
 
-import errno
+import gc
 import hashlib
 import shutil
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from fractions import Fraction
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from posixpath import normpath
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from pydantic import ValidationError
 
-from stages.domain.core.records import Clip, Record, Reject, reject_order
-from stages.ingest import viewing, watching
-from stages.ingest.clips import Media, row_reject, without_duplicates
+from stages.domain.core.records import Clip, Reject, reject_order
+from stages.ingest import conversion, examination, viewing, watching
+from stages.ingest.clips import row_reject, without_duplicates
 from stages.ingest.curation import Curator
+from stages.ingest.examination import EXAMINING, UNEXPECTED, Asked, FileReport, Problem, examine, state_of
 from stages.ingest.parts import to_clips
 from stages.ingest.split import assign_splits, recordings
-from stages.ingest.viewing import Viewed, Viewer
 from stages.lib.annotations.annotation import Annotation
 from stages.lib.annotations.formats import read_source
-from stages.lib.video import container, encoder, errors, packets, rotation, times
-from stages.lib.video import probe as probing
-from stages.lib.video.errors import FfmpegMissing, VideoError
 from stages.params import IngestParams
 from stages.runtime import paths
 from stages.runtime.code_digest import code_digest
 from stages.runtime.workers import ItemFailure, map_items
 
-#: The modules that decide what a file holds; the journal belongs to them.
-EXAMINING = (container, encoder, errors, packets, probing, rotation, times)
-
-
-class Problem(Record):
-    """Reason why a file cannot be used as a clip."""
-
-    reason: str
-    detail: str
-
-
-class FileReport(Record):
-    """Content of a file, or the problem that prevents its use. Valid for the file of this path,
-    size and modification time."""
-
-    video: str
-    size: int
-    mtime_ns: int
-    media: Media | None = None
-    problem: Problem | None = None
-    #: What was seen of its frames, if they were looked at.
-    viewed: Viewed | None = None
-
-
-#: Reason of a file that raised an unexpected exception.
-UNEXPECTED = "unexpected-error"
 #: Reason of a video listed in ``ingest.exclude``. Its file is not read.
 REMOVED = "removed-on-request"
-#: Constant rate factor of re-encoded files: the loss is not visible.
-NORMALISE_CRF = 16
 
 
 class RowCounts(NamedTuple):
@@ -106,8 +75,9 @@ def examine_source(
         SourceError: the source folder cannot be used at all.
     """
     curator = curator or Curator(params)
-    rows, rejects, read = read_source(params)
-    rows = curator.recordings(rows)
+    with _collected_later():
+        rows, rejects, read = read_source(params)
+        rows = curator.recordings(rows)
     # Splits are assigned before anything is excluded, so that a removal moves no other clip.
     sources = recordings(rows)
     splits, conflicts = assign_splits(rows, params, seed)
@@ -123,7 +93,13 @@ def examine_source(
     contents = {video.sha256: video.video for video in params.exclude if video.sha256 is not None}
     made: list[tuple[Annotation, Clip]] = []
     hazards: Counter[str] = Counter()
-    for about_file, report in zip(of_file.values(), _reports(list(of_file), params, journal), strict=True):
+    whole = params.decodes_whole(len(of_file))
+    rates = (next((row.rate for row in about if row.rate is not None), None) for about in of_file.values())
+    asked = [
+        Asked(video, rate, params.frame_rate, whole, watch=params.curate)
+        for video, rate in zip(of_file, rates, strict=True)
+    ]
+    for about_file, report in zip(of_file.values(), _reports(asked, params, journal), strict=True):
         if report.media is None:
             assert report.problem is not None
             rejects += [_unusable(row, report.problem) for row in about_file]
@@ -137,6 +113,7 @@ def examine_source(
             clips, set_aside = to_clips(row, splits[row.clip_id], report.media, params, sources[row.clip_id])
             rejects += set_aside
             made += [(row, curator.take(clip, report.viewed)) for clip in clips]
+    gc.unfreeze()
     kept, duplicates, used = _without_duplicates(made, curator)
     return Examined(kept, sorted(rejects + conflicts + duplicates, key=reject_order), hazards, RowCounts(read, used))
 
@@ -147,7 +124,7 @@ def _without_duplicates(
     """Drop clips of equal content, and near-duplicates as the curator is told to. Returns the
     others, the rejects, and the number of rows that gave one of the others.
 
-    A row that gave several clips is set aside by the reject of the first of them, if all are
+    A row that gave several clips is rejected by the reject of the first of them, if all are
     dropped.
     """
     different, same = without_duplicates(clip for _, clip in made)
@@ -175,126 +152,49 @@ def _unusable(row: Annotation, problem: Problem) -> Reject:
     )
 
 
-def examine(
-    video: str, folder: Path, reencoded: Path | None, look: bool = False, timeout_s: float = encoder.TIMEOUT_S
-) -> FileReport:
-    """Probe, decode and hash one file, and re-encode it into ``reencoded`` where decord must not
-    read it; runs in a worker. ``look``: at its frames, while they are decoded."""
-    path = folder / video
-    identity: dict[str, Any] = {"video": video, "size": 0, "mtime_ns": 0}
+@contextmanager
+def _collected_later() -> Iterator[None]:
+    """Switch the garbage collector off while many rows are built, none of which becomes garbage,
+    and spare them later, too: to look through them again and again takes half of the time."""
+    was_on = gc.isenabled()
+    gc.disable()
     try:
-        status = path.stat()
-        identity |= {"size": status.st_size, "mtime_ns": status.st_mtime_ns}
-        media, viewed = _media(video, path, reencoded, look, max(timeout_s, encoder.TIMEOUT_S))
-        return FileReport(**identity, media=media, viewed=viewed)
-    except VideoError as error:
-        return FileReport(**identity, problem=Problem(reason=error.reason, detail=error.detail))
-    except FfmpegMissing:
-        raise
-    except Exception as error:
-        # One file must not end the work on all others, whatever a decoder or this code does with
-        # it; a full disk is not the file's fault.
-        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-            raise
-        detail = f"{video}: {type(error).__name__}: {error}; set it aside or re-encode it, and report this"
-        return FileReport(**identity, problem=Problem(reason=UNEXPECTED, detail=detail))
-
-
-def _media(video: str, path: Path, reencoded: Path | None, look: bool, timeout_s: float) -> tuple[Media, Viewed | None]:
-    probe, skip, viewed = _validated(video, path, look, timeout_s)
-    starts_s = probe.starts_s
-    with path.open("rb") as file:
-        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-    normalised: str | None = None
-    hazards = probe.hazards
-    if hazards and reencoded is not None:
-        normalised = f"{paths.NORMALISED}/{sha256[:32]}.mp4"
-        out = reencoded / normalised
-        out.parent.mkdir(parents=True, exist_ok=True)
-        encoder.normalise(path, out, *_timing(probe), NORMALISE_CRF, skip)
-        before, (probe, _, _) = probe, _validated(video, out)
-        if probe.hazards or probe.frames != before.frames:
-            change = (
-                f"{before.frames} frames became {probe.frames}, {', '.join(probe.hazards) or 'nothing'} against them"
-            )
-            raise VideoError("normalise-failed", f"{video}: {change}; encode it again by other means")
-    media = Media(
-        sha256=sha256,
-        codec=probe.codec,
-        width=probe.width,
-        height=probe.height,
-        rate=probe.rate,
-        frames=probe.slots,
-        duration_s=probe.duration_s,
-        starts_s=starts_s,
-        variable_rate=probe.variable_rate,
-        hazards=probe.hazards,
-        normalised=normalised,
-        normalised_for=hazards if normalised else (),
-    )
-    return media, viewed
-
-
-def _validated(
-    video: str, path: Path, look: bool = False, timeout_s: float = encoder.TIMEOUT_S
-) -> tuple[probing.Probe, int, Viewed | None]:
-    """Probe a file and decode it completely. Returns the probe, the number of frames that a decoder
-    emits before the first complete one, and what was seen if it was to ``look``.
-
-    Raises:
-        VideoError: the number of decoded frames differs from that of its packets.
-    """
-    probe = probing.probe(path)
-    viewer = Viewer(probe.rate, probe.frames) if look else None
-    decoded = (
-        encoder.validate(path, timeout_s) if viewer is None else watching.validate_watched(path, viewer.see, timeout_s)
-    )
-    skip = len(decoded) - probe.frames
-    if not 0 <= skip <= probe.dropped:
-        raise VideoError(
-            "frame-count", f"{video}: {probe.frames} frames are stored, {len(decoded)} decode; re-encode it"
-        )
-    if probe.times is not None and decoded[skip:] != probe.times and probing.UNTRUSTED_TIMES not in probe.hazards:
-        probe = probing.probe(path, distrust=True)
-    return probe, skip, None if viewer is None else viewer.viewed(probe, skip)
-
-
-def _timing(probe: probing.Probe) -> tuple[int | Fraction, list[Fraction] | None]:
-    """Presentation times of the frames, for :func:`encoder.normalise`: the file's own times where
-    they can be trusted."""
-    if probe.times is not None and probe.variable_rate:
-        return probe.rate, [(time - probe.times[0]) * probe.time_base for time in probe.times]
-    if probe.times is None or probing.UNTRUSTED_TIMES in probe.hazards:
-        return probe.rate, None
-    return probe.times[0], None
+        yield
+        gc.freeze()
+    finally:
+        if was_on:
+            gc.enable()
 
 
 def examine_files(videos: Sequence[str], params: IngestParams, journal: Path) -> Iterator[FileReport]:
-    """Yield the report of each video of ``ingest.source``, whatever its annotations say, in order.
-    A second call goes on where the first one ended."""
-    return _reports(videos, params, journal)
+    """Yield the report of each video of ``ingest.source``, decoded whole, whatever its annotations
+    say, in order. A second call goes on where the first one ended."""
+    asked = [Asked(video, None, params.frame_rate, watch=params.curate) for video in videos]
+    yield from _reports(asked, params, journal)
+    gc.unfreeze()
 
 
-def _reports(videos: Sequence[str], params: IngestParams, journal: Path | None) -> Iterator[FileReport]:
+def _reports(asked: Sequence[Asked], params: IngestParams, journal: Path | None) -> Iterator[FileReport]:
     """Yield the report of each video, in order: from the journal if the file has not changed since,
     otherwise by examining it."""
-    folder = Path(params.source)
     if journal is None:
-        yield from _examined(videos, folder, None, params)
+        yield from _examined(asked, params, None)
         return
     reencoded = journal.with_suffix("") if params.normalise else None
-    earlier = _read_journal(journal, folder, reencoded)
-    new_videos = [video for video in videos if video not in earlier]
+    earlier = _read_journal(journal, params, reencoded)
+    known = [earlier.get(one) for one in asked]
+    new = [one for one, report in zip(asked, known, strict=True) if report is None]
     if earlier:
-        print(f"ingest: {len(earlier):,} of {len(videos):,} files were examined before and have not changed")
+        unchanged = len(asked) - len(new)
+        print(f"ingest: {unchanged:,} of {len(asked):,} files were examined before and have not changed")
     journal.parent.mkdir(parents=True, exist_ok=True)
     with journal.open("a", encoding="utf-8") as lines:
         # Ends a line that a kill cut short.
         lines.write("\n" if lines.tell() else "")
-        new_reports = _examined(new_videos, folder, reencoded, params)
-        for video in videos:
-            if video in earlier:
-                yield earlier[video]
+        new_reports = _examined(new, params, reencoded)
+        for report in known:
+            if report is not None:
+                yield report
                 continue
             report = next(new_reports)
             # A time-out, a dead process or an unexpected error may be due to this machine at this
@@ -305,16 +205,14 @@ def _reports(videos: Sequence[str], params: IngestParams, journal: Path | None) 
             yield report
 
 
-def _examined(
-    videos: Sequence[str], folder: Path, reencoded: Path | None, params: IngestParams
-) -> Iterator[FileReport]:
-    timeout_s = params.timeout_s
-    work = partial(examine, folder=folder, reencoded=reencoded, look=params.curate, timeout_s=timeout_s)
-    for video, result in zip(videos, map_items(work, videos, "ingest", timeout_s=timeout_s), strict=True):
+def _examined(asked: Sequence[Asked], params: IngestParams, reencoded: Path | None) -> Iterator[FileReport]:
+    work = partial(examine, folder=Path(params.source), reencoded=reencoded, timeout_s=params.timeout_s)
+    results = map_items(work, asked, "ingest", timeout_s=params.timeout_s)
+    for one, result in zip(asked, results, strict=True):
         if isinstance(result, ItemFailure):
             remedy = "; raise ingest.timeout_s if it is only long" if result.reason == "timeout" else ""
-            problem = Problem(reason=result.reason, detail=f"{video}: {result.detail}{remedy}")
-            yield FileReport(video=video, size=0, mtime_ns=0, problem=problem)
+            problem = Problem(reason=result.reason, detail=f"{one.video}: {result.detail}{remedy}")
+            yield FileReport(video=one.video, size=0, mtime_ns=0, whole=one.whole, rate=one.rate, problem=problem)
         else:
             yield result
 
@@ -323,9 +221,10 @@ def journal_file(params: IngestParams) -> Path:
     """Return the journal of the source folder; a change of the examining code starts another
     journal."""
     folder = Path(params.source)
-    code = [Path(module.__file__ or "") for module in (*EXAMINING, viewing, watching)] + [Path(__file__)]
+    code = [Path(module.__file__ or "") for module in (*EXAMINING, conversion, examination, viewing, watching)]
+    code.append(Path(__file__))
     curated = " curated" if params.curate else ""
-    identity = f"{folder.resolve()} {params.normalise}{curated} {code_digest(code)}"
+    identity = f"{folder.resolve()} {params.normalise} {params.frame_rate}{curated} {code_digest(code)}"
     name = hashlib.sha256(identity.encode()).hexdigest()[:16]
     return paths.EXAMINED / f"{name}.jsonl"
 
@@ -338,22 +237,27 @@ def copy_normalised(clips: Sequence[Clip], journal: Path, folder: Path) -> None:
         shutil.copyfile(journal.with_suffix("") / path, out)
 
 
-def _read_journal(journal: Path, folder: Path, reencoded: Path | None) -> dict[str, FileReport]:
+def _read_journal(journal: Path, params: IngestParams, reencoded: Path | None) -> dict[Asked, FileReport]:
     """Read the reports of files that have not changed since. A last line that a kill cut short is
     skipped."""
-    reports: dict[str, FileReport] = {}
+    reports: dict[Asked, FileReport] = {}
     if not journal.is_file():
         return reports
-    for line in journal.read_text(encoding="utf-8").split("\n"):
-        try:
-            report = FileReport.model_validate_json(line)
-            status = (folder / report.video).stat()
-        except (ValidationError, OSError):
-            continue
-        normalised = report.media.normalised if report.media is not None else None
-        missing = normalised is not None and not (reencoded is not None and (reencoded / normalised).is_file())
-        if (status.st_size, status.st_mtime_ns) == (report.size, report.mtime_ns) and not missing:
-            reports[report.video] = report
-        else:
-            reports.pop(report.video, None)
+    root = str(Path(params.source))
+    with journal.open("rb") as lines, _collected_later():
+        for line in lines:
+            try:
+                report = FileReport.model_validate_json(line)
+                state = state_of(f"{root}/{report.video}")
+            except (ValidationError, OSError):
+                continue
+            normalised = report.media.normalised if report.media is not None else None
+            missing = normalised is not None and not (reencoded is not None and (reencoded / normalised).is_file())
+            # A sampled validation is no whole one, nor the other way round: the result must not
+            # depend on what was done before.
+            asked = Asked(report.video, report.rate, params.frame_rate, report.whole, params.curate)
+            if state == (report.size, report.mtime_ns) and not missing:
+                reports[asked] = report
+            else:
+                reports.pop(asked, None)
     return reports

@@ -43,7 +43,8 @@ def to_clips(
             events[number].append(converted)
     clips = []
     for span, within in zip(spans, events, strict=True):
-        start, end = (float(media.starts_s + frame / media.rate) for frame in (span.start, span.stop))
+        # The first part has the file's beginning, also where its picture starts later.
+        start, end = (float(media.starts_s + frame / media.rate) if frame else 0.0 for frame in (span.start, span.stop))
         about = {"clip_id": f"{row.clip_id}@{start:.10g}-{end:.10g}", "source_id": source_id or row.source_id}
         clips.append(clip_of(row, split, media, span, events=tuple(within), **about))
     return clips, rejects

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 
-from stages.ingest.clips import data_card, summarise
+from stages.ingest.card import data_card, summarise
 from stages.ingest.curation import Curator
 from stages.ingest.examine import copy_normalised, examine_source, journal_file
 from stages.ingest.grouping import warning

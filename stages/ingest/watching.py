@@ -1,5 +1,5 @@
-"""Validation of a file by decoding all of it, with a look at every decoded frame: one decode for
-both."""
+"""Validation of a file or frame folder by decoding all of it, with a look at every decoded frame:
+one decode for both."""
 
 from __future__ import annotations
 
@@ -11,9 +11,11 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+from PIL import Image
 
 from stages.lib.video.encoder import TIMEOUT_S, decoded_times, validate_command
 from stages.lib.video.errors import VideoError
+from stages.lib.video.folders import pictures_in
 
 #: Side of the pictures that are looked at, in pixels; how many of them are handed on at once.
 SMALL_PX, AT_ONCE = 64, 32
@@ -64,3 +66,15 @@ def validate_watched(
         times.seek(0)
         messages.seek(0)
         return decoded_times(path, subprocess.CompletedProcess(command, status, times.read(), messages.read()))
+
+
+def validate_folder_watched(folder: Path, see: Callable[[npt.NDArray[np.uint8]], None]) -> None:
+    """Do what :func:`stages.lib.video.folders.validate_folder` does with a whole frame folder, and
+    hand on every picture as :func:`validate_watched` does.
+
+    Raises:
+        VideoError: a picture does not decode or has another size than the first (``damaged``).
+    """
+    for pixels in pictures_in(folder):
+        small = Image.fromarray(pixels).resize((SMALL_PX, SMALL_PX), Image.Resampling.BOX)
+        see(np.ascontiguousarray(np.asarray(small)[None, :, :, ::-1]))

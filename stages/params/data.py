@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import re
+from pathlib import PurePosixPath
 from typing import Annotated, Literal
 
 from pydantic import Field, StringConstraints, field_validator, model_validator
 
 from stages.domain.core.records import Exact
+from stages.domain.core.timeline import SampledFrames
 from stages.domain.tasks import mix_vid_qa, task_of
 from stages.domain.tasks.synthesis import TaskSettings
 from stages.params.judging import WriterParams
 from stages.params.types import Fraction01, Positive, Table
+from stages.runtime.paths import MAPPING_SUFFIXES, MAPPINGS
 
 
 class CorpusParams(Table):
@@ -48,13 +51,31 @@ class ExcludedVideo(Table):
     sha256: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")] | None
 
 
+class Validation(Table):
+    """How much of each file ingest decodes."""
+
+    #: ``whole``: every frame. ``sampled``: at most four pictures, the first of the first and of the
+    #: last group and two between; damage elsewhere is found when its frames are read. ``auto``:
+    #: ``whole`` in a small source, else ``sampled``.
+    mode: Literal["auto", "whole", "sampled"]
+    #: With ``auto``: largest number of videos in a source whose files are decoded whole.
+    whole_up_to: int = Field(ge=0)
+
+    def is_whole(self, videos: int) -> bool:
+        """True if every frame is decoded in a source of so many videos."""
+        return self.mode == "whole" or (self.mode == "auto" and videos <= self.whole_up_to)
+
+
 class IngestParams(Table):
     #: A folder with videos and their annotations, absolute or relative to the project;
     #: ``data/corpus`` is the generated one.
     source: str = Field(min_length=1)
-    #: Format of the annotations (:mod:`stages.lib.annotations.formats`).
+    #: Format of the annotations: one of code, a mapping that the package brings
+    #: (:mod:`stages.lib.annotations.formats`), or the path of one of the project, below
+    #: ``mappings/``.
     format: str
-    #: File of the annotations in that folder; null: the usual file name of the format.
+    #: File of the annotations in that folder, or wildcards for several; null: the usual file name
+    #: of the format.
     annotations: str | None
     #: Fractions of the source videos that go to validation and test where the annotations name no
     #: split.
@@ -71,8 +92,13 @@ class IngestParams(Table):
     tolerance: Tolerance
     #: Time limit for examining one file; after that its process is ended and the file rejected.
     timeout_s: Positive
+    validation: Validation
+    #: Frames per second of videos that do not tell their own: frame folders and raw streams, of
+    #: which no row states the ``rate``; null: set them aside.
+    frame_rate: Annotated[Exact, Field(gt=0)] | None
     #: Re-encode files that decord must not read (open GOPs, other containers, rotation …): once
-    #: here, instead of slow reading later.
+    #: here, instead of slow reading later. Interlaced frames are deinterlaced and HDR colours
+    #: mapped to BT.709; false: such files are read as they are, and counted on the data card.
     normalise: bool
     #: Videos removed on request (written by ``vidbridge data remove``); ``vidbridge recipe use``
     #: keeps them.
@@ -81,7 +107,7 @@ class IngestParams(Table):
     #: its annotation names no source; null: each file is a recording.
     source_pattern: str | None
     #: Look at every frame while a file is decoded: shot boundaries, and static, black and
-    #: letterboxed clips.
+    #: letterboxed clips. With ``validation.mode: auto``, files are then decoded whole.
     curate: bool
     #: Clips that show the same, encoded otherwise: do not look for them, ``report`` them, or
     #: ``drop`` all but one of each group. Needs ``curate``.
@@ -113,6 +139,26 @@ class IngestParams(Table):
         return self
 
     @model_validator(mode="after")
+    def _decodes_what_it_looks_at(self) -> IngestParams:
+        if self.curate and self.validation.mode == "sampled":
+            raise ValueError(
+                "validation.mode: 'sampled' decodes a few pictures of a file, and curate looks at every frame; set"
+                " mode: auto or whole, or curate: false"
+            )
+        return self
+
+    @field_validator("format")
+    @classmethod
+    def _is_watched(cls, value: str) -> str:
+        path = PurePosixPath(value)
+        if path.suffix in MAPPING_SUFFIXES and (path.parts[0] != MAPPINGS or ".." in path.parts):
+            raise ValueError(
+                f"lies outside of {MAPPINGS}/, the folder that DVC watches; move it there and set"
+                f" {MAPPINGS}/{path.name}"
+            )
+        return value
+
+    @model_validator(mode="after")
     def _leaves_something_to_train_on(self) -> IngestParams:
         held_out = self.validation_share + self.test_share
         if held_out >= 1:
@@ -121,9 +167,15 @@ class IngestParams(Table):
             )
         return self
 
+    def decodes_whole(self, videos: int) -> bool:
+        """True if every frame of a source of so many videos is decoded."""
+        return self.curate or self.validation.is_whole(videos)
+
 
 class SynthesizeParams(Table):
-    sampled_frames: int = Field(ge=2, multiple_of=2)
+    #: Frames of a sample: a count (``8``), or a rate with bounds, as the Qwen models were trained
+    #: (``{per_second: 2, at_least: 4, at_most: 64}``). Even numbers.
+    sampled_frames: SampledFrames
     contact_sheet_samples: int = Field(ge=1, le=32)
     #: Largest fraction of dark events that may be guessed from text alone (class, other events);
     #: above it, synthesis fails.

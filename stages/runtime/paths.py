@@ -25,6 +25,11 @@ UNFINISHED = ".unfinished"
 #: digests of the installed package's code.
 CODE = "code"
 
+#: Written by people: mappings of their own annotations (YAML), for ``ingest.format``. DVC watches
+#: the folder: an edit in it runs ingest again.
+MAPPINGS = "mappings"
+MAPPING_SUFFIXES = (".yaml", ".yml")
+
 # Outs of several stages.
 
 #: Written by corpus, and by people for videos of their own: a row a video, in the format that
@@ -49,7 +54,7 @@ CLIPS = Path("data/clips")
 MANIFEST_FILE = "manifest.jsonl"
 #: NearDuplicate rows, if ``ingest.near_duplicates`` asks for them.
 NEAR_DUPLICATES_FILE = "near_duplicates.jsonl"
-#: The data card: counts, licences, what was set aside; for people.
+#: The data card: counts, licences, what was rejected; for people.
 CARD_FILE = "card.md"
 NORMALISED = "normalised"
 

@@ -58,7 +58,7 @@ def test_samples_come_of_a_recording_without_annotations(server: JudgeServer, tm
     edges = [(SCENE_S * n, SCENE_S * (n + 1)) for n in range(SCENES)]
     assert [(row["start"], row["end"]) for row in rows] == edges
     assert {row["source"] for row in rows} == {"long"}
-    assert f"{SCENES} accepted; {SCENES} rows read: {SCENES} used, 0 set aside" in succeed(
+    assert f"{SCENES} accepted; {SCENES} rows read: {SCENES} used, 0 rejected" in succeed(
         project, "vidbridge", "data", "check", "recordings"
     )
 

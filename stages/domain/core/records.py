@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from fractions import Fraction
+from functools import lru_cache
 from itertools import pairwise
 from typing import Annotated, Any, Literal
 
@@ -29,10 +30,16 @@ def _exact(value: Any) -> Any:
     never its binary value."""
     if not isinstance(value, int | float | str):
         return value
+    return _fraction(str(value))
+
+
+# Rates and durations are few, rows are many.
+@lru_cache(maxsize=4096)
+def _fraction(text: str) -> Fraction:
     # Bounded before parsing: Fraction("1e999999999") would never finish.
-    if not _EXACT.fullmatch(str(value)):
+    if not _EXACT.fullmatch(text):
         raise ValueError("not an exact number; write 8, 1.5 or 30000/1001")
-    return Fraction(str(value))
+    return Fraction(text)
 
 
 #: An exact frame rate (frames per second) or duration (seconds), written as ``"30000/1001"``.
@@ -256,23 +263,19 @@ class Clip(Record):
                 raise ValueError(f"event {event.caption!r} ends at frame {event.span.stop}, the clip has {self.frames}")
         for before, after in pairwise(self.events):
             if after.span.start < before.span.start:
-                raise ValueError(
-                    f"event {after.caption!r} starts at frame {after.span.start}, before {before.caption!r} at"
-                    f" {before.span.start}, which is listed first; sort events by their start"
-                )
+                frames = f"frame {after.span.start}, before {before.caption!r} at {before.span.start}, which is listed"
+                raise ValueError(f"event {after.caption!r} starts at {frames} first; sort events by their start")
         return self
 
 
 class Reject(Record):
-    """A row that was set aside, and why. ``reason`` is a stable slug that a program may count,
-    ``detail`` is for people."""
+    """A row that was rejected, and why: ``reason`` is a slug to count, ``detail`` is for people."""
 
     schema_version: Literal[1] = 1
     item: str
     reason: str = Field(pattern=r"^[a-z0-9-]+$")
     detail: str
-    #: Rows of the annotation file that it sets aside; None: one, or, by its reason, a part of one.
-    #: 0: its row gave other clips.
+    #: Rows that it rejects; None: one, or by its reason a part; 0: its row gave other clips.
     rows: int | None = Field(default=None, ge=0)
 
 
@@ -289,8 +292,7 @@ def reject_order(reject: Reject) -> tuple[str, tuple[str | int, ...], tuple[str 
 
 
 class Segment(Record):
-    """Frames ``span`` of clip ``clip_id``, conformed to the timeline's rate. At equal rates these
-    are the clip's own frame numbers."""
+    """Frames ``span`` of clip ``clip_id`` at the timeline's rate; at equal rates its own."""
 
     clip_id: str
     span: Span
@@ -368,9 +370,7 @@ class Verdict(Record):
     @model_validator(mode="after")
     def _score_iff_scored(self) -> Verdict:
         if (self.outcome == "scored") != (self.score is not None):
-            raise ValueError(
-                f"outcome {self.outcome!r} and score {self.score!r} contradict each other: only 'scored' has a score"
-            )
+            raise ValueError(f"outcome {self.outcome!r} and score {self.score!r} contradict: only 'scored' has a score")
         return self
 
 

@@ -19,7 +19,16 @@ from pydantic import Field, model_validator
 
 from stages.domain.core.records import Clip, Event, Exact, Reject, Sample, Segment, Span, Timeline, Trace
 from stages.domain.core.replies import Reply
-from stages.domain.core.timeline import conformed_frames, cut, interleave, piece_lengths, sample_indices, segment_counts
+from stages.domain.core.timeline import (
+    SampledFrames,
+    conformed_frames,
+    cut,
+    frame_count,
+    interleave,
+    piece_lengths,
+    sample_indices,
+    segment_counts,
+)
 from stages.domain.tasks.lexicon import vague
 from stages.domain.tasks.order import first, last
 from stages.domain.tasks.partners import Partner, as_partner
@@ -141,7 +150,7 @@ def _mixed(clip: Clip, settings: Settings, context: Context) -> TaskSamples:
 
 
 def _sample(
-    clip: Clip, about: Partner, partner: Partner, settings: Settings, sampled_frames: int, rng: Random
+    clip: Clip, about: Partner, partner: Partner, settings: Settings, sampled_frames: SampledFrames, rng: Random
 ) -> Sample | Reject:
     # The lower of the two rates: no frame has to be repeated.
     rate = min(clip.rate, partner.rate)
@@ -163,15 +172,17 @@ def _sample(
             for c, excerpt, cuts in zip(order, excerpts, pieces, strict=True)
         )
         timeline = interleave(first, second, rate)
-        counts = segment_counts(timeline, sample_indices(timeline.frames, sampled_frames))
+        total = timeline.frames
+        shown = frame_count(sampled_frames, total, rate)
+        counts = segment_counts(timeline, sample_indices(total, shown))
         if min(counts) < settings.min_piece_frames:
             continue
         askable = _askable(events, excerpts[order.index(about)], rate)
         if clip.display_name is not None and askable:
             which = rng.choice(tuple(askable))
-            return _templated(clip, partner, timeline, which, askable[which], sampled_frames)
+            return _templated(clip, partner, timeline, which, askable[which], shown)
         if (clip.display_name is None or not clip.events) and _tells(shown_part(clip, timeline)):
-            return _unwritten(clip, partner, timeline, sampled_frames)
+            return _unwritten(clip, partner, timeline, shown)
     detail = (
         f"with {partner.clip_id}: no cut into pieces of {settings.min_piece_s} to {settings.max_piece_s} s, of"
         f" {settings.max_clip_s} s of each clip at most, shows every piece and a whole event to ask about"

@@ -10,6 +10,7 @@ from random import Random
 
 from stages.domain.core.records import Clip, OpenQuestion, Reject, Sample, Trace, folded
 from stages.domain.core.replies import Reply
+from stages.domain.core.timeline import SampledFrames
 from stages.domain.tasks.lexicon import vague
 from stages.domain.tasks.order import first, last, right_after
 from stages.domain.tasks.rewards import Referee, RewardRules, TaskScore, unavailable
@@ -61,7 +62,7 @@ def make(clip: Clip, settings: Settings, context: Context) -> TaskSamples:
     return [_sample(clip, number, questions[number], context.sampled_frames) for number in numbers], []
 
 
-def _sample(clip: Clip, number: int, question: OpenQuestion, sampled_frames: int) -> Sample:
+def _sample(clip: Clip, number: int, question: OpenQuestion, sampled_frames: SampledFrames) -> Sample:
     trace = Trace(
         thinking=clip.caption or clip.event_summary or question.answer,
         answer=question.answer,

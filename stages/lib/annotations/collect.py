@@ -3,17 +3,18 @@ usable video are rejected."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 from stages.domain.core.records import Reject
-from stages.lib.annotations.annotation import Annotation, Found, reject, videos_in
+from stages.lib.annotations.annotation import PART_REASONS, Annotation, Found, reject, videos_in
 from stages.lib.annotations.links import Links
 
 #: Fields of which a clip has one value. ``caption`` is not among them: a second one is a further
 #: caption.
-_SINGLE = ("source", "split", "label", "licence", "length_s")
+_SINGLE = ("source", "split", "label", "licence", "length_s", "rate")
 #: Fields of which a clip may have several values, and the name of one in messages.
 _SEVERAL = {
     "events": "event",
@@ -67,7 +68,7 @@ def usable(found: Iterable[Found], folder: Path, file: str) -> Source:
     for where, row, videos, parts in found:
         read += 1
         mentioned |= videos
-        problem = row if isinstance(row, Reject) else _misplaced(row, folder, links, where)
+        problem = _of_whole_row(row) if isinstance(row, Reject) else _misplaced(row, folder, links, where)
         if isinstance(row, Annotation) and problem is None:
             key = (row.video, row.start, row.end)
             first = rows.get(key)
@@ -91,6 +92,13 @@ def usable(found: Iterable[Found], folder: Path, file: str) -> Source:
         detail = f"{stray}: {file} has no usable row for it; add one, or move the file away"
         rejects.append(Reject(item=stray, reason="no-annotation", detail=detail))
     return Source(list(rows.values()), rejects, read)
+
+
+def _of_whole_row(problem: Reject) -> Reject:
+    """Count the row of a reject whose reason is that of a part: with its only part, all of it is
+    rejected."""
+    is_part = problem.reason in PART_REASONS and problem.rows is None
+    return problem.model_copy(update={"rows": 1}) if is_part else problem
 
 
 def join(first: Annotation, row: Annotation, where: str) -> tuple[Annotation, list[Reject]] | Reject:
@@ -149,8 +157,25 @@ def _misplaced(row: Annotation, folder: Path, links: Links, where: str) -> Rejec
             " that as source"
         )
         return reject(where, "outside-folder", detail)
+    if target.is_dir():
+        return _pictures_elsewhere(row, target, links, where)
     if not target.is_file():
         return reject(where, "missing-file", f"video: {row.video!r} is not a file")
+    return None
+
+
+def _pictures_elsewhere(row: Annotation, folder: Path, links: Links, where: str) -> Reject | None:
+    """Check the links in a folder that is a video in pictures, as the folder itself is checked."""
+    with os.scandir(folder) as entries:
+        linked = sorted(entry.name for entry in entries if entry.is_symlink())
+    for name in linked:
+        try:
+            leads_out = links.lead_out(folder / name)
+        except (OSError, RuntimeError) as error:
+            return reject(where, "missing-file", f"video: {row.video}/{name} does not exist ({_reason(error)})")
+        if leads_out:
+            detail = f"video: {row.video}/{name} is a link that leaves the folder; copy the picture"
+            return reject(where, "outside-folder", detail)
     return None
 
 

@@ -23,8 +23,8 @@ from PIL import Image
 
 from stages.domain.core.frames import Fit, Frames
 from stages.domain.core.records import Clip, Sample, Timeline
-from stages.domain.core.timeline import Source, conformed_frame, resolve, sample_indices
-from stages.lib.video import container, encoder, errors, packets, reader, rotation, times
+from stages.domain.core.timeline import SampledFrames, Source, conformed_frame, frame_count, resolve, sample_indices
+from stages.lib.video import container, encoder, errors, folders, packets, pictures, reader, rotation, times
 from stages.lib.video import probe as probing
 from stages.lib.video.errors import VideoError
 from stages.lib.video.probe import UNTRUSTED_TIMES, Probe, packet_index, probe
@@ -44,7 +44,7 @@ REMEMBERED_FILES = 32
 
 _LIBRARIES = ("av", "decord", "numpy", "pillow")
 #: The modules beside this one that turn a file into pixels.
-READING = (container, encoder, errors, packets, probing, reader, rotation, times)
+READING = (container, encoder, errors, folders, packets, pictures, probing, reader, rotation, times)
 
 
 @dataclass(frozen=True)
@@ -321,13 +321,14 @@ def conform(pixels: Pixels, width: int, height: int) -> Pixels:
     return fitted
 
 
-def load_video(path: Path, frames: int) -> Frames:
-    """Load ``frames`` frames spread evenly over any video file, for a prediction.
+def load_video(path: Path, sampled: SampledFrames) -> Frames:
+    """Load frames spread evenly over any video file, as many as ``sampled`` gives it, for a
+    prediction.
 
     Raises:
         VideoError: the file cannot be read.
     """
     facts = probe(path)
-    indices = sample_indices(facts.slots, frames)
+    indices = sample_indices(facts.slots, frame_count(sampled, facts.slots, facts.rate))
     pixels, _ = read_frames(path, [facts.frame_at(index) for index in indices], facts=facts)
     return Frames(pixels=pixels, indices=indices, total=facts.slots, rate=facts.rate)

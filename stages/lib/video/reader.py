@@ -24,7 +24,8 @@ from av.video.reformatter import VideoReformatter
 
 from stages.lib.video.container import decode, decoded, open_video
 from stages.lib.video.errors import VideoError
-from stages.lib.video.probe import UNTRUSTED_TIMES, packet_index, probe
+from stages.lib.video.folders import read_folder
+from stages.lib.video.probe import DECORD_PIXELS, UNTRUSTED_TIMES, packet_index, probe
 from stages.lib.video.times import PacketIndex
 
 Backend = Literal["decord", "pyav"]
@@ -35,9 +36,6 @@ Shrunk = Callable[[npt.NDArray[np.uint8]], npt.NDArray[np.uint8]]
 
 #: Decoders that can skip frames that no other frame refers to.
 SKIPPING = frozenset(("h264", "hevc"))
-
-#: Up to this many pixels in all frames of a file decord is the faster reader.
-DECORD_PIXELS = 1_000_000
 
 
 class Facts(Protocol):
@@ -84,7 +82,7 @@ def read_frames(
     """Read the frames ``indices`` (numbers in presentation order), upright.
 
     Args:
-        path: the file.
+        path: the file, or the folder of a video in pictures.
         indices: frame numbers, any order, repetition allowed.
         facts: facts about the file, if the caller has them already; None: the file is probed.
         stats: counts the frames served.
@@ -164,14 +162,19 @@ def _read_pyav(
     reformatter = VideoReformatter()
 
     def keep(index: int, frame: Any) -> None:
+        put(index, _upright(frame, facts, reformatter))
+
+    def put(index: int, upright: npt.NDArray[np.uint8]) -> None:
         nonlocal pixels
-        upright = _upright(frame, facts, reformatter)
         if shrunk is not None:
             upright = shrunk(upright)
             if not len(pixels):
                 pixels = np.empty((len(indices), *upright.shape), np.uint8)
         pixels[rows[index]] = upright
 
+    if path.is_dir():
+        read_folder(path, indices, facts.frames, put, (facts.height, facts.width))
+        return pixels
     packets = index_of(path)
     if packets.shown != facts.frames:
         raise VideoError("damaged", f"{path.name}: {packets.shown} frames are stored, {facts.frames} were expected")
@@ -203,6 +206,9 @@ def _in_sequence(path: Path, first: int | None, left: set[int], keep: Keep) -> N
                 continue
             number += 1
             if number in left:
+                # A decoder returns a damaged picture rather than none.
+                if frame.is_corrupt:
+                    break
                 keep(number, frame)
                 left.discard(number)
             if not left:

@@ -15,7 +15,8 @@ from stages.ingest.duplicates import NearDuplicate
 from stages.ingest.examine import RowCounts, examine_source
 from stages.ingest.grouping import warning
 from stages.lib.annotations.annotation import FILE_REASONS, PART_REASONS, SourceError, rows_set_aside
-from stages.params import IngestParams, Params
+from stages.lib.annotations.formats import unused_columns
+from stages.params import Params
 
 __all__ = ["Checked", "SourceError", "check"]
 
@@ -38,6 +39,8 @@ class Checked:
     names_alike: str
     #: Reasons of rejects that are parts of rows.
     part_reasons: frozenset[str] = PART_REASONS
+    #: Columns of the annotations that their mapping does not use.
+    unused: tuple[str, ...] = ()
 
     @property
     def rows_set_aside(self) -> int:
@@ -71,11 +74,11 @@ def check(
         "format": annotation_format or params.ingest.format,
         "annotations": annotations,
     }
-    present = params.ingest.model_dump()
     if curate:
-        changed |= {"curate": True}
-        present["near_duplicates"] = "report" if params.ingest.near_duplicates == "off" else present["near_duplicates"]
-    settings = IngestParams.model_validate(present | changed)
+        asked = params.ingest.near_duplicates
+        changed |= {"curate": True, "near_duplicates": "report" if asked == "off" else asked}
+    # Not validated: a mapping that is only tried may lie anywhere.
+    settings = params.ingest.model_copy(update=changed)
     curator = Curator(settings)
     clips, rejects, hazards, counts = examine_source(settings, params.seed, curator=curator)
     samples: dict[TaskName, int] = {}
@@ -94,4 +97,5 @@ def check(
         curated=curator.summary(clips),
         near_duplicates=tuple(curator.pairs),
         names_alike=warning(curator.names),
+        unused=unused_columns(settings),
     )

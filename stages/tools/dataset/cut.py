@@ -73,7 +73,7 @@ def cut(params: Params, folder: Path, out: Path, lengths: Lengths, timeout_s: fl
         raise SourceError("folder", f"{str(folder)!r} holds no video", "name the folder that holds the files")
     _check_own(out)
     changes = {"source": str(folder), "curate": True, "timeout_s": timeout_s, "normalise": False}
-    settings = IngestParams.model_validate(params.ingest.model_dump() | changes)
+    settings = params.ingest.model_copy(update=changes)
     journal = journal_file(settings)
     if not in_project:
         journal = out.with_name(f".{out.name}.{journal.name}")

@@ -15,6 +15,7 @@ from stages.errors import InputError
 from stages.lib.annotations.annotation import Annotation
 from stages.lib.annotations.formats import read_source
 from stages.lib.rows.jsonl import iterate_rows
+from stages.lib.video.folders import digest_of
 from stages.params import ExcludedVideo, Params
 from stages.runtime import paths as layout
 from stages.tracking.lineage.uri import TrackingError
@@ -152,6 +153,8 @@ def _below(path: Path, folder: Path) -> bool:
 
 
 def _hash(path: Path) -> str | None:
+    if path.is_dir():
+        return digest_of(path)
     if not path.is_file():
         return None
     with path.open("rb") as file:

@@ -1,4 +1,4 @@
-"""Corpus and ingest on real files: what is made is accepted, what is broken is set aside with its
+"""Corpus and ingest on real files: what is made is accepted, what is broken is rejected with its
 reason, bytes are the same."""
 
 from __future__ import annotations
@@ -302,7 +302,8 @@ def test_what_was_found_is_kept_until_the_file_changes(
     journal.write_text("".join(lines[:2]) + lines[2][:30])
     looked: list[str] = []
     monkeypatch.setattr(
-        "stages.ingest.examine.map_items", lambda work, items, *_, **__: (looked.append(i) or work(i) for i in items)
+        "stages.ingest.examine.map_items",
+        lambda work, items, *_, **__: (looked.append(i.video) or work(i) for i in items),
     )
     assert _examined(_params(folder), journal) == whole
     assert looked == sorted(row["video"] for row in rows)[2:]

@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stages.domain.core.records import Clip, Excerpt, Span
-from stages.ingest.clips import Media, data_card, summarise, to_clip, without_duplicates
+from stages.ingest.card import data_card, summarise
+from stages.ingest.clips import Media, to_clip, without_duplicates
 from stages.ingest.parts import equal_spans, to_clips
 from stages.ingest.split import assign_splits, recordings
 from stages.lib.annotations.annotation import PART_REASONS, Annotation, rows_set_aside
@@ -246,7 +247,7 @@ def test_a_recording_that_is_too_long_is_taken_in_parts() -> None:
     assert rows_set_aside(rejects) == 0
     card = data_card(summarise(clips, rejects, {}), "x")
     assert "\n4 clips are parts of 1 files; no file's parts are in two splits.\n" in card
-    assert "\n0 rows were set aside" in card
+    assert "\n0 rows were rejected" in card
 
 
 def test_an_event_over_the_edge_of_two_parts_is_in_one() -> None:

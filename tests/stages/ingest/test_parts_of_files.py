@@ -14,8 +14,9 @@ import pytest
 
 from stages.domain.core.records import Reject
 from stages.ingest import examine as examining
-from stages.ingest.clips import summarise
-from stages.ingest.examine import FileReport, examine_source
+from stages.ingest.card import summarise
+from stages.ingest.examination import Asked, FileReport, examine
+from stages.ingest.examine import examine_source
 from stages.lib.annotations.annotation import rows_set_aside
 from stages.lib.video.encoder import encode, ffmpeg_binary
 from stages.params import ExcludedVideo, IngestParams, load_params
@@ -39,10 +40,10 @@ def examined(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Names of the files that are examined, in this process: starting others takes longer."""
     names: list[str] = []
 
-    def in_process(videos: Sequence[str], folder: Path, reencoded: Path | None, _: float) -> Iterator[FileReport]:
-        for video in videos:
-            names.append(video)
-            yield examining.examine(video, folder, reencoded)
+    def in_process(asked: Sequence[Asked], params: IngestParams, reencoded: Path | None) -> Iterator[FileReport]:
+        for one in asked:
+            names.append(one.video)
+            yield examine(one, Path(params.source), reencoded)
 
     monkeypatch.setattr(examining, "_examined", in_process)
     return names

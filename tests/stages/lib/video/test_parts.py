@@ -14,7 +14,8 @@ import pytest
 from stages.domain.core.frames import Fit
 from stages.domain.core.records import Clip, Excerpt, Sample, Segment, Span, Timeline
 from stages.domain.core.timeline import interleave, mask, plain
-from stages.ingest.examine import examine, examine_source
+from stages.ingest.examination import Asked, examine
+from stages.ingest.examine import examine_source
 from stages.lib.video import loader as edits
 from stages.lib.video.encoder import encode, ffmpeg_binary
 from stages.lib.video.loader import FrameLoader
@@ -117,7 +118,7 @@ def test_a_part_is_mixed_with_another_clip_and_with_another_rate(folder: Path) -
 
 
 def test_parts_of_a_file_of_uneven_times_follow_its_even_clock(folder: Path) -> None:
-    report = examine("uneven.mkv", folder, None)
+    report = examine(Asked("uneven.mkv"), folder, None)
     assert report.media is not None
     assert report.media.variable_rate
     about = {"rate": report.media.rate, "hazards": report.media.hazards, "variable_rate": True}
