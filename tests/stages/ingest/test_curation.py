@@ -10,11 +10,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
+from pydantic import ValidationError
 
 from stages.domain.core.records import Clip, Reject, Span
-from stages.ingest import examine as examining
 from stages.ingest.curation import Curator
 from stages.ingest.duplicates import NearDuplicate, without_near_duplicates
+from stages.ingest.examination import Asked, examine
 from stages.ingest.examine import examine_source
 from stages.ingest.viewing import Viewed, Viewer, flags
 from stages.ingest.watching import SMALL_PX, validate_watched
@@ -214,10 +216,44 @@ def test_a_file_is_decoded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         raise AssertionError("a second decode")
 
     monkeypatch.setattr(encoder, "validate", refused)
-    report = examining.examine("a.mp4", Path(params.source), None, look=True)
+    report = examine(Asked("a.mp4", watch=True), Path(params.source), None)
     assert report.problem is None
     assert report.viewed is not None
     assert report.viewed.shots == (16,)
+
+
+def test_every_frame_is_looked_at_in_a_source_of_any_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also one that ``auto`` would sample; the words of ``sampled`` contradict a look."""
+    monkeypatch.setenv("VIDBRIDGE_WORKERS", "1")
+    params = source(tmp_path, a=np.concatenate([scene(1), scene(2)]))
+    asked = params.model_dump() | {"validation": {"mode": "auto", "whole_up_to": 0}}
+    (clip,) = examine_source(IngestParams.model_validate(asked), 7).clips
+    assert clip.shots == (16,)
+    with pytest.raises(ValidationError, match=r"curate looks at every frame; set mode: auto or whole"):
+        IngestParams.model_validate(asked | {"validation": {"mode": "sampled", "whole_up_to": 0}})
+
+
+def test_a_frame_folder_is_looked_at_as_a_file_of_its_pictures(tmp_path: Path) -> None:
+    pixels = np.concatenate([scene(1), scene(2)])
+    encode(pixels, Fraction(8), tmp_path / "a.mp4", crf=18)
+    (tmp_path / "b").mkdir()
+    for number, picture in enumerate(pixels):
+        Image.fromarray(picture).save(tmp_path / f"b/{number:03}.png")
+    file, folder = (
+        examine(Asked(name, frame_rate=Fraction(8), watch=True), tmp_path, None).viewed for name in ("a.mp4", "b")
+    )
+    assert file is not None
+    assert folder is not None
+    assert folder.shots == file.shots == (16,)
+    assert folder.at == file.at
+    whole = Span(start=0, stop=len(pixels))
+    colours = [seen.pictures_in(whole).colours for seen in (file, folder)]
+    # The file's colours have half the resolution.
+    assert np.abs(colours[0] - colours[1]).max() <= 10
+    Image.fromarray(pixels[0, :36]).save(tmp_path / "b/005.png")
+    problem = examine(Asked("b", frame_rate=Fraction(8), watch=True), tmp_path, None).problem
+    assert problem is not None
+    assert problem.reason == "damaged"
 
 
 @pytest.mark.slow

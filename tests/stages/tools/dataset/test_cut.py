@@ -68,7 +68,11 @@ def film(seeds: tuple[int, ...], frames: int = 24) -> np.ndarray[tuple[int, ...]
 
 
 def call(folder: Path, out: Path) -> Cut:
-    return cut(load_params(ROOT / "params.yaml"), folder, out, PLAIN, 60, in_project=False)
+    params = load_params(ROOT / "params.yaml")
+    # A cut looks at every frame, whatever ingest decodes.
+    sampled = params.ingest.validation.model_copy(update={"mode": "sampled"})
+    params = params.model_copy(update={"ingest": params.ingest.model_copy(update={"validation": sampled})})
+    return cut(params, folder, out, PLAIN, 60, in_project=False)
 
 
 def test_a_cut_is_written_goes_on_and_replaces_only_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
