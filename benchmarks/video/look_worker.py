@@ -67,7 +67,7 @@ def second(params: Params, folder: Path, count: int) -> Callable[[], Any]:
     reports = _examined_before(folder, count)
 
     def work() -> None:
-        clips, _, _ = examining.examine_source(settings, 7, reports)
+        clips, *_ = examining.examine_source(settings, 7, reports)
         if len(clips) != count:
             raise RuntimeError(f"{len(clips)} of {count} clips were kept")
 

@@ -13,6 +13,7 @@ import shutil
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from fractions import Fraction
 from functools import partial
 from pathlib import Path
 from posixpath import normpath
@@ -181,7 +182,7 @@ def _reports(asked: Sequence[Asked], params: IngestParams, journal: Path | None)
         yield from _examined(asked, params, None)
         return
     reencoded = journal.with_suffix("") if params.normalise else None
-    earlier = _read_journal(journal, params, reencoded)
+    earlier = _read_journal(journal, Path(params.source), reencoded, params.frame_rate, params.curate)
     known = [earlier.get(one) for one in asked]
     new = [one for one, report in zip(asked, known, strict=True) if report is None]
     if earlier:
@@ -237,13 +238,15 @@ def copy_normalised(clips: Sequence[Clip], journal: Path, folder: Path) -> None:
         shutil.copyfile(journal.with_suffix("") / path, out)
 
 
-def _read_journal(journal: Path, params: IngestParams, reencoded: Path | None) -> dict[Asked, FileReport]:
+def _read_journal(
+    journal: Path, folder: Path, reencoded: Path | None, frame_rate: Fraction | None, watch: bool = False
+) -> dict[Asked, FileReport]:
     """Read the reports of files that have not changed since. A last line that a kill cut short is
     skipped."""
     reports: dict[Asked, FileReport] = {}
     if not journal.is_file():
         return reports
-    root = str(Path(params.source))
+    root = str(folder)
     with journal.open("rb") as lines, _collected_later():
         for line in lines:
             try:
@@ -255,7 +258,7 @@ def _read_journal(journal: Path, params: IngestParams, reencoded: Path | None) -
             missing = normalised is not None and not (reencoded is not None and (reencoded / normalised).is_file())
             # A sampled validation is no whole one, nor the other way round: the result must not
             # depend on what was done before.
-            asked = Asked(report.video, report.rate, params.frame_rate, report.whole, params.curate)
+            asked = Asked(report.video, report.rate, frame_rate, report.whole, watch)
             if state == (report.size, report.mtime_ns) and not missing:
                 reports[asked] = report
             else:
