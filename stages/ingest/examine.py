@@ -22,6 +22,8 @@ from pydantic import ValidationError
 
 from stages.domain.core.records import Clip, Record, Reject, reject_order
 from stages.ingest.clips import Media, to_clip, without_duplicates
+from stages.ingest.files import Files, LocatedFile
+from stages.ingest.source import open_source
 from stages.ingest.split import assign_splits
 from stages.lib.annotations.annotation import Annotation
 from stages.lib.annotations.formats import read_source
@@ -78,7 +80,9 @@ def examine_source(
     Raises:
         SourceError: the source folder cannot be used at all.
     """
-    rows, rejects, _ = read_source(params)
+    source = open_source(params)
+    rows, rejects, _ = read_source(source.params)
+    rejects += source.rejects
     # Splits are assigned before anything is excluded, so that a removal moves no other clip.
     splits, conflicts = assign_splits(rows, params, seed)
     placed = [row for row in sorted(rows, key=lambda row: row.clip_id) if row.clip_id in splits]
@@ -90,7 +94,7 @@ def examine_source(
     contents = {video.sha256: video.video for video in params.exclude if video.sha256 is not None}
     clips: list[Clip] = []
     hazards: Counter[str] = Counter()
-    reports = _reports([row.video for row in placed], params, journal)
+    reports = _reports([row.video for row in placed], params, source.files, journal)
     for row, report in zip(placed, reports, strict=True):
         if report.media is not None and report.media.sha256 in contents:
             same = contents[report.media.sha256]
@@ -115,14 +119,19 @@ def _removed(row: Annotation, detail: str) -> Reject:
     return Reject(item=row.clip_id, reason=REMOVED, detail=f"{detail}; it was removed on request")
 
 
-def examine(video: str, folder: Path, reencoded: Path | None) -> FileReport:
+def examine(file: str | LocatedFile, folder: Path, reencoded: Path | None) -> FileReport:
     """Probe, decode and hash one file, and re-encode it into ``reencoded`` where decord must not
-    read it; runs in a worker."""
-    path = folder / video
+    read it; runs in a worker. ``file``: its name in ``folder``, or where it was brought to."""
+    video = file if isinstance(file, str) else file.name
     identity: dict[str, Any] = {"video": video, "size": 0, "mtime_ns": 0}
     try:
-        status = path.stat()
-        identity |= {"size": status.st_size, "mtime_ns": status.st_mtime_ns}
+        if isinstance(file, str):
+            path = folder / file
+            status = path.stat()
+            stamp = status.st_size, status.st_mtime_ns
+        else:
+            path, stamp = file.here(), file.stamp
+        identity |= {"size": stamp[0], "mtime_ns": stamp[1]}
         return FileReport(**identity, media=_media(video, path, reencoded))
     except VideoError as error:
         return FileReport(**identity, problem=Problem(reason=error.reason, detail=error.detail))
@@ -200,15 +209,17 @@ def _timing(probe: probing.Probe) -> tuple[int | Fraction, list[Fraction] | None
     return probe.times[0], None
 
 
-def _reports(videos: Sequence[str], params: IngestParams, journal: Path | None) -> Iterator[FileReport]:
+def _reports(
+    videos: Sequence[str], params: IngestParams, files: Files | None, journal: Path | None
+) -> Iterator[FileReport]:
     """Yield the report of each video, in order: from the journal if the file has not changed since,
     otherwise by examining it."""
-    folder = Path(params.source)
+    where = Path(params.source) if files is None else files
     if journal is None:
-        yield from _examined(videos, folder, None, params.timeout_s)
+        yield from _examined(videos, where, None, params.timeout_s)
         return
     reencoded = journal.with_suffix("") if params.normalise else None
-    earlier = _read_journal(journal, folder, reencoded)
+    earlier = _read_journal(journal, where, reencoded)
     new_videos = [video for video in videos if video not in earlier]
     if earlier:
         print(f"ingest: {len(earlier):,} of {len(videos):,} files were examined before and have not changed")
@@ -216,7 +227,7 @@ def _reports(videos: Sequence[str], params: IngestParams, journal: Path | None) 
     with journal.open("a", encoding="utf-8") as lines:
         # Ends a line that a kill cut short.
         lines.write("\n" if lines.tell() else "")
-        new_reports = _examined(new_videos, folder, reencoded, params.timeout_s)
+        new_reports = _examined(new_videos, where, reencoded, params.timeout_s)
         for video in videos:
             if video in earlier:
                 yield earlier[video]
@@ -230,9 +241,22 @@ def _reports(videos: Sequence[str], params: IngestParams, journal: Path | None) 
             yield report
 
 
-def _examined(videos: Sequence[str], folder: Path, reencoded: Path | None, timeout_s: float) -> Iterator[FileReport]:
+def _examined(
+    videos: Sequence[str], files: Path | Files, reencoded: Path | None, timeout_s: float
+) -> Iterator[FileReport]:
+    if isinstance(files, Path):
+        yield from _examined_here(videos, files, reencoded, timeout_s)
+        return
+    for batch in files.batches(videos):
+        yield from _examined_here(batch, Path(), reencoded, timeout_s)
+
+
+def _examined_here(
+    files: Sequence[str | LocatedFile], folder: Path, reencoded: Path | None, timeout_s: float
+) -> Iterator[FileReport]:
     work = partial(examine, folder=folder, reencoded=reencoded)
-    for video, result in zip(videos, map_items(work, videos, "ingest", timeout_s=timeout_s), strict=True):
+    for file, result in zip(files, map_items(work, files, "ingest", timeout_s=timeout_s), strict=True):
+        video = file if isinstance(file, str) else file.name
         if isinstance(result, ItemFailure):
             remedy = "; raise ingest.timeout_s if it is only long" if result.reason == "timeout" else ""
             problem = Problem(reason=result.reason, detail=f"{video}: {result.detail}{remedy}")
@@ -244,9 +268,9 @@ def _examined(videos: Sequence[str], folder: Path, reencoded: Path | None, timeo
 def journal_file(params: IngestParams) -> Path:
     """Return the journal of the source folder; a change of the examining code starts another
     journal."""
-    folder = Path(params.source)
+    where = Path(params.source).resolve() if params.is_plain_folder else params.roots
     code = [Path(module.__file__ or "") for module in EXAMINING] + [Path(__file__)]
-    identity = f"{folder.resolve()} {params.normalise} {code_digest(code)}"
+    identity = f"{where} {params.normalise} {code_digest(code)}"
     name = hashlib.sha256(identity.encode()).hexdigest()[:16]
     return paths.EXAMINED / f"{name}.jsonl"
 
@@ -260,7 +284,7 @@ def copy_normalised(clips: Sequence[Clip], journal: Path, folder: Path) -> None:
             shutil.copyfile(journal.with_suffix("") / clip.path, out)
 
 
-def _read_journal(journal: Path, folder: Path, reencoded: Path | None) -> dict[str, FileReport]:
+def _read_journal(journal: Path, files: Path | Files, reencoded: Path | None) -> dict[str, FileReport]:
     """Read the reports of files that have not changed since. A last line that a kill cut short is
     skipped."""
     reports: dict[str, FileReport] = {}
@@ -269,13 +293,21 @@ def _read_journal(journal: Path, folder: Path, reencoded: Path | None) -> dict[s
     for line in journal.read_text(encoding="utf-8").split("\n"):
         try:
             report = FileReport.model_validate_json(line)
-            status = (folder / report.video).stat()
+            stamp = _stamp(files, report.video)
         except (ValidationError, OSError):
             continue
         normalised = report.media.normalised if report.media is not None else None
         missing = normalised is not None and not (reencoded is not None and (reencoded / normalised).is_file())
-        if (status.st_size, status.st_mtime_ns) == (report.size, report.mtime_ns) and not missing:
+        if stamp == (report.size, report.mtime_ns) and not missing:
             reports[report.video] = report
         else:
             reports.pop(report.video, None)
     return reports
+
+
+def _stamp(files: Path | Files, video: str) -> tuple[int, int] | None:
+    """Size and modification time of a file, or what stands for them where it was fetched."""
+    if not isinstance(files, Path):
+        return files.stamp(video)
+    status = (files / video).stat()
+    return status.st_size, status.st_mtime_ns

@@ -16,6 +16,7 @@ from stages.lib.rows.jsonl import write_json, write_rows
 from stages.lib.video.encoder import ffmpeg_binary
 from stages.params import load_params
 from stages.runtime import paths
+from stages.runtime.sources.watch import listing_digest, note_listing
 from stages.tracking.runs.run import stage_run
 
 
@@ -25,6 +26,7 @@ def main() -> int:
     with stage_run("ingest", params) as run:
         started = time.monotonic()
         journal = journal_file(params.ingest)
+        seen = listing_digest(params.ingest.roots)
         clips, rejects, hazards = examine_source(params.ingest, params.seed, journal)
         copy_normalised(clips, journal, paths.CLIPS)
         write_rows(paths.CLIPS / paths.MANIFEST_FILE, clips)
@@ -35,6 +37,8 @@ def main() -> int:
         run.summary({"clips": len(clips), "rejects": len(rejects), "seconds": time.monotonic() - started})
         reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(Counter(r.reason for r in rejects).items()))
         print(f"ingest: {len(clips):,} clips accepted, {len(rejects):,} rejected{f' ({reasons})' if reasons else ''}")
+        if seen is not None:
+            note_listing(params.ingest.roots, seen)
         if not clips:
             details = "".join(f"\n  {reject.item}: {reject.reason}: {reject.detail}" for reject in rejects[:10])
             raise SourceError(

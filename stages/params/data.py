@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 from pydantic import Field, StringConstraints, model_validator
@@ -11,6 +12,8 @@ from stages.domain.tasks import mix_vid_qa, task_of
 from stages.domain.tasks.synthesis import TaskSettings
 from stages.params.judging import WriterParams
 from stages.params.types import Fraction01, Positive, Table
+from stages.runtime.sources.addresses import fault_of_address, fault_of_name, is_remote, is_web, place_of
+from stages.runtime.sources.videos import NameRules, Roots
 
 
 class CorpusParams(Table):
@@ -47,10 +50,34 @@ class ExcludedVideo(Table):
     sha256: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")] | None
 
 
+class NamesParams(Table):
+    """How names in the rows become paths of files below the folder of the videos."""
+
+    #: Taken from the front of a name, as ``data/videos/`` of ``data/videos/a.mp4``; rows whose
+    #: video begins otherwise find no file.
+    strip: str
+    #: Put there instead.
+    add: str
+    #: Put behind a name that leaves it out, such as ``.mp4``.
+    extension: Annotated[str, StringConstraints(pattern=r"^(\.[A-Za-z0-9]+)?$")]
+
+    @model_validator(mode="after")
+    def _stays_below_the_folder(self) -> NamesParams:
+        if self.add and (fault := fault_of_name(self.add)) is not None:
+            raise ValueError(f"add: {fault}; write a folder below that of the videos, such as train/")
+        return self
+
+
 class IngestParams(Table):
-    #: A folder with videos and their annotations, absolute or relative to the project;
-    #: ``data/corpus`` is the generated one.
+    #: Videos and their annotations: a folder, absolute or relative to the project (``data/corpus``
+    #: is the generated one), a folder or file of a bucket (``s3://``, ``gs://``), the annotation
+    #: file on a web server (``https://``), or WebDataset tars in any of them. Keys come from the
+    #: environment.
     source: str = Field(min_length=1)
+    #: Folder of the videos, or address, where it is not the annotations' own; null: beside them.
+    videos: str | None
+    #: Rules for names in the rows that are not paths below that folder; null: they are.
+    names: NamesParams | None
     #: Format of the annotations (:mod:`stages.lib.annotations.formats`).
     format: str
     #: File of the annotations in that folder; null: the usual file name of the format.
@@ -72,6 +99,36 @@ class IngestParams(Table):
     #: Videos removed on request (written by ``vidbridge data remove``); ``vidbridge recipe use``
     #: keeps them.
     exclude: tuple[ExcludedVideo, ...]
+
+    @property
+    def roots(self) -> Roots:
+        """Where rows and videos are."""
+        rules = NameRules() if self.names is None else NameRules(**self.names.model_dump())
+        return Roots(self.source, self.videos, rules)
+
+    @property
+    def is_plain_folder(self) -> bool:
+        """True if the readers of annotations and of videos can work in the folder itself."""
+        if is_remote(self.source) or self.videos is not None or self.names is not None:
+            return False
+        return place_of(self.source).file is None and not self.roots.local_shards
+
+    def below(self, root: Path) -> IngestParams:
+        """The same, with paths of this machine counted from ``root``."""
+        roots = self.roots.below(root)
+        return self.model_copy(update={"source": roots.source, "videos": roots.videos})
+
+    @model_validator(mode="after")
+    def _names_readable_addresses(self) -> IngestParams:
+        for field, address in (("source", self.source), ("videos", self.videos)):
+            if address is not None and (fault := fault_of_address(address)) is not None:
+                raise ValueError(f"{field}: {fault}")
+        if is_web(self.source) and place_of(self.source).file is None:
+            raise ValueError(
+                "source: a web server lists no folder; name its annotation file, or a list of all its files"
+                " (https://HOST/FOLDER/index.txt, a name a line)"
+            )
+        return self
 
     @model_validator(mode="after")
     def _leaves_something_to_train_on(self) -> IngestParams:

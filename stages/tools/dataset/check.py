@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
-from pathlib import Path
 
 from stages.domain.core.records import Clip, Reject, TaskName, reject_order
 from stages.domain.tasks.synthesis import synthesise
@@ -30,15 +29,23 @@ class Checked:
     part_reasons: frozenset[str] = PART_REASONS
 
 
-def check(params: Params, folder: Path, annotation_format: str | None, annotations: str | None) -> Checked:
-    """Examine every file of ``folder`` as ingest would, with the present parameters, and count the
-    resulting samples.
+def check(
+    params: Params, source: str, annotation_format: str | None, annotations: str | None, videos: str | None = None
+) -> Checked:
+    """Examine every file of ``source``, a folder or an address, as ingest would, with the present
+    parameters, and count the resulting samples. ``videos``: root of the videos, where that is
+    another one.
 
     Raises:
         SourceError: there is no such format; the folder or its annotation file cannot be used at
             all.
     """
-    changed = {"source": str(folder), "format": annotation_format or params.ingest.format, "annotations": annotations}
+    changed = {
+        "source": source,
+        "format": annotation_format or params.ingest.format,
+        "annotations": annotations,
+        "videos": videos,
+    }
     settings = IngestParams.model_validate(params.ingest.model_dump() | changed)
     clips, rejects, hazards = examine_source(settings, params.seed)
     samples: dict[TaskName, int] = {}

@@ -14,6 +14,8 @@ from stages.params import IngestParams, Tolerance
 
 PARAMS = IngestParams(
     source="x",
+    videos=None,
+    names=None,
     format="jsonl",
     annotations=None,
     validation_share=0.2,

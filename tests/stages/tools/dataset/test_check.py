@@ -75,7 +75,7 @@ def test_chinese_annotations_give_what_their_english_counterpart_would(tmp_path:
     grey = np.stack([np.full((64, 64, 3), 20 + 4 * frame, np.uint8) for frame in range(40)])
     encode(grey, Fraction(10), tmp_path / "a.mp4", crf=18)
     params = load_params(ROOT / "infra/recipes/vidbridge-r1.yaml")
-    found = check(params, tmp_path, None, None)
+    found = check(params, str(tmp_path), None, None)
     assert (len(found.clips), found.rejects) == (1, ())
     assert [event.caption for event in found.clips[0].events] == ["一个人走进房间", "他在沙发上坐下"]
     assert (found.samples["dark_event_infer"], found.set_aside["dark_event_infer"]) == (1, ())
