@@ -14,13 +14,15 @@ from flows.errors import UsageError
 #: Maximum number of displayed names that DVC cannot store.
 _NAMES = 3
 #: Key of params.yaml to what was typed here in its place.
-_TYPED = {"ingest.source": "folder", "ingest.annotations": "--annotations"}
+_TYPED = {"ingest.source": "folder", "ingest.annotations": "--annotations", "ingest.videos": "--videos"}
 
 Name = TypeVar("Name", bound=str)
 
 
 def check(
-    folder: Annotated[Path, typer.Argument(help="Folder with videos and their annotations.")],
+    folder: Annotated[
+        str, typer.Argument(help="Folder with videos and their annotations, or its address (s3://, gs://, https://).")
+    ],
     format: Annotated[
         str | None,
         typer.Option(help="Annotation format, such as coin; default: ingest.format. An unknown name lists all."),
@@ -28,17 +30,22 @@ def check(
     annotations: Annotated[
         str | None, typer.Option(help="Annotation file in the folder; default: the format's usual one.")
     ] = None,
+    videos: Annotated[
+        str | None, typer.Option(help="Folder or address of the videos; default: beside the annotations.")
+    ] = None,
     every: Annotated[bool, typer.Option("--all", help="List everything that is set aside.")] = False,
     as_json: app.JsonOption = False,
 ) -> None:
     """Show what ingest would accept and set aside, and why.
 
-    Writes nothing; exits with 1 if nothing would be accepted. Example: vidbridge data check
+    Writes nothing; exits with 1 if nothing would be accepted. What is fetched stays in
+    VIDBRIDGE_SOURCE_CACHE. Example: vidbridge data check
     ~/coin --format coin
     """
     from flows.processes.environment import project_or_none
 
-    if not _check(project_or_none(), folder.expanduser().resolve(), format, annotations, every=every, as_json=as_json):
+    places = (_place(folder), None if videos is None else _place(videos))
+    if not _check(project_or_none(), *places, format, annotations, every=every, as_json=as_json):
         raise typer.Exit(app.FAILURE)
 
 
@@ -95,16 +102,24 @@ def remove(
     removal.remove(app.root(), videos, yes=yes, undo=undo, as_json=as_json)
 
 
+def _place(address: str) -> str:
+    """An address as it was typed; a path of this machine in full."""
+    from stages.runtime.sources.addresses import is_remote
+
+    return address if is_remote(address) else str(Path(address).expanduser().resolve())
+
+
 def _check(
     root: Path | None,
-    folder: Path,
+    source: str,
+    videos: str | None,
     annotation_format: str | None,
     annotations: str | None,
     *,
     every: bool,
     as_json: bool,
 ) -> bool:
-    """Print what ingest would accept and set aside of a folder, why, and the samples it would give;
+    """Print what ingest would accept and set aside of a source, why, and the samples it would give;
     returns False if it accepts nothing.
     """
     from itertools import islice
@@ -113,25 +128,28 @@ def _check(
     from flows.console.data import checked_document, show_checked
     from flows.content.names import is_utf8, unstorable_names
     from flows.params_file.recipes import params_or_default
+    from stages.runtime.sources.addresses import fault_of_address, is_remote
+    from stages.runtime.sources.failures import SourceAccessError
     from stages.tools.dataset.check import SourceError
     from stages.tools.dataset.check import check as examine
 
-    if not is_utf8(str(folder)):
-        raise UsageError("folder", f"{str(folder)!r}: its name is not UTF-8", "rename it")
+    if not is_utf8(source):
+        raise UsageError("folder", f"{source!r}: its name is not UTF-8", "rename it")
+    for option, address in (("folder", source), ("--videos", videos)):
+        if address is not None and (fault := fault_of_address(address)) is not None:
+            raise UsageError(option, *fault)
     params, out = params_or_default(root), show.console()
     try:
-        report = examine(params, folder, annotation_format, annotations)
-    except SourceError as error:
+        report = examine(params, source, annotation_format, annotations, videos)
+    except (SourceError, SourceAccessError) as error:
         names = _TYPED if annotation_format is None else {**_TYPED, "ingest.format": "--format"}
         parts = [error.field, error.problem, error.remedy]
         for key, typed in names.items():
             parts = [part.replace(key, typed) for part in parts]
         raise UsageError(*parts) from error
-    unstorable = list(islice(unstorable_names(folder), _NAMES))
+    unstorable = [] if is_remote(source) else list(islice(unstorable_names(Path(source)), _NAMES))
     if as_json:
-        show.document(
-            {"folder": str(folder), "recipe": params.recipe, **checked_document(report), "unstorable": unstorable}
-        )
+        show.document({"folder": source, "recipe": params.recipe, **checked_document(report), "unstorable": unstorable})
         return bool(report.clips)
     if root is None:
         out.print(f"no project here: with the parameters of the recipe {params.recipe}")

@@ -108,6 +108,22 @@ def record_of(stage: Any) -> StageRecord:
         stage.outs = outs
 
 
+def _save_deps(stage: Any) -> None:
+    """Hash a stage's inputs; one in a bucket that does not answer keeps the hash of the lock."""
+    outside = [(dep, dep.hash_info) for dep in stage.deps if dep.fs is not None and dep.fs.protocol != "local"]
+    stage.deps, deps = [dep for dep in stage.deps if all(dep is not other for other, _ in outside)], stage.deps
+    try:
+        stage.save_deps(allow_missing=True)
+    finally:
+        stage.deps = deps
+    for dep, locked in outside:
+        try:
+            dep.save()
+        except Exception:
+            # Of any client. The stage reports it if it reads the bucket.
+            dep.hash_info = locked
+
+
 def current_stage(root: Path, name: str) -> StageRecord | None:
     """Read stage ``name`` of ``dvc.yaml`` with the present parameters and inputs; None if
     ``dvc.yaml`` has no such stage.
@@ -125,7 +141,7 @@ def current_stage(root: Path, name: str) -> StageRecord | None:
     try:
         with Repo(str(root)) as repo:
             stage = repo.stage.load_one(str(root / PIPELINE_FILE), name)
-            stage.save_deps(allow_missing=True)
+            _save_deps(stage)
             return record_of(stage)
     except StageNotFound:
         return None
