@@ -13,7 +13,9 @@ from typing import Any
 from stages.params import load_params
 from stages.runtime import paths
 from stages.runtime.bounded_yaml import read_yaml
-from stages.runtime.sources.failures import access_error
+from stages.runtime.sources.addresses import is_web, place_of
+from stages.runtime.sources.failures import SourceAccessError, access_error
+from stages.runtime.sources.remote import RemoteRoot
 from stages.runtime.sources.watch import listing_digest, noted_listing
 
 #: The stage that reads the videos themselves. Later ones know their content from its manifest.
@@ -38,6 +40,7 @@ class Outside:
         """
         path = str(dep)
         if path not in self._hashes:
+            _check_tagged(path)
             try:
                 self._hashes[path] = dep.get_hash()
             except Exception as error:
@@ -50,6 +53,21 @@ class Outside:
         if not dep.hash_info:
             return [f"dep {dep} is a new dependency"]
         return [] if now == dep.hash_info else [f"dep {dep} changed"]
+
+
+def _check_tagged(address: str) -> None:
+    """Of a file on a web server without an ETag DVC assumes that it never changes.
+
+    Raises:
+        SourceAccessError: it has none.
+    """
+    place = place_of(address)
+    if is_web(address) and place.file is not None and not RemoteRoot(place.root, "ingest.source").is_tagged(place.file):
+        raise SourceAccessError(
+            "ingest.source",
+            f"{address}: its server sends no ETag, so a change of the file would not be noticed",
+            "let it send one (nginx and Apache do), or keep a copy here and set ingest.videos",
+        )
 
 
 def changed_videos(root: Path) -> str | None:

@@ -15,7 +15,7 @@ from stages.errors import Fault
 #: Schemes of remote sources.
 SCHEMES = ("s3", "gs", "https", "http")
 #: Suffixes by which an address that names a file of rows is told from one that names a folder.
-ROW_SUFFIXES = frozenset((".jsonl", ".json", ".csv", ".tsv", ".parquet", ".txt"))
+ROW_SUFFIXES = frozenset((".jsonl", ".json", ".csv", ".tsv", ".parquet", ".arrow", ".txt"))
 #: Suffix of shards in the layout of WebDataset.
 SHARD_SUFFIX = ".tar"
 

@@ -18,11 +18,8 @@ _KEYS = {
 _PUBLIC = {"s3": "FSSPEC_S3_ANON=true", "gs": "FSSPEC_GS_TOKEN=anon"}
 
 
-class SourceAccessError(InputError, OSError):
+class SourceAccessError(InputError):
     """A source cannot be read now: no answer, no right, no such bucket, or no room for files."""
-
-    def __str__(self) -> str:
-        return InputError.__str__(self)
 
 
 class Gone(Exception):

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, TypeVar
 from urllib.parse import quote
 
 from stages.runtime.sources.addresses import fault_of_name, is_web
-from stages.runtime.sources.failures import Changed, Gone, SourceAccessError, access_error, cause_of, is_gone, may_pass
+from stages.runtime.sources.failures import Changed, Gone, access_error, cause_of, is_gone, may_pass
 from stages.runtime.sources.store import Known, SourceStore, digest
 
 Answer = TypeVar("Answer")
@@ -105,6 +105,18 @@ class RemoteRoot:
         if found is None:
             raise Gone(name)
         return found
+
+    def is_tagged(self, name: str) -> bool:
+        """True if the server sends an ETag of a file, by which DVC notices a change.
+
+        Raises:
+            SourceAccessError: the server does not answer or refuses, or there is no such file.
+        """
+        try:
+            info = self._object(lambda fs: fs.info(self._path(name)), name)
+        except Gone as error:
+            raise access_error(self.field, f"{self.address}/{name}", FileNotFoundError()) from error
+        return bool(info.get("ETag") or info.get("Content-MD5"))
 
     def write(self, name: str, version: Version, part: Path, progress: Callable[[int], None]) -> None:
         """Complete a partial file with the bytes of one version of an object.
@@ -261,8 +273,6 @@ def fetch_one(
             lambda: known.get(name, version.text),
         )
     except OSError as error:
-        if isinstance(error, SourceAccessError):
-            raise
         raise access_error(root.field, f"{root.address}/{name}", error) from error
     known.put(name, version.text, sha256)
     return sha256

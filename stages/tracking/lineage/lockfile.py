@@ -92,8 +92,9 @@ def _record(name: str, entry: Mapping[str, Any]) -> StageRecord:
 
 
 def _hashes(items: Any) -> dict[str, str]:
-    # A dep that was missing when the stage was locked has only a path.
-    return {str(item["path"]): str(item.get("md5") or item.get("etag") or "") for item in items}
+    # DVC's name of a hash is the file system's: of folders and local files, buckets, web servers. A
+    # dep that was missing when the stage was locked has only a path.
+    return {str(item["path"]): str(item.get("md5") or item.get("etag") or item.get("checksum") or "") for item in items}
 
 
 def record_of(stage: Any) -> StageRecord:

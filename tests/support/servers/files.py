@@ -17,7 +17,8 @@ from urllib.parse import unquote
 class FileServer:
     """``asked``: method, name and range of each request. ``cut_after``: bytes after which a body is
     cut off; ``fail_at``: first byte of a range that is answered with 500; ``status``: what every
-    request is answered with; ``ranges``: whether it knows them."""
+    request is answered with; ``ranges``: whether it knows them;
+    ``tagged``: whether it sends ETags."""
 
     folder: Path
     address: str = ""
@@ -26,6 +27,7 @@ class FileServer:
     fail_at: int | None = None
     status: int | None = None
     ranges: bool = True
+    tagged: bool = True
 
     def bodies(self, name: str) -> list[str]:
         """Ranges of the bodies of a file that were asked for."""
@@ -63,7 +65,8 @@ def file_server(folder: Path) -> Iterator[FileServer]:
                 return
             part = content[int(found[1]) : int(found[2]) + 1] if found else content
             self.send_response(206 if found else 200)
-            self.send_header("ETag", f'"{tag}"')
+            if state.tagged:
+                self.send_header("ETag", f'"{tag}"')
             self.send_header("Content-Length", str(len(part)))
             if state.ranges:
                 self.send_header("Accept-Ranges", "bytes")
