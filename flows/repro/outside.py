@@ -72,7 +72,8 @@ def _check_tagged(address: str) -> None:
 
 def changed_videos(root: Path) -> str | None:
     """Reason why ingest has to run although DVC sees no change: what lies below ``ingest.videos``
-    is not what the last ingest on this machine has seen. None where it is, or where there was none.
+    is not what the last ingest on this machine has seen. Empty where it is, or where there was
+    none; None where that is not set.
 
     Raises:
         SourceAccessError: it cannot be listed.
@@ -83,5 +84,5 @@ def changed_videos(root: Path) -> str | None:
     ingest = load_params(root / paths.PARAMS_FILE).ingest
     noted = noted_listing(ingest.roots, root)
     if noted is None or listing_digest(ingest.roots.below(root)) == noted:
-        return None
+        return ""
     return f"videos below {ingest.videos} changed"

@@ -112,12 +112,9 @@ def _planned(
     stages = [stage for stage in content.repo.index.stages if stage.cmd]
     wanted = closure(whole, selected(stages, target))
     checkouts.check(content.repo, wanted)
-    forced = (
-        {INGEST: why}
-        if any(stage.cmd and stage.name == INGEST for stage in wanted)
-        and (why := changed_videos(Path(content.repo.root_dir)))
-        else {}
-    )
+    ingests = any(stage.cmd and stage.name == INGEST for stage in wanted)
+    why = changed_videos(Path(content.repo.root_dir)) if ingests else None
+    forced = {} if why is None else {INGEST: why}
     return walk(content, target, wanted, whole, remote, lost, final, forced)
 
 

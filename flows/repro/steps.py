@@ -62,7 +62,7 @@ class PlanStep:
     entry: str | None = None
     #: Tables and values of ``params.yaml`` that it depends on, as ``dvc.yaml`` names them.
     params: tuple[str, ...] = ()
-    #: It has to run although DVC sees no change.
+    #: It has inputs that DVC does not see: it is run whatever DVC knows of it.
     forced: bool = False
 
 

@@ -65,8 +65,9 @@ def walk(
 
     ``remote`` None: queries nothing, and relies on what the remote was seen to hold. ``lost``:
     objects that it does not have although it reported them. ``final``: nothing more will be
-    queried, so a stage whose outs are in no cache has to run. ``forced``: stages that have to run
-    although DVC sees no change, and why.
+    queried, so a stage whose outs are in no cache has to run. ``forced``: stages with inputs that
+    DVC does not see, so that its run cache is of no use for them; and why they have to run, if they
+    do.
     """
     walk = _Walk(content, remote, lost, forced)
     found: dict[Any, _StageState] = {}
@@ -144,6 +145,9 @@ class _Walk:
             for dep in stage.deps:
                 if not overlapping(str(dep), running) and not overlapping(str(dep), away):
                     changes.extend(self._outside.changes(dep) if Outside.holds(dep) else _changes(dep))
+        one.forced = one.name in self._forced
+        if changes != ["never ran"] and (reason := self._forced.get(one.name)):
+            changes.append(reason)
         following = [
             f"{dep} will change ({running[over]})" for dep in stage.deps if (over := overlapping(str(dep), running))
         ]
@@ -155,21 +159,13 @@ class _Walk:
                 not changes and all(up.unanswered for up in upstream if up.why) and following[-1] != "is always run"
             )
             return one
-        if not changes and (forced := self._forced_run(one)):
-            one.why = forced
-            return one
         if not changes:
             one.outs = {str(out): str(out.hash_info.value) for out in stage.outs if out.hash_info}
             one.why = self._place(one, stage.outs)
             return one
-        if not self._from_runs(one, changes, upstream_outs):
+        if one.forced or not self._from_runs(one, changes, upstream_outs):
             one.why = changes
         return one
-
-    def _forced_run(self, one: _StageState) -> list[str]:
-        """Reason why a stage has to run although DVC sees no change."""
-        one.forced = one.name in self._forced
-        return [self._forced[one.name]] if one.forced else []
 
     def tracked_state(self, stage: Any) -> _StageState | None:
         """State of a ``.dvc`` file, such as ``videos.dvc``, whose folder does not lie here. None if

@@ -66,12 +66,12 @@ def test_what_an_ingest_has_seen_of_videos_with_a_root_of_their_own_is_compared(
     (videos / "a.mp4").write_bytes(b"one")
     assert changed_videos(project) is None
     _set(project, source=str(videos), videos=str(videos))
-    assert changed_videos(project) is None  # nothing is known of it here
+    assert changed_videos(project) == ""  # nothing is known of it here
     roots = load_params(project / "params.yaml").ingest.roots
     seen = listing_digest(roots)
     assert seen is not None
     note_listing(roots, seen, project)
-    assert changed_videos(project) is None
+    assert changed_videos(project) == ""
     (videos / "a.mp4").write_bytes(b"two")
     os.utime(videos / "a.mp4", (1, 1))
     assert changed_videos(project) == f"videos below {videos} changed"
