@@ -15,6 +15,17 @@ _KEYS = {
     "s3": "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (or AWS_PROFILE)",
     "gs": "GOOGLE_APPLICATION_CREDENTIALS",
 }
+#: Of botocore and google-auth.
+_KEYLESS = frozenset(
+    (
+        "NoCredentialsError",
+        "PartialCredentialsError",
+        "CredentialRetrievalError",
+        "ProfileNotFound",
+        "DefaultCredentialsError",
+        "RefreshError",
+    )
+)
 _PUBLIC = {"s3": "FSSPEC_S3_ANON=true", "gs": "FSSPEC_GS_TOKEN=anon"}
 
 
@@ -46,7 +57,7 @@ def access_error(field: str, address: str, error: BaseException) -> SourceAccess
         return SourceAccessError(
             field, f"{address}: gs:// needs gcsfs", "uv sync --extra gcs, or pip install vidbridge[gcs]"
         )
-    if name in ("NoCredentialsError", "PartialCredentialsError", "CredentialRetrievalError", "ProfileNotFound"):
+    if name in _KEYLESS:
         return SourceAccessError(field, f"{address}: no keys for it in the environment", f"set {keys}{public}")
     status = _status(error)
     if isinstance(error, PermissionError) or status in (401, 403):
@@ -131,8 +142,9 @@ def _away(error: BaseException, name: str, status: int | None) -> bool:
 
 def _status(error: BaseException) -> int | None:
     """HTTP status of an answer, as the clients' exceptions carry it."""
-    status = getattr(error, "status", None)
-    if not isinstance(status, int):
+    # Of aiohttp; of gcsfs; of botocore.
+    status = next((code for at in ("status", "code") if isinstance(code := getattr(error, at, None), int)), None)
+    if status is None:
         response = getattr(error, "response", None)
         status = response.get("ResponseMetadata", {}).get("HTTPStatusCode") if isinstance(response, dict) else None
     return status if isinstance(status, int) else None
