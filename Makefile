@@ -21,7 +21,7 @@ export DO_NOT_TRACK := 1
 export NO_MKDOCS_2_WARNING := 1
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help env demo test lint test-slow test-ops docs docs-serve outages exploits crosscheck bench bench-video bench-score bench-eval bench-grpo bench-learning bench-videocap zoo clean
+.PHONY: help env demo test lint test-slow test-ops docs docs-serve outages exploits crosscheck bench bench-video bench-score bench-eval bench-grpo bench-learning bench-videocap zoo clean clean-all
 
 help:  ## Show what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | column -t -s "$$(printf '\t')"
@@ -40,7 +40,7 @@ $(UV):
 	$(UV) sync --frozen --python $(PYTHON)
 	@touch $@
 
-demo: env  ## From nothing to a promoted champion, ten to twelve minutes on two cores
+demo: env  ## From nothing to a promoted champion: about 10 minutes on two idle cores, after installation (6.5 GB)
 	@$(RUN) vidbridge run --yes
 	@$(RUN) vidbridge report
 	@$(RUN) vidbridge promote --reason "make demo"
@@ -50,10 +50,10 @@ lint: env  ## Format, lint, strict types, import contracts, documentation
 	$(RUN) ruff check .
 	$(RUN) mypy
 	$(RUN) lint-imports
-	$(RUN) mkdocs build --strict --quiet
+	$(RUN) mkdocs build --strict
 
 docs: env  ## Build the documentation into site/, whose pages open offline
-	$(RUN) mkdocs build --strict --quiet
+	$(RUN) mkdocs build --strict
 	@echo "site/index.html"
 
 docs-serve: env  ## Show the documentation on http://127.0.0.1:8000 and follow edits
@@ -67,7 +67,7 @@ test: env lint  ## Everything CI runs
 test-slow: env  ## Proofs that take minutes
 	$(RUN) pytest -m slow --timeout 1500
 
-# What a team's servers need (MLflow's basic auth, an S3 store for tests, PostgreSQL as a wheel) is no dependency of this project.
+# What a team's servers need (MLflow's basic auth, an S3 store for tests, PostgreSQL as a wheel) is not a dependency of this project.
 .tools/ops/bin/python: $(UV) tests/ops/requirements.txt
 	$(UV) venv --quiet --clear --python $(PYTHON) .tools/ops
 	env -u UV_PROJECT_ENVIRONMENT $(UV) pip install --quiet --python $@ --requirements tests/ops/requirements.txt
@@ -77,22 +77,22 @@ test-ops: env .tools/ops/bin/python  ## Proofs on a team's servers and several h
 	@# PostgreSQL's own user has to get in where root makes this, so the folder may be entered.
 	@tmp=$$(mktemp -d); chmod 755 "$$tmp"; $(RUN) pytest -m ops --timeout 1500 --basetemp "$$tmp/tests" tests/ops && rm -rf "$$tmp"
 
-outages: env .tools/ops/bin/python  ## What a run keeps when a server is killed, stopped, cut off or slow, as a table
+outages: env .tools/ops/bin/python  ## Runs while a server is killed, stopped, disconnected or slow: a table of what was kept
 	$(RUN) python -m tests.ops.outages
 
-bench: env  ## Speed and memory, as ratios taken in one run
+bench: env  ## Speed and memory, as ratios within one run
 	$(RUN) python -m benchmarks.pipeline
 
-bench-video: env  ## What reading, editing and synthesis cost, as ratios taken in one run
+bench-video: env  ## Cost of reading, editing and synthesis, as ratios within one run
 	$(RUN) python -m benchmarks.video
 
-exploits: env  ## What replies that should not pay are paid, by three scorings
+exploits: env  ## Rewards of replies that should earn none, under three scorings
 	$(RUN) python -m benchmarks.exploits
 
-zoo: env  ## Awkward videos through ingest and reader: right, wrong and set aside, file by file
+zoo: env  ## Awkward videos through ingest and reader: right, wrong and rejected, file by file
 	$(RUN) pytest -q -m "slow or not slow" tests/stages/lib/video/test_zoo.py tests/stages/lib/video/test_crossings.py
 
-# Apart from .venv on purpose: what a harness needs is no dependency of this project.
+# Apart from .venv on purpose: what a harness needs is not a dependency of this project.
 .tools/crosscheck/bin/python: $(UV)
 	$(UV) venv --quiet --clear --python $(PYTHON) .tools/crosscheck
 	env -u UV_PROJECT_ENVIRONMENT $(UV) pip install --quiet --python $@ 'pandas>=2,<4'
@@ -102,13 +102,13 @@ crosscheck: env .tools/crosscheck/bin/python  ## Compat scores beside the harnes
 	  { echo "error: LMMS_EVAL and VLMEVALKIT: not both set; give the paths of git clones of lmms-eval and VLMEvalKit" >&2; exit 2; }
 	$(RUN) python -m benchmarks.crosscheck --lmms-eval "$(LMMS_EVAL)" --vlmevalkit "$(VLMEVALKIT)" --python $(CURDIR)/.tools/crosscheck/bin/python
 
-bench-score: env  ## What scoring 10,000 stored predictions by rule takes
+bench-score: env  ## Time to score 10,000 stored predictions by rule
 	$(RUN) python -m benchmarks.scoring
 
-bench-eval: env  ## What putting a model through a benchmark costs: decodes, vision passes, batches
+bench-eval: env  ## Cost of running a model on a benchmark: decodes, vision passes, batches
 	$(RUN) python -m benchmarks.evaluate
 
-bench-grpo: env  ## What a GRPO step on video costs, against plain TRL
+bench-grpo: env  ## Cost of a GRPO step on video, against plain TRL
 	$(RUN) python -m benchmarks.grpo
 
 bench-learning: env  ## GRPO over SFT on several seeds, with controls and intervals
@@ -117,5 +117,8 @@ bench-learning: env  ## GRPO over SFT on several seeds, with controls and interv
 bench-videocap: env  ## Recipe videocap-r1 in tiny form: GRPO over its SFT start and over SFT on the same samples
 	$(RUN) python -m benchmarks.videocap
 
-clean:  ## Remove what the pipeline made (not the environment, not the DVC cache)
-	rm -rf data models scores reports .vidbridge
+clean:  ## Remove data, models, scores and reports; what DVC's cache holds, `vidbridge run` brings back
+	rm -rf data models scores reports
+
+clean-all: clean  ## The same, and .vidbridge for good: runs, registry, local DVC remote, checkpoints, the key of the servers
+	rm -rf .vidbridge

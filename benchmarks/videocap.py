@@ -61,7 +61,7 @@ from benchmarks.arms import clone, commit_of, over_seeds, reproduce, signed, sig
 from benchmarks.machine import keep
 from stages.domain.core.records import Sample, Score, Verdict
 from stages.domain.core.replies import parse_reply
-from stages.domain.statistics.bootstrap import Design, Floats, compared, harmonic
+from stages.domain.statistics.intervals import Design, Floats, compared, harmonic
 from stages.domain.tasks.caption import event_precision, event_recall
 from stages.domain.tasks.rewards import Judge
 from stages.lib.judging.build import judge_of

@@ -23,11 +23,8 @@ DOCUMENTS = {
     "DECISIONS.md": "development/decisions.md",
     "CHANGELOG.md": "development/changelog.md",
 }
-#: Pictures of the repository and where pages find them.
+#: Pictures outside of ``docs/`` and where pages find them.
 PICTURES = {
-    "infra/images/tasks.png": "images/tasks.png",
-    "infra/images/report.png": "images/report.png",
-    "infra/images/rollouts.png": "images/rollouts.png",
     "benchmarks/results/ablation-tiny/figure.svg": "images/ablation-tiny.svg",
 }
 

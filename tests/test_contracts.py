@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from flows.params_file import recipes
-from stages.ingest import examine
+from stages.ingest import examination
 from stages.lib.video import loader
 from stages.params import load_params, parse_params
 from tests.support.checkout import ROOT
@@ -122,7 +122,7 @@ def test_a_dep_lies_where_code_changes_results(name: str) -> None:
 
 def test_what_is_kept_between_runs_is_keyed_by_all_of_its_code() -> None:
     """The journal of ingest and the frames on disk belong to the code that made them."""
-    for owner, modules in ((examine, examine.EXAMINING), (loader, loader.READING)):
+    for owner, modules in ((examination, examination.EXAMINING), (loader, loader.READING)):
         file = Path(owner.__file__ or "")
         video = {name for name in closure(file) if name.startswith("stages/lib/video/")}
         keyed = {Path(module.__file__ or "").relative_to(ROOT).as_posix() for module in modules}

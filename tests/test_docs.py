@@ -52,7 +52,7 @@ def prose_of(text: str) -> list[str]:
     """The lines outside of blocks of code and tables."""
     lines, inside = [], False
     for line in text.splitlines():
-        if line.startswith("```"):
+        if line.lstrip().startswith("```"):
             inside = not inside
         elif not inside and not line.startswith("|"):
             lines.append(line)
@@ -66,6 +66,25 @@ def test_prose_wraps_and_cells_are_short(name: str) -> None:
     cells = [cell.strip() for line in text.splitlines() if line.startswith("|") for cell in line.strip("|").split("|")]
     assert cells
     assert not [cell for cell in cells if len(cell) > 60]
+
+
+@pytest.mark.parametrize("page", sorted(DOCS.rglob("*.md")), ids=lambda page: page.relative_to(DOCS).as_posix())
+def test_prose_of_pages_wraps(page: Path) -> None:
+    """Lines that cannot be broken (a picture, a line of HTML) may be longer."""
+    lines = prose_of(page.read_text(encoding="utf-8"))
+    assert not [line for line in lines if len(line) > 100 and not line.startswith(("![", "<"))]
+
+
+@pytest.mark.parametrize(
+    "page",
+    [*(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")), *sorted(DOCS.rglob("*.md"))],
+    ids=lambda page: page.relative_to(ROOT).as_posix(),
+)
+def test_pages_use_plain_words(page: Path) -> None:
+    """Words that a reader had to look up, or that stood for several things."""
+    dialect = r"\b(?:whoever|anew|mends?|mended|in small|once more|sign of life|set aside|paid alike)\b"
+    found = re.findall(dialect, "\n".join(prose_of(page.read_text(encoding="utf-8"))), re.MULTILINE)
+    assert not found
 
 
 def test_readme_is_one_page() -> None:
@@ -88,11 +107,12 @@ def test_places_of_the_annotated_tree_exist() -> None:
         r"## Where things are\n\n```\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL
     )
     assert tree
-    entries = [line[:20].split() for line in tree[1].splitlines()]
+    # The text of an entry may take a second line.
+    entries = [names for line in tree[1].splitlines() if (names := line[:20].split())]
     assert len(entries) == 16
     for names in entries:
         for name in names:
-            assert (ROOT / name.replace("<verb>", "grpo")).exists(), name
+            assert (ROOT / name.replace("<stage>", "grpo")).exists(), name
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
@@ -118,6 +138,25 @@ def test_files_that_pages_include_are_there() -> None:
         named = re.fullmatch(r'--8<-- "([^":]+)(?::\d+)?"', line)
         assert named, line
         assert (ROOT / named[1]).is_file(), line
+
+
+def test_the_table_of_what_runs_again_is_that_of_dvc_yaml() -> None:
+    """Folders of code that stages share, with the stages that read all of one, and those that read
+    some of its files."""
+    stages = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
+    whole: dict[str, set[str]] = {}
+    some: dict[str, set[str]] = {}
+    for name, stage in stages.items():
+        for dep in stage.get("do", stage)["deps"]:
+            if shared := re.match(r"stages/(?:domain|lib)/\w+", dep):
+                (whole if shared[0] == dep else some).setdefault(f"{shared[0]}/", set()).add(name)
+    text = (DOCS / "development/guided-tour.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `(stages/(?:domain|lib)/\w+/)` \|(.*)\|(.*)\|$", text, re.MULTILINE)
+    shown = {folder: tuple(set(re.findall(r"`(\w+)`", cell)) for cell in cells) for folder, *cells in rows}
+    named = sorted({*whole, *some})
+    assert shown == {
+        folder: (whole.get(folder, set()), some.get(folder, set()) - whole.get(folder, set())) for folder in named
+    }
 
 
 def test_gauges_of_the_guide_are_those_of_the_code() -> None:
@@ -155,7 +194,7 @@ def test_every_parameter_is_on_the_page() -> None:
     assert "`grpo.ROW.learning_rate` · number, above 0 · tiny `0.0001`; vidbridge-r1 `1e-06`" in page
     assert "`corpus.size_px` · integer, at least 32, multiple of 32 · `64`" in page
     assert "Constant rate factor of x264: 0 is lossless, 51 is the lowest quality." in page
-    assert "The letter stands behind its option: a model this small" in page
+    assert "The letter stands after its option: a model of this size" in page
     # Remarks of code and file that say the same stand there once.
     assert page.count("vidbridge recipe use") == 1
     assert "### model: kind `pretrained`" in page
@@ -181,7 +220,11 @@ def test_every_out_is_described(tmp_path: Path) -> None:
     from generators import files
 
     assert set(files.outs(ROOT)) == set(files.OUTS)
-    assert "rows: [Clip](#clip)" in files.page(ROOT)
+    page = files.page(ROOT)
+    assert "rows: [Clip](#clip)" in page
+    assert "Written by `sft@ROW` and `grpo@ROW`." in page
+    anchors = {heading.lower() for heading in re.findall(r"^### (\w+)$", page, re.MULTILINE)}
+    assert set(re.findall(r"\]\(#([\w-]+)\)", page)) <= anchors
     (tmp_path / "dvc.yaml").write_text("stages: {new: {cmd: x, outs: [data/new]}}\n")
     with pytest.raises(ValueError, match=r"'data/new' of dvc\.yaml is not described"):
         files.outs(tmp_path)

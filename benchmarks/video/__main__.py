@@ -17,6 +17,7 @@ from pathlib import Path
 
 from benchmarks.machine import keep
 from benchmarks.video.files import encode
+from benchmarks.video.look import look
 from benchmarks.video.readers import flat_reading, gate, reading
 from benchmarks.video.samples import edits, kept
 from benchmarks.video.synthesis import synthesis
@@ -34,8 +35,11 @@ def main() -> int:
     parser.add_argument(
         "--only",
         nargs="+",
-        choices=["reading", "gate", "edits", "kept", "workers", "memory", "synthesis"],
+        choices=["reading", "gate", "edits", "kept", "workers", "look", "memory", "synthesis"],
         help="these sections only",
+    )
+    parser.add_argument(
+        "--old", type=Path, help="an earlier checkout, whose ingest is measured in turn with this one's (section look)"
     )
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/video.md"))
     arguments = parser.parse_args()
@@ -72,6 +76,10 @@ def main() -> int:
             "edits": ("Edit lists", lambda: edits(files[0], files[1], arguments.rounds)),
             "kept": ("Frames kept on disk (read from the page cache)", lambda: kept(folder, files, arguments.rounds)),
             "workers": ("Two workers (ingest: probe, decode, hash)", lambda: two_workers(folder, files[0], 24)),
+            "look": (
+                "Looking at a source",
+                lambda: look(folder, files[0], arguments.old and arguments.old.resolve(), arguments.rounds),
+            ),
             "memory": ("Memory of readers", lambda: [flat_reading(small, arguments.reads)]),
             "synthesis": ("Synthesis of edit lists", lambda: synthesis(arguments.clips, 1)),
         }

@@ -20,7 +20,7 @@ from stages.ingest.examine import examine_source
 from stages.params import IngestParams
 if __name__ == "__main__":
     settings = IngestParams.model_validate_json(Path(sys.argv[1]).read_text())
-    clips, rejects, _ = examine_source(settings, 7)
+    clips, rejects, *_ = examine_source(settings, 7)
     assert not rejects, rejects[:3]
     print(len(clips))
 """

@@ -69,7 +69,7 @@ def read_question(request: dict[str, Any]) -> tuple[str, dict[str, str]]:
 
 
 class Handler(BaseHTTPRequestHandler):
-    """``POST /v1/chat/completions`` asks; ``GET /v1/models`` is what `vidbridge` looks at before it
+    """``POST /v1/chat/completions`` answers; `vidbridge` requests ``GET /v1/models`` before it
     starts."""
 
     protocol_version = "HTTP/1.1"

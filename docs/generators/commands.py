@@ -94,12 +94,14 @@ def _written(argument: Any) -> str:
 def _value(option: Any) -> str:
     kind = _KINDS[next(iter(get_args(option.type_descriptor.annotation)), option.type_descriptor.annotation)]
     least = "" if option.min is None else f", at least {option.min:g}"
-    return f"({kind}{least}{', may be repeated' if option.multiple else ''})"
+    repeated = option.multiple and "may be repeated" not in (option.help or "").lower()
+    return f"({kind}{least}{', may be repeated' if repeated else ''})"
 
 
 def _default(parameter: Any) -> str:
     value = parameter.default
-    if value is None or value is False or callable(value) or parameter.required or "Sentinel" in type(value).__name__:
+    absent = value is None or value is False or value == "" or "Sentinel" in type(value).__name__
+    if absent or callable(value) or parameter.required:
         return ""
     shown = "on" if value is True else str(value)
     return f" Default: {code(shown)}."

@@ -18,8 +18,8 @@ cp .env.example .env
 vidbridge doctor      # shows what is in force
 ```
 
-`vidbridge` reads `.env` of the project's folder by itself; what the environment says already counts
-more. Other programs (`dvc`, `prefect`) do not read it: `set -a; . ./.env; set +a`.
+`vidbridge` reads `.env` of the project's folder by itself; variables of the environment take
+precedence. Other programs (`dvc`, `prefect`) do not read it: `set -a; . ./.env; set +a`.
 """
 
 _HEADING = re.compile(r"# --- (.+?) -+$")

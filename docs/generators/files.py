@@ -14,10 +14,13 @@ from pydantic import BaseModel
 from generators.fields import fields_of
 from generators.markdown import code, definition, joined, prose
 from generators.parameters import own_docstring
+from stages.domain.core.prompts import PromptTexts
 from stages.domain.core.records import (
     Checkpoint,
     Clip,
     Event,
+    Excerpt,
+    OpenQuestion,
     Question,
     Reject,
     Sample,
@@ -28,8 +31,10 @@ from stages.domain.core.records import (
     Timeline,
     Trace,
 )
+from stages.domain.core.timeline import SamplingRate
 from stages.domain.rl.difficulty import Rolled
 from stages.domain.rl.rollouts import Rollout, RolloutGroup
+from stages.params.types import Table
 from stages.tracking.registry.servable import Usage
 
 INTRODUCTION = """\
@@ -66,7 +71,7 @@ OUTS: dict[str, tuple[Content, ...]] = {
         Content("annotations.jsonl", "their annotations, in the format that your own videos use"),
     ),
     "data/clips": (
-        Content("manifest.jsonl", "one row for each video that was accepted", Clip),
+        Content("manifest.jsonl", "one row for each clip that was accepted: a video, or a part of one", Clip),
         Content("rejects.jsonl", "one row for everything that was rejected", Reject),
         Content("summary.json", "counts"),
         Content("card.md", "the data card, for people"),
@@ -104,14 +109,28 @@ OUTS: dict[str, tuple[Content, ...]] = {
     "reports/metrics.json": (Content("metrics.json", "what `dvc metrics show` and `dvc metrics diff` print"),),
 }
 #: Rows that stand inside other rows, and what lies beside a version's weights.
-INSIDE: tuple[type[BaseModel], ...] = (Span, Event, Subject, Question, Timeline, Segment, Trace, Rollout, Usage)
+INSIDE: tuple[type[BaseModel], ...] = (
+    Span,
+    Event,
+    Excerpt,
+    Subject,
+    Question,
+    OpenQuestion,
+    Timeline,
+    Segment,
+    Trace,
+    Rollout,
+    Usage,
+    PromptTexts,
+    SamplingRate,
+)
 
 
 def page(root: Path) -> str:
     """The whole page: a heading for each out, then one for each type of row."""
     lines = [INTRODUCTION]
-    for out, stage in outs(root).items():
-        lines += [f"## {_plain(out)}", "", f"Written by {code(stage)}.", ""]
+    for out, writers in outs(root).items():
+        lines += [f"## {_plain(out)}", "", f"Written by {' and '.join(map(code, writers))}.", ""]
         for content in OUTS[out]:
             about = (
                 f"{content.about}; rows: [{content.row.__name__}](#{content.row.__name__.lower()})"
@@ -121,31 +140,25 @@ def page(root: Path) -> str:
             lines += [f"- {code(content.name)}: {about}"]
         lines += [""]
     rows = dict.fromkeys(content.row for contents in OUTS.values() for content in contents if content.row)
-    lines += ["# Types of rows", ""]
+    lines += ["## Types of rows", ""]
     for row in (*rows, *INSIDE):
         lines += described(row)
     return joined(lines)
 
 
-def outs(root: Path) -> dict[str, str]:
-    """Out to the stage that writes it, in the order of ``dvc.yaml``.
+def outs(root: Path) -> dict[str, list[str]]:
+    """Out to the stages that write it, in the order of ``dvc.yaml``.
 
     Raises:
         ValueError: an out is not described here.
     """
     stages: dict[str, Any] = yaml.safe_load((root / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
-    found: dict[str, str] = {}
+    found: dict[str, list[str]] = {}
     for name, stage in stages.items():
         body = stage.get("do", stage)
         for out in (*body.get("outs", ()), *body.get("metrics", ())):
-            found.setdefault(
-                out,
-                f"{name}@ROW"
-                if "foreach" in stage and "item" not in out
-                else f"{name}@POLICY"
-                if "foreach" in stage
-                else name,
-            )
+            each = "" if "foreach" not in stage else "@POLICY" if "item" in out else "@ROW"
+            found.setdefault(out, []).append(f"{name}{each}")
     if missing := sorted(set(found) - set(OUTS)):
         raise ValueError(f"docs/generators/files.py: OUTS: {missing[0]!r} of dvc.yaml is not described; add its files")
     return found
@@ -153,15 +166,18 @@ def outs(root: Path) -> dict[str, str]:
 
 def described(row: type[BaseModel]) -> Iterator[str]:
     """The lines of one type: its docstring and its fields."""
-    yield from (f"## {row.__name__}", "", prose(own_docstring(row)), "")
+    yield from (f"### {row.__name__}", "", prose(own_docstring(row)), "")
     for field in fields_of(row):
         optional = "" if field.required else " · optional"
-        kind = (
-            re.sub(r"\btables?\b", f"[{field.models[0].__name__}](#{field.models[0].__name__.lower()})", field.kind)
-            if field.models
-            else field.kind
-        )
+        kind = re.sub(r"\btables?\b", linked(field.models[0], field.name), field.kind) if field.models else field.kind
         yield from definition(f"{code(field.name)} · {kind}{optional}", [prose(field.remark)] if field.remark else [""])
+
+
+def linked(model: type[BaseModel], field: str) -> str:
+    """Link to the type on this page, or to the key of ``params.yaml`` that the field copies."""
+    if issubclass(model, Table):
+        return f"[table of params.yaml](params.md#{field})"
+    return f"[{model.__name__}](#{model.__name__.lower()})"
 
 
 def _plain(out: str) -> str:

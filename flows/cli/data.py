@@ -25,18 +25,20 @@ def check(
     ],
     format: Annotated[
         str | None,
-        typer.Option(help="Annotation format, such as coin; default: ingest.format. An unknown name lists all."),
+        typer.Option(
+            help="Format, such as coin, or a mapping (.yaml); default: ingest.format. An unknown name lists all."
+        ),
     ] = None,
     annotations: Annotated[
-        str | None, typer.Option(help="Annotation file in the folder; default: the format's usual one.")
+        str | None, typer.Option(help="Annotation file in the folder, or wildcards; default: the format's usual one.")
     ] = None,
     videos: Annotated[
         str | None, typer.Option(help="Folder or address of the videos; default: beside the annotations.")
     ] = None,
-    every: Annotated[bool, typer.Option("--all", help="List everything that is set aside.")] = False,
+    every: Annotated[bool, typer.Option("--all", help="List everything that is rejected.")] = False,
     as_json: app.JsonOption = False,
 ) -> None:
-    """Show what ingest would accept and set aside, and why.
+    """Show what ingest would accept and reject, and why.
 
     Writes nothing; exits with 1 if nothing would be accepted. What is fetched stays in
     VIDBRIDGE_SOURCE_CACHE. Example: vidbridge data check
@@ -119,7 +121,7 @@ def _check(
     every: bool,
     as_json: bool,
 ) -> bool:
-    """Print what ingest would accept and set aside of a source, why, and the samples it would give;
+    """Print what ingest would accept and reject of a source, why, and the samples it would give;
     returns False if it accepts nothing.
     """
     from itertools import islice
@@ -128,17 +130,21 @@ def _check(
     from flows.console.data import checked_document, show_checked
     from flows.content.names import is_utf8, unstorable_names
     from flows.params_file.recipes import params_or_default
-    from stages.runtime.sources.addresses import fault_of_address, is_remote
+    from stages.runtime.paths import MAPPING_SUFFIXES
+    from stages.runtime.sources.addresses import fault_of_address, fault_of_source, is_remote
     from stages.runtime.sources.failures import SourceAccessError
     from stages.tools.dataset.check import SourceError
     from stages.tools.dataset.check import check as examine
 
     if not is_utf8(source):
         raise UsageError("folder", f"{source!r}: its name is not UTF-8", "rename it")
-    for option, address in (("folder", source), ("--videos", videos)):
-        if address is not None and (fault := fault_of_address(address)) is not None:
-            raise UsageError(option, *fault)
+    if (fault := fault_of_source(source)) is not None:
+        raise UsageError("folder", *fault)
+    if videos is not None and (fault := fault_of_address(videos)) is not None:
+        raise UsageError("--videos", *fault)
     params, out = params_or_default(root), show.console()
+    if annotation_format is None and root is not None and params.ingest.format.endswith(MAPPING_SUFFIXES):
+        annotation_format = str(root / params.ingest.format)
     try:
         report = examine(params, source, annotation_format, annotations, videos)
     except (SourceError, SourceAccessError) as error:

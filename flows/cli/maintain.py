@@ -68,7 +68,7 @@ def accept(
 
     Example: vidbridge accept sft@cold-start --why "only a comment moved"
 
-    Example: vidbridge accept --all --why "upgrade to 0.2, no behaviour changed"
+    Example: vidbridge accept --all --why "files moved, no behaviour changed"
     """
     if (stage is None) == (not every):
         raise UsageError(

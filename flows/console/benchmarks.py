@@ -35,13 +35,13 @@ def show_result(console: Console, result: BenchmarkScores) -> None:
     if result.set_aside:
         listed = one_line(set_aside_in_words(result))
         console.print(
-            Text.assemble(("set aside of the annotations, neither asked nor scored", "yellow"), f": {listed}"),
+            Text.assemble(("rows of the annotations rejected, neither asked nor scored", "yellow"), f": {listed}"),
             soft_wrap=True,
         )
     for ids, why in (
         (result.missing, "questions have no prediction"),
         (result.empty, "replies are empty: wrong under strict"),
-        (result.not_scored, "replies are to questions that were set aside"),
+        (result.not_scored, "replies are to questions that were rejected"),
     ):
         if ids:
             more = f" … and {len(ids) - EXAMPLES:,} more" if len(ids) > EXAMPLES else ""

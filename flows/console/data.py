@@ -19,17 +19,23 @@ _EXAMPLES = 3
 
 
 def show_checked(out: Console, found: Checked, *, every: bool) -> None:
-    """Print what ingest would accept and set aside, and why. ``every``: print each reject, not only
+    """Print what ingest would accept and reject, and why. ``every``: print each reject, not only
     some of each reason.
     """
     seconds = float(sum(clip.frames / clip.rate for clip in found.clips))
     splits = Counter(clip.split for clip in found.clips)
-    parts = sum(reject.reason in found.part_reasons for reject in found.rejects)
-    rows = len(found.rejects) - parts
-    beside = f"; {parts:,} events, questions, subjects or captions of rows set aside beside them" if parts else ""
-    out.print(f"{len(found.clips):,} accepted, {rows:,} set aside, of {len(found.clips) + rows:,}{beside}")
+    read, used = found.rows
+    beside = f"; {found.files_set_aside:,} files that no row names" if found.files_set_aside else ""
+    if found.parts_set_aside:
+        beside += f"; {found.parts_set_aside:,} events, questions, subjects or captions of rows rejected beside them"
+    out.print(
+        f"{len(found.clips):,} accepted; {read:,} rows read: {used:,} used, {found.rows_set_aside:,} rejected{beside}"
+    )
     if found.clips:
         table = Table(box=None, show_header=False, pad_edge=False)
+        if of_files := {clip.path for clip in found.clips if clip.excerpt is not None}:
+            parts = sum(clip.excerpt is not None for clip in found.clips)
+            table.add_row("parts", f"{parts:,} of the clips, of {len(of_files):,} files")
         table.add_row("splits", ", ".join(f"{splits[split]:,} {split}" for split in SPLITS if splits[split]))
         table.add_row("duration", f"{seconds:,.1f} s, {seconds / len(found.clips):.1f} s a clip")
         if cut := sum(event.cut_s is not None for clip in found.clips for event in clip.events):
@@ -37,6 +43,7 @@ def show_checked(out: Console, found: Checked, *, every: bool) -> None:
                 "events cut",
                 f"{cut:,} of {sum(len(clip.events) for clip in found.clips):,} at their clip's edge (ingest.tolerance)",
             )
+        table.add_row("annotations", ", ".join(f"{count:,} {name}" for name, count in _told(found).items()))
         table.add_row("codecs", _counts(Counter(clip.codec for clip in found.clips)))
         table.add_row("sizes", _counts(Counter(f"{clip.width}x{clip.height}" for clip in found.clips)))
         table.add_row(
@@ -44,25 +51,41 @@ def show_checked(out: Console, found: Checked, *, every: bool) -> None:
         )
         table.add_row("samples", ", ".join(f"{count:,} {task}" for task, count in found.samples.items()))
         out.print(table)
-    _rejects(out, "set aside by ingest", found.rejects, every=every)
+    if found.unused:
+        out.print(f"columns not used: {', '.join(map(one_line, found.unused))}", soft_wrap=True, markup=False)
+    _rejects(out, "rejected by ingest", found.rejects, every=every)
     for task, rejects in found.set_aside.items():
-        _rejects(out, f"set aside by synthesize: {task}", rejects, every=every)
+        _rejects(out, f"rejected by synthesize: {task}", rejects, every=every)
 
 
 def checked_document(found: Checked) -> dict[str, Any]:
     """Plain values of the same, with each clip and reject."""
     return {
         "accepted": len(found.clips),
+        "rows": {"read": found.rows.read, "used": found.rows.used, "set_aside": found.rows_set_aside},
+        "reasons": dict(Counter(reject.reason for reject in found.rejects).most_common()),
         "splits": dict(Counter(clip.split for clip in found.clips)),
         "seconds": float(sum(clip.frames / clip.rate for clip in found.clips)),
         "hazards": dict(found.hazards),
         "samples": dict(found.samples),
         "clips": [clip.model_dump(mode="json") for clip in found.clips],
         "rejects": [reject.model_dump(mode="json") for reject in found.rejects],
+        "unused_columns": list(found.unused),
         "part_reasons": sorted(found.part_reasons),
         "set_aside": {
             task: [reject.model_dump(mode="json") for reject in rejects] for task, rejects in found.set_aside.items()
         },
+    }
+
+
+def _told(found: Checked) -> dict[str, int]:
+    """Count what the annotations tell of the clips."""
+    clips = found.clips
+    return {
+        "events": sum(len(clip.events) for clip in clips),
+        "captions": sum((clip.caption is not None) + len(clip.captions or ()) for clip in clips),
+        "multiple-choice questions": sum(len(clip.questions) for clip in clips),
+        "open questions": sum(len(clip.open_questions or ()) for clip in clips),
     }
 
 

@@ -29,3 +29,11 @@ def is_utf8(name: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
+
+
+def has_file(folder: Path, name: str) -> bool:
+    """Return whether the folder has a file or folder of this name, or one that its wildcards
+    match."""
+    if (folder / name).exists():
+        return True
+    return any(character in name for character in "*?[") and any(folder.glob(name))

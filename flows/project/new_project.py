@@ -48,6 +48,10 @@ _FILES = {
 *.unfinished
 /dvc.lock.broken
 """,
+    f"{paths.MAPPINGS}/README.md": """\
+Mappings of annotations of your own, for `ingest.format: mappings/NAME.yaml`. DVC watches this
+folder: an edit in it runs ingest again.
+""",
 }
 
 
@@ -101,6 +105,11 @@ def upgrade(root: Path) -> str:
                 )
             (root / paths.PIPELINE_FILE).write_text(new, encoding="utf-8")
         package_code.refresh(root)
+        # Packages before 0.3 made projects without it, and DVC needs each dependency to exist.
+        (root / paths.MAPPINGS).mkdir(exist_ok=True)
+        readme = f"{paths.MAPPINGS}/README.md"
+        if not any((root / paths.MAPPINGS).iterdir()):
+            (root / readme).write_text(_FILES[readme], encoding="utf-8")
     lines = difflib.unified_diff(
         old.splitlines(keepends=True),
         new.splitlines(keepends=True),

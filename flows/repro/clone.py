@@ -27,6 +27,7 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
+from flows.content.names import has_file
 from flows.errors import DvcError, FlowError, UnsafeContent, UsageError
 from flows.params_file import recipes
 from flows.processes.environment import state
@@ -270,7 +271,7 @@ def configure(root: Path, recipe: str | None, source: str | None) -> None:
     folder = Path(source).expanduser()
     plain = table["ingest"]["format"] == "jsonl"
     name = table["ingest"]["annotations"] or (paths.ANNOTATIONS_FILE if plain else None)
-    if not folder.is_absolute() or not (folder / name if name else folder).exists():
+    if not folder.is_absolute() or not (has_file(folder, name) if name else folder.exists()):
         raise UsageError(
             "source",
             f"{source!r} is not an absolute path of a folder with {name or 'annotations'}",

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 
-from flows.content.names import unstorable_names
+from flows.content.names import has_file, unstorable_names
 from flows.errors import FlowError
 from flows.processes.environment import state
 from flows.processes.locks import RUN_LOCK, only_run
@@ -310,6 +310,9 @@ def _source(root: Path, params: Params, plan: Plan) -> list[VidbridgeError]:
     outs = {out for step in plan.steps for out in step.outs}
     if params.ingest.source.rstrip("/") in outs:
         return []
+    mapping = params.ingest.format
+    if mapping.endswith(paths.MAPPING_SUFFIXES) and not (root / mapping).is_file():
+        return [FlowError("ingest.format", f"{mapping!r} does not exist", "write the mapping, or correct the path")]
     field, value = "ingest.source", params.ingest.source
     ingest = params.ingest.below(root)
     if not ingest.is_plain_folder and (is_remote(value) or Path(ingest.source).exists()):
@@ -320,7 +323,7 @@ def _source(root: Path, params: Params, plan: Plan) -> list[VidbridgeError]:
         return [FlowError(field, f"{value!r} is not a folder", remedy)]
     # The adapter of another format checks its own file.
     name = params.ingest.annotations or (paths.ANNOTATIONS_FILE if params.ingest.format == "jsonl" else None)
-    if name is not None and not (folder / name).is_file():
+    if name is not None and not has_file(folder, name):
         remedy = (
             "add one line of JSON for each video (see README)"
             if name == paths.ANNOTATIONS_FILE

@@ -3,14 +3,13 @@ exact conversion of seconds to frames."""
 
 from __future__ import annotations
 
-from bisect import bisect_left
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable
 from fractions import Fraction
+from functools import lru_cache
 from typing import Any
 
-from stages.domain.core.records import SPLITS, Clip, Event, Exact, Record, Reject, Span, Split
-from stages.lib.annotations.annotation import PART_REASONS, Annotation, TimedEvent
+from stages.domain.core.records import Clip, Event, Exact, Excerpt, Record, Reject, Span, Split
+from stages.lib.annotations.annotation import Annotation, TimedEvent
 from stages.params import IngestParams
 
 
@@ -48,45 +47,70 @@ def frame_boundary(seconds: Fraction, rate: Fraction) -> int:
     frame_boundary(end))``. Times that are multiples of a frame stay exact; others move by at most
     half a frame, which an annotator cannot see.
     """
-    return (seconds * rate + Fraction(1, 2)).__floor__()
+    # (seconds * rate + 1/2) rounded down, in integers: fractions would cost ten times as much.
+    numerator = seconds.numerator * rate.numerator
+    denominator = seconds.denominator * rate.denominator
+    return (2 * numerator + denominator) // (2 * denominator)
 
 
 def to_clip(
-    row: Annotation, split: Split, media: Media, params: IngestParams
+    row: Annotation, split: Split, media: Media, params: IngestParams, source_id: str | None = None
 ) -> tuple[Clip | None, tuple[Reject, ...]]:
     """Build a clip. Returns it with the rejects of parts of its annotation, or None with one reject
     of the whole row.
 
-    Reasons for the row: ``too-short``, ``too-long``, ``other-recording``; for an event:
-    ``event-outside-clip``, ``event-without-frame``; for the caption: ``caption-beyond-clip``.
+    Reasons for the row: ``too-short``, ``too-long``, ``other-recording``, ``part-outside-file``;
+    for an event: ``event-outside-clip``, ``event-without-frame``; for the caption:
+    ``caption-beyond-clip``.
+
+    Args:
+        source_id: the recording, if not the row's own ``source_id``.
     """
-    problem = _unfit(row, media, params)
+    part = part_of(row, media, params)
+    if isinstance(part, Reject):
+        return None, (part,)
+    problem = _unfit(row, media, part, params) or _other_recording(row, media, params)
     if problem is not None:
         return None, (problem,)
     events, rejects = list[Event](), list[Reject]()
-    for event in sorted(row.events, key=lambda event: (event.start, event.end)):
-        converted = _event_in_frames(row, event, media, params)
+    for event in in_order(row.events):
+        converted = event_in_frames(row, event, media, part, params)
         if isinstance(converted, Reject):
             rejects.append(converted)
         else:
             events.append(converted)
-    caption = row.caption
-    if caption is not None and (missing := _missing_s(row, media, params)):
-        caption = None
+    caption, captions = row.caption, row.captions
+    if (caption is not None or captions) and (missing := _missing_s(row, media, params)):
+        caption, captions = None, ()
         rejects.append(
-            _reject(
+            part_reject(
                 row,
                 "caption-beyond-clip",
                 f"caption: it tells of {missing} s more than the file has; get the whole file",
             )
         )
-    clip = Clip(
-        clip_id=row.clip_id,
-        source_id=row.source_id,
+    told = {
+        "caption": caption,
+        "captions": captions or None,
+        "events": tuple(events),
+        "subjects": row.subjects,
+        "questions": row.qa,
+        "open_questions": row.open_qa or None,
+    }
+    return clip_of(row, split, media, part, clip_id=row.clip_id, source_id=source_id or row.source_id, **told), tuple(
+        rejects
+    )
+
+
+def clip_of(row: Annotation, split: Split, media: Media, part: Span, **about: Any) -> Clip:
+    """Build the clip of these frames of a file from the file's facts, the row's label and licence,
+    and ``about``, its further fields."""
+    whole = part == Span(start=0, stop=media.frames)
+    return Clip(
         path=media.normalised or row.video,
         sha256=media.sha256,
         split=split,
-        frames=media.frames,
+        frames=part.frames,
         rate=media.rate,
         width=media.width,
         height=media.height,
@@ -94,140 +118,118 @@ def to_clip(
         hazards=media.hazards,
         variable_rate=media.variable_rate,
         normalised=media.normalised is not None,
+        excerpt=None if whole else Excerpt(first=part.start, file_frames=media.frames),
         label=row.label,
         licence=row.licence,
-        caption=caption,
-        events=tuple(events),
-        subjects=row.subjects,
-        questions=row.qa,
+        **about,
     )
-    return clip, tuple(rejects)
+
+
+def in_order(events: Iterable[TimedEvent]) -> list[TimedEvent]:
+    return sorted(events, key=lambda event: (event.start, event.end))
 
 
 def without_duplicates(clips: Iterable[Clip]) -> tuple[list[Clip], list[Reject]]:
-    """Keep the first of clips with equal files, in order of their id; the others are rejected as
-    ``duplicate-video``."""
-    kept: dict[str, Clip] = {}
+    """Keep the first, in order of their id, of clips with equal content: the same part of equal
+    files. The others are rejected, in this order, as ``duplicate-video``.
+
+    Equal files of two names that are in two splits are one recording in two splits: the clips of
+    the later name are rejected as ``split-conflict``. A part of a divided recording whose id
+    another clip has is rejected as ``duplicate-id``.
+    """
+    kept: dict[tuple[str, int, int], Clip] = {}
+    of_content: dict[str, Clip] = {}
+    of_id: dict[str, Clip] = {}
     rejects = []
     for clip in sorted(clips, key=lambda clip: clip.clip_id):
-        first = kept.setdefault(clip.sha256, clip)
-        if first is not clip:
-            detail = f"video: {clip.path!r} holds the same bytes as {first.path!r} (clip {first.clip_id!r}); remove one"
+        content = clip.sha256, clip.first_frame, clip.frames
+        first, named = kept.get(content), of_content.setdefault(clip.sha256, clip)
+        if first is not None:
+            same = "the same bytes" if clip.excerpt is None else "the same part of the same bytes"
+            detail = f"video: {clip.path!r} holds {same} as {first.path!r} (clip {first.clip_id!r}); remove one"
             rejects.append(Reject(item=clip.clip_id, reason="duplicate-video", detail=detail))
+        elif named.split != clip.split:
+            detail = (
+                f"split: {clip.split!r}, but {clip.path!r} holds the same bytes as {named.path!r}, which is in"
+                f" {named.split!r} (clip {named.clip_id!r}); name one file, or give both rows one source"
+            )
+            rejects.append(Reject(item=clip.clip_id, reason="split-conflict", detail=detail))
+        elif clip.clip_id in of_id:
+            detail = (
+                f"id {clip.clip_id!r}: another clip, of {of_id[clip.clip_id].path!r}, has it already; give its row"
+                " another one"
+            )
+            rejects.append(Reject(item=clip.clip_id, reason="duplicate-id", detail=detail))
+        else:
+            kept[content] = of_id[clip.clip_id] = clip
     return list(kept.values()), rejects
 
 
-def summarise(clips: Sequence[Clip], rejects: Sequence[Reject], hazards: Mapping[str, int]) -> dict[str, Any]:
-    """Count the properties of the data, without times or paths. ``hazards``: number of files that
-    decord must not read, by reason."""
-    return {
-        "accepted": len(clips),
-        "rejected": dict(sorted(Counter(reject.reason for reject in rejects).items())),
-        "splits": {split: sum(clip.split == split for clip in clips) for split in SPLITS},
-        "sources": len({clip.source_id for clip in clips}),
-        "frames": sum(clip.frames for clip in clips),
-        "duration_s": round(float(sum(clip.frames / clip.rate for clip in clips)), 3),
-        "events": sum(len(clip.events) for clip in clips),
-        "events_cut": sum(event.cut_s is not None for clip in clips for event in clip.events),
-        "questions": sum(len(clip.questions) for clip in clips),
-        "captions": sum(clip.caption is not None for clip in clips),
-        "durations": _durations(clips),
-        "rates": _commonest(f"{float(clip.rate):.6g}/s{', variable' if clip.variable_rate else ''}" for clip in clips),
-        "codecs": _commonest(clip.codec for clip in clips),
-        "sizes": _commonest(f"{clip.width}x{clip.height}" for clip in clips),
-        "licences": _commonest(clip.licence or "not stated" for clip in clips),
-        "not_for_decord": dict(sorted(hazards.items())),
-        "normalised": sum(clip.normalised for clip in clips),
-    }
+@lru_cache(maxsize=16)
+def _exactly(number: float) -> Fraction:
+    """A parameter as it is written in ``params.yaml``."""
+    return Fraction(str(number))
 
 
-#: Upper bounds of the bins of durations, in seconds.
-_DURATIONS_S = (1, 2, 5, 10, 30, 60, 300)
-#: Values that are listed by name; the others are counted together.
-_LISTED = 20
+def part_of(row: Annotation, media: Media, params: IngestParams) -> Span | Reject:
+    """Frames of the file that the row is about.
 
-
-def _durations(clips: Sequence[Clip]) -> dict[str, int]:
-    names = [f"up to {bound} s" for bound in _DURATIONS_S] + [f"over {_DURATIONS_S[-1]} s"]
-    counts = Counter(bisect_left(_DURATIONS_S, clip.frames / clip.rate) for clip in clips)
-    return {name: counts[number] for number, name in enumerate(names) if counts[number]}
-
-
-def _commonest(values: Iterable[str]) -> dict[str, int]:
-    counted = sorted(Counter(values).items(), key=lambda item: (-item[1], item[0]))
-    others = sum(count for _, count in counted[_LISTED:])
-    return dict(counted[:_LISTED]) | ({"others": others} if others else {})
-
-
-def data_card(summary: Mapping[str, Any], recipe: str) -> str:
-    """Format the counts of :func:`summarise` as Markdown, for users of the data."""
-    parts = sum(count for reason, count in summary["rejected"].items() if reason in PART_REASONS)
-    rows = sum(summary["rejected"].values()) - parts
-    lines = [
-        f"# Clips of recipe `{recipe}`",
-        "",
-        f"{summary['accepted']:,} clips from {summary['sources']:,} sources, {summary['duration_s']:,} s,"
-        f" {summary['frames']:,} frames; {summary['events']:,} events, {summary['captions']:,} captions,"
-        f" {summary['questions']:,} questions.",
-        f"{rows:,} rows were set aside; `rejects.jsonl` says why for each.",
-    ]
-    if parts:
-        lines.append(
-            f"Of other rows {parts:,} events, questions, subjects or captions were set aside, and the rest was kept."
+    A part that exceeds the file within the tolerance is cut at the file's edge, if most of it is
+    inside; otherwise a reject ``part-outside-file``.
+    """
+    if row.start is None and row.end is None:
+        return Span(start=0, stop=media.frames)
+    ends_s = media.starts_s + media.frames / media.rate
+    start_s, end_s = row.start or Fraction(0), ends_s if row.end is None else row.end
+    first, stop = (frame_boundary(time - media.starts_s, media.rate) for time in (start_s, end_s))
+    beyond_s = -start_s if frame_boundary(start_s, media.rate) < 0 else Fraction(0)
+    if stop > media.frames:
+        beyond_s = max(beyond_s, end_s - ends_s)
+    inside = max(first, 0), min(stop, media.frames)
+    quoted = f"the row is about [{_s(start_s)}, {_s(end_s)}) s"
+    if beyond_s > _tolerated_s(end_s - start_s, params) or 2 * (inside[1] - inside[0]) < stop - first:
+        detail = (
+            f"{quoted}, and the file has {_s(ends_s)} s; correct start and end, or get the whole file"
+            f" ({_tolerance(params)}) ({row.where})"
         )
-    if summary["events_cut"]:
-        lines.append(
-            f"{summary['events_cut']:,} events reached beyond their clip within `ingest.tolerance` and were cut at its"
-            " edge."
+        return row_reject(row, "part-outside-file", detail)
+    if inside[1] <= inside[0]:
+        return row_reject(
+            row, "too-short", f"{quoted}, which is less than a frame of {_s(1 / media.rate)} s ({row.where})"
         )
-    tables = {
-        "split": "splits",
-        "duration": "durations",
-        "frame rate": "rates",
-        "size": "sizes",
-        "codec": "codecs",
-        "licence": "licences",
-        "set aside because": "rejected",
-        "decord must not read it because": "not_for_decord",
-    }
-    for title, key in tables.items():
-        rows = [f"| {_cell(name)} | {count:,} |" for name, count in summary[key].items()]
-        lines += [
-            "",
-            f"| {title} | {'rows or parts' if key == 'rejected' else 'clips'} |",
-            "|---|---|",
-            *(rows or ["| none | 0 |"]),
-        ]
-    if summary["normalised"]:
-        lines += ["", f"{summary['normalised']:,} of the latter were encoded anew."]
-    return "\n".join(lines) + "\n"
+    return Span(start=inside[0], stop=inside[1])
 
 
-def _cell(text: str) -> str:
-    # A licence is data: it must not end its cell or open a tag.
-    return text.replace("|", "\\|").replace("<", "&lt;").replace("\n", " ")
-
-
-def _unfit(row: Annotation, media: Media, params: IngestParams) -> Reject | None:
-    if media.frames < params.min_frames:
-        return _reject(row, "too-short", f"{media.frames} frames, ingest.min_frames is {params.min_frames}")
-    if media.duration_s > Fraction(str(params.max_duration_s)):
-        return _reject(
-            row, "too-long", f"{float(media.duration_s):.2f} s, ingest.max_duration_s is {params.max_duration_s:g}"
+def _unfit(row: Annotation, media: Media, part: Span, params: IngestParams) -> Reject | None:
+    if part.frames < params.min_frames:
+        return row_reject(row, "too-short", f"{part.frames} frames, ingest.min_frames is {params.min_frames}")
+    length_s = media.duration_s if part.frames == media.frames else part.frames / media.rate
+    if length_s > _exactly(params.max_duration_s):
+        return row_reject(
+            row, "too-long", f"{float(length_s):.2f} s, ingest.max_duration_s is {params.max_duration_s:g}"
         )
+    return None
+
+
+def _other_recording(row: Annotation, media: Media, params: IngestParams) -> Reject | None:
+    """Reject a row whose file is longer than its annotation says."""
     if row.length_s is not None and media.duration_s - row.length_s > _tolerated_s(row.length_s, params):
         detail = (
             f"the file has {_s(media.duration_s)} s, the annotation is of {_s(row.length_s)} s: it is another"
             f" recording, or the whole of one; cut the annotated part into a file of its own ({row.where})"
         )
-        return _reject(row, "other-recording", detail)
+        return row_reject(row, "other-recording", detail)
     return None
 
 
 def _tolerated_s(length_s: Fraction, params: IngestParams) -> Fraction:
     """Tolerated error of times, for a recording of this length: annotations round, and a container
     lasts as long as its sound."""
-    return min(Fraction(str(params.tolerance.seconds)), Fraction(str(params.tolerance.share)) * length_s)
+    return min(_exactly(params.tolerance.seconds), _exactly(params.tolerance.share) * length_s)
+
+
+def _tolerance(params: IngestParams) -> str:
+    return f"ingest.tolerance is {params.tolerance.seconds:g} s and {params.tolerance.share:g} of the clip"
 
 
 def _missing_s(row: Annotation, media: Media, params: IngestParams) -> str | None:
@@ -236,43 +238,45 @@ def _missing_s(row: Annotation, media: Media, params: IngestParams) -> str | Non
     missing = (row.length_s or 0) - media.starts_s - media.duration_s
     return (
         _s(missing)
-        if row.caption and row.length_s and missing > Fraction(str(params.tolerance.share)) * row.length_s
+        if row.length_s and row.end is None and missing > _exactly(params.tolerance.share) * row.length_s
         else None
     )
 
 
-def _event_in_frames(row: Annotation, event: TimedEvent, media: Media, params: IngestParams) -> Event | Reject:
-    """Convert an event to frames; cut it at the clip's edges if it exceeds them within the
-    tolerance and most of it is inside.
+def event_in_frames(
+    row: Annotation, event: TimedEvent, media: Media, part: Span, params: IngestParams
+) -> Event | Reject:
+    """Convert an event to frames of the clip that is ``part`` of the file; cut it at the clip's
+    edges if it exceeds them within the tolerance and most of it is inside.
 
     An event may start before the first frame of a file whose sound starts earlier; the annotation
     is not wrong then.
     """
-    length_s = media.frames / media.rate
+    length_s = part.frames / media.rate
     start = frame_boundary(event.start - media.starts_s, media.rate)
     stop = frame_boundary(event.end - media.starts_s, media.rate)
-    inside = (
-        Span(start=max(start, 0), stop=min(stop, media.frames)) if max(start, 0) < min(stop, media.frames) else None
-    )
-    ends_s = media.starts_s + length_s
-    beyond_s = -event.start if frame_boundary(event.start, media.rate) < 0 else Fraction(0)
-    if stop > media.frames:
+    first, last = max(start, part.start), min(stop, part.stop)
+    inside = Span(start=first - part.start, stop=last - part.start) if first < last else None
+    ends_s = media.starts_s + part.stop / media.rate
+    begins_s = media.starts_s + part.start / media.rate if part.start else Fraction(0)
+    beyond_s = begins_s - event.start if frame_boundary(event.start - begins_s, media.rate) < 0 else Fraction(0)
+    if stop > part.stop:
         beyond_s = max(beyond_s, event.end - ends_s)
     quoted = f"event {event.caption!r} [{_s(event.start)}, {_s(event.end)}) s"
     if stop <= start:
         why = f"{quoted} is shorter than a frame ({_s(1 / media.rate)} s); remove or widen it"
-        return _reject(row, "event-without-frame", f"{why} ({row.where}, events)")
+        return part_reject(row, "event-without-frame", f"{why} ({row.where}, events)")
     inside_frames = inside.frames if inside else 0
     if not beyond_s and 2 * inside_frames < stop - start:
         why = f"{quoted} is over, or half over, before the picture starts, at {_s(media.starts_s)} s; remove it"
-        return _reject(row, "event-outside-clip", f"{why} ({row.where}, events)")
+        return part_reject(row, "event-outside-clip", f"{why} ({row.where}, events)")
     if inside is None or beyond_s > _tolerated_s(length_s, params) or 2 * inside_frames < stop - start:
-        tolerance = f"ingest.tolerance is {params.tolerance.seconds:g} s and {params.tolerance.share:g} of the clip"
+        extent = f"has {_s(ends_s)} s" if part.start == 0 else f"is [{_s(begins_s)}, {_s(ends_s)}) s of the file"
         why = (
-            f"{quoted} reaches beyond the clip, which has {_s(ends_s)} s, by {_s(beyond_s)} s; correct its times"
-            f" ({tolerance})"
+            f"{quoted} reaches beyond the clip, which {extent}, by {_s(beyond_s)} s; correct its times"
+            f" ({_tolerance(params)})"
         )
-        return _reject(row, "event-outside-clip", f"{why} ({row.where}, events)")
+        return part_reject(row, "event-outside-clip", f"{why} ({row.where}, events)")
     return Event(span=inside, caption=event.caption, cut_s=beyond_s or None)
 
 
@@ -280,5 +284,11 @@ def _s(seconds: Fraction) -> str:
     return f"{float(seconds):.6g}"
 
 
-def _reject(row: Annotation, reason: str, detail: str) -> Reject:
+def part_reject(row: Annotation, reason: str, detail: str) -> Reject:
+    """Reject a part of a row."""
     return Reject(item=row.clip_id, reason=reason, detail=f"{row.video}: {detail}")
+
+
+def row_reject(row: Annotation, reason: str, detail: str) -> Reject:
+    """Reject a clip's row, and with it all rows that it joins."""
+    return part_reject(row, reason, detail).model_copy(update={"rows": row.rows if row.rows > 1 else None})

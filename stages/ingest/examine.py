@@ -7,230 +7,185 @@ it stopped, and an ingest after a new video was added examines only that video.
 
 from __future__ import annotations
 
-import errno
+import gc
 import hashlib
 import shutil
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
 from posixpath import normpath
-from typing import Any
+from typing import NamedTuple
 
 from pydantic import ValidationError
 
-from stages.domain.core.records import Clip, Record, Reject, reject_order
-from stages.ingest.clips import Media, to_clip, without_duplicates
-from stages.ingest.files import Files, LocatedFile
-from stages.ingest.source import open_source
-from stages.ingest.split import assign_splits
-from stages.lib.annotations.annotation import Annotation
+from stages.domain.core.records import Clip, Reject, reject_order
+from stages.ingest import conversion, examination
+from stages.ingest.clips import row_reject, without_duplicates
+from stages.ingest.examination import EXAMINING, UNEXPECTED, Asked, FileReport, Problem, examine
+from stages.ingest.files import Files, state_of
+from stages.ingest.parts import to_clips
+from stages.ingest.source import OpenSource, open_source
+from stages.ingest.split import assign_splits, recordings
+from stages.lib.annotations.annotation import Annotation, rows_set_aside
 from stages.lib.annotations.formats import read_source
-from stages.lib.video import container, encoder, errors, packets, rotation, times
-from stages.lib.video import probe as probing
-from stages.lib.video.errors import FfmpegMissing, VideoError
 from stages.params import IngestParams
 from stages.runtime import paths
 from stages.runtime.code_digest import code_digest
 from stages.runtime.workers import ItemFailure, map_items
 
-#: The modules that decide what a file holds; the journal belongs to them.
-EXAMINING = (container, encoder, errors, packets, probing, rotation, times)
-
-
-class Problem(Record):
-    """Reason why a file cannot be used as a clip."""
-
-    reason: str
-    detail: str
-
-
-class FileReport(Record):
-    """Content of a file, or the problem that prevents its use. Valid for the file of this path,
-    size and modification time."""
-
-    video: str
-    size: int
-    mtime_ns: int
-    media: Media | None = None
-    problem: Problem | None = None
-
-
-#: Reason of a file that raised an unexpected exception.
-UNEXPECTED = "unexpected-error"
 #: Reason of a video listed in ``ingest.exclude``. Its file is not read.
 REMOVED = "removed-on-request"
-#: Constant rate factor of re-encoded files: the loss is not visible.
-NORMALISE_CRF = 16
+
+
+class RowCounts(NamedTuple):
+    """Rows of the annotation file: all, and those that gave a clip, or a part of one. The rejects
+    count the others (:func:`~stages.lib.annotations.annotation.rows_set_aside`)."""
+
+    read: int
+    used: int
+
+
+class Examined(NamedTuple):
+    """Content of a source folder.
+
+    ``clips``: in order of their id; ``rejects``: by reason and name; ``hazards``: counts of files
+    that decord must not read, by reason, before re-encoding.
+    """
+
+    clips: list[Clip]
+    rejects: list[Reject]
+    hazards: Counter[str]
+    rows: RowCounts
 
 
 def examine_source(
-    params: IngestParams, seed: int, journal: Path | None = None
-) -> tuple[list[Clip], list[Reject], Counter[str]]:
-    """Return clips in order of their id, rejects by reason and name, and counts of hazards for
-    decord (before re-encoding).
+    params: IngestParams, seed: int, journal: Path | None = None, source: OpenSource | None = None
+) -> Examined:
+    """Read the source and examine each file that a usable row is about, once.
 
     Args:
-        params: the source folder, and the limits of a clip.
+        params: the source, and the limits of a clip.
         seed: seed of the splits.
         journal: file of the reports, beside the folder of re-encoded files; None: examine every
             file and re-encode none.
+        source: the source, if it was opened before.
 
     Raises:
-        SourceError: the source folder cannot be used at all.
+        SourceError: the source cannot be used at all.
+        SourceAccessError: it cannot be listed or fetched.
     """
-    source = open_source(params)
-    rows, rejects, _ = read_source(source.params)
+    source = source or open_source(params)
+    with _collected_later():
+        rows, rejects, read = read_source(source.params)
     rejects += source.rejects
+    read += rows_set_aside(source.rejects)
     # Splits are assigned before anything is excluded, so that a removal moves no other clip.
+    sources = recordings(rows)
     splits, conflicts = assign_splits(rows, params, seed)
     placed = [row for row in sorted(rows, key=lambda row: row.clip_id) if row.clip_id in splits]
     names = {normpath(video.video) for video in params.exclude}
-    removed = [row for row in placed if normpath(row.video) in names]
-    rejects += [_removed(row, f"{row.video}: named in ingest.exclude") for row in removed]
-    placed = [row for row in placed if normpath(row.video) not in names]
+    rejects += [_removed(row, "named in ingest.exclude") for row in placed if normpath(row.video) in names]
+    of_file: dict[str, list[Annotation]] = {}
+    for row in placed:
+        if normpath(row.video) not in names:
+            of_file.setdefault(row.video, []).append(row)
     # Also the same bytes under another name, which were rejected as a duplicate before.
     contents = {video.sha256: video.video for video in params.exclude if video.sha256 is not None}
-    clips: list[Clip] = []
+    made: list[tuple[Annotation, Clip]] = []
     hazards: Counter[str] = Counter()
-    reports = _reports([row.video for row in placed], params, source.files, journal)
-    for row, report in zip(placed, reports, strict=True):
-        if report.media is not None and report.media.sha256 in contents:
-            same = contents[report.media.sha256]
-            rejects.append(
-                _removed(row, f"{row.video}: holds the same bytes as {same!r}, which is named in ingest.exclude")
-            )
-            continue
+    whole = params.validation.is_whole(len(of_file))
+    asked = [
+        Asked(video, next((row.rate for row in about if row.rate is not None), None), params.frame_rate, whole)
+        for video, about in of_file.items()
+    ]
+    for about_file, report in zip(of_file.values(), _reports(asked, params, source.files, journal), strict=True):
         if report.media is None:
             assert report.problem is not None
-            rejects.append(Reject(item=row.clip_id, reason=report.problem.reason, detail=report.problem.detail))
+            rejects += [_unusable(row, report.problem) for row in about_file]
+            continue
+        if (same := contents.get(report.media.sha256)) is not None:
+            why = f"holds the same bytes as {same!r}, which is named in ingest.exclude"
+            rejects += [_removed(row, why) for row in about_file]
             continue
         hazards.update(report.media.normalised_for or report.media.hazards)
-        clip, set_aside = to_clip(row, splits[row.clip_id], report.media, params)
-        rejects += set_aside
-        if clip is not None:
-            clips.append(clip)
-    kept, duplicates = without_duplicates(clips)
-    return kept, sorted(rejects + conflicts + duplicates, key=reject_order), hazards
+        for row in about_file:
+            clips, set_aside = to_clips(row, splits[row.clip_id], report.media, params, sources[row.clip_id])
+            rejects += set_aside
+            made += [(row, clip) for clip in clips]
+    gc.unfreeze()
+    kept, duplicates, used = _without_duplicates(made)
+    return Examined(kept, sorted(rejects + conflicts + duplicates, key=reject_order), hazards, RowCounts(read, used))
 
 
-def _removed(row: Annotation, detail: str) -> Reject:
-    return Reject(item=row.clip_id, reason=REMOVED, detail=f"{detail}; it was removed on request")
+def _without_duplicates(made: Sequence[tuple[Annotation, Clip]]) -> tuple[list[Clip], list[Reject], int]:
+    """Drop clips of equal content. Returns the others, the rejects, and the number of rows that
+    gave one of the others.
+
+    A row that gave several clips is rejected by the reject of the first of them, if all are
+    dropped.
+    """
+    kept, rejects = without_duplicates(clip for _, clip in made)
+    alive = {id(clip) for clip in kept}
+    used = {row.clip_id: row.rows for row, clip in made if id(clip) in alive}
+    dropped = sorted((pair for pair in made if id(pair[1]) not in alive), key=lambda pair: pair[1].clip_id)
+    counted, told = set(used), []
+    for (row, _), reject in zip(dropped, rejects, strict=True):
+        rows = 0 if row.clip_id in counted else row.rows
+        counted.add(row.clip_id)
+        told.append(reject.model_copy(update={"rows": None if rows == 1 else rows}))
+    return kept, told, sum(used.values())
 
 
-def examine(file: str | LocatedFile, folder: Path, reencoded: Path | None) -> FileReport:
-    """Probe, decode and hash one file, and re-encode it into ``reencoded`` where decord must not
-    read it; runs in a worker. ``file``: its name in ``folder``, or where it was brought to."""
-    video = file if isinstance(file, str) else file.name
-    identity: dict[str, Any] = {"video": video, "size": 0, "mtime_ns": 0}
-    try:
-        if isinstance(file, str):
-            path = folder / file
-            status = path.stat()
-            stamp = status.st_size, status.st_mtime_ns
-        else:
-            path, stamp = file.here(), file.stamp
-        identity |= {"size": stamp[0], "mtime_ns": stamp[1]}
-        return FileReport(**identity, media=_media(video, path, reencoded))
-    except VideoError as error:
-        return FileReport(**identity, problem=Problem(reason=error.reason, detail=error.detail))
-    except FfmpegMissing:
-        raise
-    except Exception as error:
-        # One file must not end the work on all others, whatever a decoder or this code does with
-        # it; a full disk is not the file's fault.
-        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-            raise
-        detail = f"{video}: {type(error).__name__}: {error}; set it aside or re-encode it, and report this"
-        return FileReport(**identity, problem=Problem(reason=UNEXPECTED, detail=detail))
+def _removed(row: Annotation, why: str) -> Reject:
+    return row_reject(row, REMOVED, f"{why}; it was removed on request")
 
 
-def _media(video: str, path: Path, reencoded: Path | None) -> Media:
-    probe, skip = _validated(video, path)
-    starts_s = probe.starts_s
-    with path.open("rb") as file:
-        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-    normalised: str | None = None
-    hazards = probe.hazards
-    if hazards and reencoded is not None:
-        normalised = f"{paths.NORMALISED}/{sha256[:32]}.mp4"
-        out = reencoded / normalised
-        out.parent.mkdir(parents=True, exist_ok=True)
-        encoder.normalise(path, out, *_timing(probe), NORMALISE_CRF, skip)
-        before, (probe, _) = probe, _validated(video, out)
-        if probe.hazards or probe.frames != before.frames:
-            change = (
-                f"{before.frames} frames became {probe.frames}, {', '.join(probe.hazards) or 'nothing'} against them"
-            )
-            raise VideoError("normalise-failed", f"{video}: {change}; encode it again by other means")
-    return Media(
-        sha256=sha256,
-        codec=probe.codec,
-        width=probe.width,
-        height=probe.height,
-        rate=probe.rate,
-        frames=probe.slots,
-        duration_s=probe.duration_s,
-        starts_s=starts_s,
-        variable_rate=probe.variable_rate,
-        hazards=probe.hazards,
-        normalised=normalised,
-        normalised_for=hazards if normalised else (),
+def _unusable(row: Annotation, problem: Problem) -> Reject:
+    return Reject(
+        item=row.clip_id, reason=problem.reason, detail=problem.detail, rows=row.rows if row.rows > 1 else None
     )
 
 
-def _validated(video: str, path: Path) -> tuple[probing.Probe, int]:
-    """Probe a file and decode it completely. Returns the probe, and the number of frames that a
-    decoder emits before the first complete one.
-
-    Raises:
-        VideoError: the number of decoded frames differs from that of its packets.
-    """
-    probe = probing.probe(path)
-    decoded = encoder.validate(path)
-    skip = len(decoded) - probe.frames
-    if not 0 <= skip <= probe.dropped:
-        raise VideoError(
-            "frame-count", f"{video}: {probe.frames} frames are stored, {len(decoded)} decode; re-encode it"
-        )
-    if probe.times is not None and decoded[skip:] != probe.times and probing.UNTRUSTED_TIMES not in probe.hazards:
-        probe = probing.probe(path, distrust=True)
-    return probe, skip
-
-
-def _timing(probe: probing.Probe) -> tuple[int | Fraction, list[Fraction] | None]:
-    """Presentation times of the frames, for :func:`encoder.normalise`: the file's own times where
-    they can be trusted."""
-    if probe.times is not None and probe.variable_rate:
-        return probe.rate, [(time - probe.times[0]) * probe.time_base for time in probe.times]
-    if probe.times is None or probing.UNTRUSTED_TIMES in probe.hazards:
-        return probe.rate, None
-    return probe.times[0], None
+@contextmanager
+def _collected_later() -> Iterator[None]:
+    """Switch the garbage collector off while many rows are built, none of which becomes garbage,
+    and spare them later, too: to look through them again and again takes half of the time."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+        gc.freeze()
+    finally:
+        if was_on:
+            gc.enable()
 
 
 def _reports(
-    videos: Sequence[str], params: IngestParams, files: Files | None, journal: Path | None
+    asked: Sequence[Asked], params: IngestParams, files: Files | None, journal: Path | None
 ) -> Iterator[FileReport]:
     """Yield the report of each video, in order: from the journal if the file has not changed since,
-    otherwise by examining it."""
-    where = Path(params.source) if files is None else files
+    otherwise by examining it. ``files``: None: they are in the folder ``ingest.source``."""
     if journal is None:
-        yield from _examined(videos, where, None, params.timeout_s)
+        yield from _examined(asked, params, None, files)
         return
     reencoded = journal.with_suffix("") if params.normalise else None
-    earlier = _read_journal(journal, where, reencoded)
-    new_videos = [video for video in videos if video not in earlier]
+    earlier = _read_journal(journal, Path(params.source) if files is None else files, reencoded, params.frame_rate)
+    known = [earlier.get(one) for one in asked]
+    new = [one for one, report in zip(asked, known, strict=True) if report is None]
     if earlier:
-        print(f"ingest: {len(earlier):,} of {len(videos):,} files were examined before and have not changed")
+        unchanged = len(asked) - len(new)
+        print(f"ingest: {unchanged:,} of {len(asked):,} files were examined before and have not changed")
     journal.parent.mkdir(parents=True, exist_ok=True)
     with journal.open("a", encoding="utf-8") as lines:
         # Ends a line that a kill cut short.
         lines.write("\n" if lines.tell() else "")
-        new_reports = _examined(new_videos, where, reencoded, params.timeout_s)
-        for video in videos:
-            if video in earlier:
-                yield earlier[video]
+        new_reports = _examined(new, params, reencoded, files)
+        for report in known:
+            if report is not None:
+                yield report
                 continue
             report = next(new_reports)
             # A time-out, a dead process or an unexpected error may be due to this machine at this
@@ -242,72 +197,68 @@ def _reports(
 
 
 def _examined(
-    videos: Sequence[str], files: Path | Files, reencoded: Path | None, timeout_s: float
+    asked: Sequence[Asked], params: IngestParams, reencoded: Path | None, files: Files | None
 ) -> Iterator[FileReport]:
-    if isinstance(files, Path):
-        yield from _examined_here(videos, files, reencoded, timeout_s)
+    if files is None:
+        yield from _examined_here(asked, params, reencoded)
         return
-    for batch in files.batches(videos):
-        yield from _examined_here(batch, Path(), reencoded, timeout_s)
+    by_name = {one.video: one for one in asked}
+    for batch in files.batches(list(by_name)):
+        yield from _examined_here([by_name[file.name]._replace(file=file) for file in batch], params, reencoded)
 
 
-def _examined_here(
-    files: Sequence[str | LocatedFile], folder: Path, reencoded: Path | None, timeout_s: float
-) -> Iterator[FileReport]:
-    work = partial(examine, folder=folder, reencoded=reencoded)
-    for file, result in zip(files, map_items(work, files, "ingest", timeout_s=timeout_s), strict=True):
-        video = file if isinstance(file, str) else file.name
+def _examined_here(asked: Sequence[Asked], params: IngestParams, reencoded: Path | None) -> Iterator[FileReport]:
+    work = partial(examine, folder=Path(params.source), reencoded=reencoded)
+    results = map_items(work, asked, "ingest", timeout_s=params.timeout_s)
+    for one, result in zip(asked, results, strict=True):
         if isinstance(result, ItemFailure):
             remedy = "; raise ingest.timeout_s if it is only long" if result.reason == "timeout" else ""
-            problem = Problem(reason=result.reason, detail=f"{video}: {result.detail}{remedy}")
-            yield FileReport(video=video, size=0, mtime_ns=0, problem=problem)
+            problem = Problem(reason=result.reason, detail=f"{one.video}: {result.detail}{remedy}")
+            yield FileReport(video=one.video, size=0, mtime_ns=0, whole=one.whole, rate=one.rate, problem=problem)
         else:
             yield result
 
 
 def journal_file(params: IngestParams) -> Path:
-    """Return the journal of the source folder; a change of the examining code starts another
-    journal."""
+    """Return the journal of the source; a change of the examining code starts another journal."""
     where = Path(params.source).resolve() if params.is_plain_folder else params.roots
-    code = [Path(module.__file__ or "") for module in EXAMINING] + [Path(__file__)]
-    identity = f"{where} {params.normalise} {code_digest(code)}"
+    code = [Path(module.__file__ or "") for module in (*EXAMINING, conversion, examination)]
+    code.append(Path(__file__))
+    identity = f"{where} {params.normalise} {params.frame_rate} {code_digest(code)}"
     name = hashlib.sha256(identity.encode()).hexdigest()[:16]
     return paths.EXAMINED / f"{name}.jsonl"
 
 
 def copy_normalised(clips: Sequence[Clip], journal: Path, folder: Path) -> None:
     """Copy re-encoded files into the folder that the clips' paths are relative to."""
-    for clip in clips:
-        if clip.normalised:
-            out = folder / clip.path
-            out.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(journal.with_suffix("") / clip.path, out)
+    for path in dict.fromkeys(clip.path for clip in clips if clip.normalised):
+        out = folder / path
+        out.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(journal.with_suffix("") / path, out)
 
 
-def _read_journal(journal: Path, files: Path | Files, reencoded: Path | None) -> dict[str, FileReport]:
+def _read_journal(
+    journal: Path, files: Path | Files, reencoded: Path | None, frame_rate: Fraction | None
+) -> dict[Asked, FileReport]:
     """Read the reports of files that have not changed since. A last line that a kill cut short is
     skipped."""
-    reports: dict[str, FileReport] = {}
+    reports: dict[Asked, FileReport] = {}
     if not journal.is_file():
         return reports
-    for line in journal.read_text(encoding="utf-8").split("\n"):
-        try:
-            report = FileReport.model_validate_json(line)
-            stamp = _stamp(files, report.video)
-        except (ValidationError, OSError):
-            continue
-        normalised = report.media.normalised if report.media is not None else None
-        missing = normalised is not None and not (reencoded is not None and (reencoded / normalised).is_file())
-        if stamp == (report.size, report.mtime_ns) and not missing:
-            reports[report.video] = report
-        else:
-            reports.pop(report.video, None)
+    with journal.open("rb") as lines, _collected_later():
+        for line in lines:
+            try:
+                report = FileReport.model_validate_json(line)
+                state = state_of(f"{files}/{report.video}") if isinstance(files, Path) else files.stamp(report.video)
+            except (ValidationError, OSError):
+                continue
+            normalised = report.media.normalised if report.media is not None else None
+            missing = normalised is not None and not (reencoded is not None and (reencoded / normalised).is_file())
+            # A sampled validation is no whole one, nor the other way round: the result must not
+            # depend on what was done before.
+            asked = Asked(report.video, report.rate, frame_rate, report.whole)
+            if state == (report.size, report.mtime_ns) and not missing:
+                reports[asked] = report
+            else:
+                reports.pop(asked, None)
     return reports
-
-
-def _stamp(files: Path | Files, video: str) -> tuple[int, int] | None:
-    """Size and modification time of a file, or what stands for them where it was fetched."""
-    if not isinstance(files, Path):
-        return files.stamp(video)
-    status = (files / video).stat()
-    return status.st_size, status.st_mtime_ns

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import stat
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from stages.lib.annotations.annotation import VIDEO_SUFFIXES
+from stages.lib.annotations.collect import pictures_elsewhere
+from stages.lib.annotations.links import Links
+from stages.lib.video import folders
 from stages.lib.video.errors import VideoError
 from stages.runtime.sources.failures import Changed, Gone
 from stages.runtime.sources.remote import RemoteRoot, Version, fetch
@@ -35,6 +40,12 @@ class LocatedFile:
         if self.problem is not None:
             raise VideoError(*self.problem)
         return self.path
+
+
+def state_of(path: str | Path) -> tuple[int, int]:
+    """Size of a file or frame folder, and the time of its last modification in nanoseconds."""
+    status = os.stat(path)  # noqa: PTH116 - for many files: a Path costs as much as the call
+    return folders.state_of(Path(path)) if stat.S_ISDIR(status.st_mode) else (status.st_size, status.st_mtime_ns)
 
 
 class Files(ABC):
@@ -76,15 +87,25 @@ class LocalFiles(Files):
 
     def stamp(self, name: str) -> tuple[int, int] | None:
         try:
-            status = (self._folder / self._names.file_of(name)).stat()
+            return state_of(self._folder / self._names.file_of(name))
         except OSError:
             return None
-        return status.st_size, status.st_mtime_ns
 
     def _located(self, names: Sequence[str]) -> list[LocatedFile]:
-        return [
-            LocatedFile(name, self.stamp(name) or (0, 0), self._folder / self._names.file_of(name)) for name in names
-        ]
+        links = Links(self._folder)
+        return [self._file(name, links) for name in names]
+
+    def _file(self, name: str, links: Links) -> LocatedFile:
+        path = self._folder / self._names.file_of(name)
+        # The view has no pictures, and no links: those of a frame folder are looked at here.
+        problem = _leading_out(name, path, links) if path.is_dir() else None
+        return LocatedFile(name, self.stamp(name) or (0, 0), path, problem)
+
+
+def _leading_out(name: str, folder: Path, links: Links) -> tuple[str, str] | None:
+    if links.lead_out(folder):
+        return "outside-folder", f"video: {name!r} is a link that leaves the folder of the videos; copy its pictures"
+    return pictures_elsewhere(name, folder, links)
 
 
 class RemoteFiles(Files):
@@ -95,9 +116,14 @@ class RemoteFiles(Files):
         self._known = Known(store, remote.address)
 
     def _located(self, names: Sequence[str]) -> list[LocatedFile]:
-        wanted = {self._names.file_of(name): self._videos[name] for name in names}
+        wanted = {self._names.file_of(name): self._videos[name] for name in names if name in self._videos}
         here = fetch(self._remote, self._store, self._known, wanted, "fetch videos")
-        return [self._file(name, here[self._names.file_of(name)]) for name in names]
+        return [
+            self._file(name, here[self._names.file_of(name)])
+            if name in self._videos
+            else _not_fetched(name, f"{self._remote.address}/{self._names.file_of(name)}")
+            for name in names
+        ]
 
     def _file(self, name: str, found: str | Gone | Changed) -> LocatedFile:
         file, stamp = self._names.file_of(name), self._stamps[name]
@@ -124,15 +150,29 @@ class ShardFiles(Files):
 
     def _located(self, names: Sequence[str]) -> list[LocatedFile]:
         for name in names:
+            if name not in self._where:
+                continue
             shard, sha256 = self._where[name]
             if self._store.find(sha256, name) is None:
                 shard.read(VIDEO_SUFFIXES)
         located = []
         for name in names:
+            if name not in self._where:
+                located.append(_not_fetched(name, "a folder in the tars"))
+                continue
             path = self._store.find(self._where[name][1], name)
             assert path is not None  # the tar is identified by its version
             located.append(LocatedFile(name, self._stamps[name], path))
         return located
+
+
+def _not_fetched(name: str, folder: str) -> LocatedFile:
+    """A folder that a row names; frame folders are read on this machine only."""
+    detail = (
+        f"{name}: {folder} is a folder, and pictures are not fetched; encode them as a video, or copy the folder here"
+        " and name its root in ingest.videos"
+    )
+    return LocatedFile(name, (0, 0), Path(), ("remote-folder", detail))
 
 
 def number(tag: str) -> int:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from fnmatch import fnmatch
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from stages.lib.annotations.annotation import VIDEO_SUFFIXES, SourceError
-from stages.lib.annotations.formats import FORMATS
+from stages.lib.annotations.formats import FORMATS, second_tables
 from stages.lib.annotations.links import Links, walk
 from stages.params import IngestParams
 from stages.runtime.sources.addresses import ROW_SUFFIXES, fault_of_name, is_remote, is_web, place_of
@@ -45,22 +45,22 @@ def row_files(
     ``listed``: the objects of the videos' folder, which is the rows' own unless ``ingest.videos``
     is set.
     """
-    place, wanted = place_of(roots.source), row_name(params)
+    place, wanted, more = place_of(roots.source), row_name(params), second_tables(params)
     if not is_remote(roots.source):
         folder = Path(place.root)
         if not folder.is_dir():
             raise SourceError("ingest.source", f"{roots.source!r} is not a folder", "name one with the annotations")
-        names = _selected(local_names(folder, hidden=False), wanted)
-        _check_rows(names, roots, wanted)
+        names = _selected(local_names(folder, hidden=False), wanted, more)
+        _check_rows(_selected(names, wanted, ()), roots, wanted)
         return {name: folder / name for name in names}
     remote = RemoteRoot(place.root, "ingest.source")
     if is_web(place.root):
-        versions = remote.versions(_web_rows(remote, place.file, wanted, params, store))
+        versions = remote.versions(_web_rows(remote, place.file, wanted, more, params, store))
     else:
         if roots.videos is not None or listed is None:
             listed = remote.listing()
-        versions = {name: listed[name] for name in _selected(listed, wanted)}
-    _check_rows(versions, roots, wanted)
+        versions = {name: listed[name] for name in _selected(listed, wanted, more)}
+    _check_rows(_selected(versions, wanted, ()), roots, wanted)
     here = fetch(remote, store, Known(store, remote.address), versions, "fetch annotations", quiet=True)
     rows = {}
     for name, found in here.items():
@@ -73,13 +73,18 @@ def row_files(
 
 
 def _web_rows(
-    remote: RemoteRoot, file: str | None, wanted: str | None, params: IngestParams, store: SourceStore
+    remote: RemoteRoot,
+    file: str | None,
+    wanted: str | None,
+    more: Sequence[str],
+    params: IngestParams,
+    store: SourceStore,
 ) -> list[str]:
     """Names of files of rows on a web server, which lists no folder."""
     if file is not None and _is_index(file):
-        return _selected(_index(remote, file, store), wanted)
+        return _selected(_index(remote, file, store), wanted, more)
     if wanted is not None:
-        return [wanted]
+        return [wanted, *more]
     raise SourceError(
         "ingest.source",
         f"{params.source}: a web server lists no folder, and the format names no file",
@@ -100,13 +105,16 @@ def _index(remote: RemoteRoot, file: str, store: SourceStore) -> list[str]:
     return [line for line in lines if line and not line.startswith("#") and fault_of_name(line) is None]
 
 
-def _selected(names: Iterable[str], wanted: str | None) -> list[str]:
-    """Files of rows among all: the named one, those in the named folder or of the named pattern;
-    where none is named, all that may be some."""
+def _selected(names: Iterable[str], wanted: str | None, more: Sequence[str]) -> list[str]:
+    """Files of rows among all: the named one, those in the named folder or of the named pattern,
+    and ``more``; where none is named, all that may be some."""
     if wanted is None:
-        return [name for name in names if PurePosixPath(name).suffix.lower() in ROW_SUFFIXES]
-    folder = wanted.rstrip("/") + "/"
-    return [name for name in names if name == wanted or name.startswith(folder) or fnmatch(name, wanted)]
+        return [name for name in names if name in more or PurePosixPath(name).suffix.lower() in ROW_SUFFIXES]
+    return [name for name in names if any(_is_meant(name, one) for one in (wanted, *more))]
+
+
+def _is_meant(name: str, wanted: str) -> bool:
+    return name == wanted or name.startswith(wanted.rstrip("/") + "/") or fnmatch(name, wanted)
 
 
 def _check_rows(names: Iterable[str], roots: Roots, wanted: str | None) -> None:
@@ -149,7 +157,7 @@ def _strings(name: str, path: Path) -> Iterator[str]:
         text = io.StringIO(path.read_text(encoding="utf-8-sig", errors="replace"))
         for cells in csv.reader(text, delimiter="\t" if kind == ".tsv" else ","):
             yield from cells
-    elif kind in (".json", ".jsonl"):
+    elif kind in (".json", ".jsonl", ".ndjson"):
         text_ = path.read_text(encoding="utf-8-sig", errors="replace")
         try:
             yield from _texts(json.loads(text_))
@@ -174,10 +182,9 @@ def _texts(value: Any) -> Iterator[str]:
 def local_names(folder: Path, hidden: bool = True) -> Iterator[str]:
     """Names of the files below a folder, less those of links that lead out of it."""
     links = Links(folder)
-    for path in walk(folder):
-        inside = path.relative_to(folder)
-        if not hidden and any(part.startswith(".") for part in inside.parts):
+    for name in walk(folder):
+        if not hidden and (name.startswith(".") or "/." in name):
             continue
         with suppress(OSError, RuntimeError, ValueError):  # a link that leads nowhere
-            if not links.lead_out(path):
-                yield inside.as_posix()
+            if not links.lead_out(folder / name):
+                yield name

@@ -15,7 +15,7 @@ import os
 import shutil
 import time
 import uuid
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
@@ -25,6 +25,7 @@ from stages.ingest.files import Files, LocalFiles, RemoteFiles, ShardFiles, numb
 from stages.ingest.row_files import local_names, named_in, row_files, row_name
 from stages.ingest.shard_rows import rows_of
 from stages.lib.annotations.annotation import VIDEO_SUFFIXES, SourceError
+from stages.lib.video.folders import PICTURE_SUFFIXES
 from stages.params import IngestParams
 from stages.runtime.paths import ANNOTATIONS_FILE
 from stages.runtime.sources.addresses import fault_of_name, is_remote, is_web
@@ -73,13 +74,14 @@ def open_source(params: IngestParams) -> OpenSource:
         remote = RemoteRoot(roots.folder, roots.field)
         if listed is None:
             listed = remote.versions(named_in(rows, roots))
-        videos = {name: listed[file] for name, file in _by_name(listed, roots.names)}
+        names = list(listed)
+        videos = {name: listed[file] for name, file in _by_name(names, roots.names)}
         files: Files = RemoteFiles(remote, roots.names, videos, store)
-        marks = {name: version.text for name, version in videos.items()}
     else:
+        names = list(local_names(Path(roots.folder)))
         files = LocalFiles(Path(roots.folder), roots.names)
-        marks = {name: "" for name, _ in _by_name(local_names(Path(roots.folder)), roots.names)}
-    return OpenSource(_viewed(params, store, marks, rows), files, [])
+    shown = [name for name, _ in _by_name(names, roots.names)]
+    return OpenSource(_viewed(params, store, shown, rows, _picture_folders(names, roots.names)), files, [])
 
 
 def _of_shards(params: IngestParams, roots: Roots, store: SourceStore) -> OpenSource:
@@ -95,13 +97,13 @@ def _of_shards(params: IngestParams, roots: Roots, store: SourceStore) -> OpenSo
     if held > store.most_bytes:
         problem = f"{store.most_bytes / 1e9:g} GB, and the videos of the tars have {held / 1e9:.1f} GB"
         raise SourceAccessError(SIZE_VARIABLE, problem, "raise it: they are unpacked once, into the cache")
-    rejects = [_refused(f"{name}/{one.member}", one) for name, shard in shards.items() for one in shard.refused]
+    rejects = [_refused(f"{name}/{one.member}", one, 0) for name, shard in shards.items() for one in shard.refused]
     rows: dict[str, Path] = {}
     if roots.videos is None:
         lines = []
         for row in rows_of(shards):
             if isinstance(row, Refused):
-                rejects.append(_refused(row.member, row))
+                rejects.append(_refused(row.member, row, None))
             else:
                 lines.append(json.dumps(row, ensure_ascii=False) + "\n")
         text = "".join(lines).encode("utf-8", "surrogatepass")
@@ -109,14 +111,14 @@ def _of_shards(params: IngestParams, roots: Roots, store: SourceStore) -> OpenSo
         part.write_bytes(text)
         found = store.find(store.keep(part, ANNOTATIONS_FILE), ANNOTATIONS_FILE)
         assert found is not None  # put there now
-        rows[row_name(params) or ANNOTATIONS_FILE] = found
+        named = row_name(params) or ANNOTATIONS_FILE
+        params, rows[named] = params.model_copy(update={"annotations": named}), found
     else:
         rows = row_files(params, roots, store, None)
     videos = {name: (shard, video) for shard, read in reversed(shards.items()) for name, video in read.videos.items()}
-    marks = {name: video.sha256 for name, (_, video) in videos.items()}
     stamps = {name: (video.size, number(video.sha256)) for name, (_, video) in videos.items()}
     where = {name: (files[shard], video.sha256) for name, (shard, video) in videos.items()}
-    return OpenSource(_viewed(params, store, marks, rows), ShardFiles(stamps, where, store), rejects)
+    return OpenSource(_viewed(params, store, videos, rows), ShardFiles(stamps, where, store), rejects)
 
 
 def _by_name(files: Iterable[str], names: NameRules) -> Iterator[tuple[str, str]]:
@@ -127,20 +129,33 @@ def _by_name(files: Iterable[str], names: NameRules) -> Iterator[tuple[str, str]
             yield name, file
 
 
+def _picture_folders(files: Iterable[str], names: NameRules) -> set[str]:
+    """Names in rows of folders that hold pictures."""
+    parents = {file.rpartition("/")[0] for file in files if PurePosixPath(file).suffix.lower() in PICTURE_SUFFIXES}
+    found = (names.name_of(parent) for parent in parents if parent)
+    return {name for name in found if name is not None and fault_of_name(name) is None}
+
+
 def _viewed(
-    params: IngestParams, store: SourceStore, videos: Mapping[str, str], rows: Mapping[str, Path]
+    params: IngestParams,
+    store: SourceStore,
+    videos: Collection[str],
+    rows: Mapping[str, Path],
+    folders: Collection[str] = (),
 ) -> IngestParams:
-    """Make the view: a folder with these rows, and an empty file for each video. One that was made
-    of the same is taken."""
+    """Make the view: a folder with these rows, an empty file for each video, and empty folders. One
+    that was made of the same is taken."""
     contents = {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in rows.items()}
-    whole = hashlib.sha256(json.dumps([sorted(videos), sorted(contents.items())]).encode("utf-8", "surrogatepass"))
+    whole = hashlib.sha256(
+        json.dumps([sorted(videos), sorted(contents.items()), sorted(folders)]).encode("utf-8", "surrogatepass")
+    )
     folder = store.folder / "views" / digest(repr(params.roots))
     view = folder / whole.hexdigest()[:32]
     if not view.is_dir():
         part = folder / f".{uuid.uuid4().hex}"
         part.mkdir(parents=True)
         try:
-            _fill(part, videos, rows)
+            _fill(part, videos, rows, folders)
             with suppress(OSError):  # Another process made the same one.
                 part.rename(view)
         except OSError as error:
@@ -155,7 +170,7 @@ def _viewed(
     return params.model_copy(update={"source": str(view), "annotations": annotations, "videos": None, "names": None})
 
 
-def _fill(folder: Path, videos: Iterable[str], rows: Mapping[str, Path]) -> None:
+def _fill(folder: Path, videos: Iterable[str], rows: Mapping[str, Path], folders: Iterable[str]) -> None:
     made = set()
     for name in [*videos, *rows]:
         parent = (folder / name).parent
@@ -166,7 +181,10 @@ def _fill(folder: Path, videos: Iterable[str], rows: Mapping[str, Path]) -> None
             shutil.copyfile(rows[name], folder / name)
         else:
             os.close(os.open(folder / name, os.O_CREAT | os.O_WRONLY, 0o644))
+    for name in folders:
+        with suppress(FileExistsError, NotADirectoryError):  # a bucket may have an object of this name, too
+            (folder / name).mkdir(parents=True, exist_ok=True)
 
 
-def _refused(item: str, refused: Refused) -> Reject:
-    return Reject(item=item, reason=refused.reason, detail=refused.detail)
+def _refused(item: str, refused: Refused, rows: int | None) -> Reject:
+    return Reject(item=item, reason=refused.reason, detail=refused.detail, rows=rows)

@@ -5,35 +5,57 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from fractions import Fraction
+from posixpath import normpath
 
 from stages.domain.core.records import Reject, Split
 from stages.lib.annotations.annotation import Annotation
 from stages.params import IngestParams
 
 
+def recordings(rows: Sequence[Annotation]) -> dict[str, str]:
+    """Map each row, by clip id, to its recording: its source, or the first one by name where rows
+    about one file name several."""
+    of_video: dict[str, str] = {}
+    joined: dict[str, str] = {}
+
+    def root(source: str) -> str:
+        while (other := joined.get(source, source)) != source:
+            source = other
+        return source
+
+    for row in rows:
+        one, other = root(row.source_id), root(of_video.setdefault(normpath(row.video), row.source_id))
+        if one != other:
+            joined[max(one, other)] = min(one, other)
+    return {row.clip_id: root(row.source_id) for row in rows}
+
+
 def assign_splits(rows: Sequence[Annotation], params: IngestParams, seed: int) -> tuple[dict[str, Split], list[Reject]]:
     """Assign a split to each usable row, by clip id.
 
-    An annotated split has precedence and holds for the whole source; otherwise the source's name
-    and the seed decide, so that adding a source changes no other. Rows whose split differs from the
-    first one annotated for their source are rejected with the reason ``split-conflict``.
+    An annotated split has precedence and holds for the whole recording; otherwise the recording's
+    name and the seed decide, so that adding one changes no other. Rows whose split differs from the
+    first one annotated for their recording are rejected with the reason ``split-conflict``.
     """
+    sources = recordings(rows)
     annotated: dict[str, tuple[Split, str]] = {}
     for row in sorted(rows, key=lambda row: row.clip_id):
         if row.split is not None:
-            annotated.setdefault(row.source_id, (row.split, row.clip_id))
+            annotated.setdefault(sources[row.clip_id], (row.split, row.clip_id))
     splits: dict[str, Split] = {}
     rejects: list[Reject] = []
     for row in rows:
-        split, first = annotated.get(row.source_id, (drawn_split(row.source_id, params, seed), row.clip_id))
+        source = sources[row.clip_id]
+        split, first = annotated.get(source, (drawn_split(source, params, seed), row.clip_id))
         if row.split in (None, split):
             splits[row.clip_id] = split
         else:
             detail = (
-                f"split: {row.split!r}, but source {row.source_id!r} is in {split!r} (clip {first!r}); put one"
+                f"split: {row.split!r}, but source {source!r} is in {split!r} (clip {first!r}); put one"
                 " source into one split"
             )
-            rejects.append(Reject(item=row.clip_id, reason="split-conflict", detail=detail))
+            joined = row.rows if row.rows > 1 else None
+            rejects.append(Reject(item=row.clip_id, reason="split-conflict", detail=detail, rows=joined))
     return splits, rejects
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 
-from stages.ingest.clips import data_card, summarise
+from stages.ingest.card import data_card, summarise
 from stages.ingest.examine import copy_normalised, examine_source, journal_file
 from stages.lib.annotations.annotation import SourceError
 from stages.lib.rows.jsonl import write_json, write_rows
@@ -27,7 +27,7 @@ def main() -> int:
         started = time.monotonic()
         journal = journal_file(params.ingest)
         seen = listing_digest(params.ingest.roots)
-        clips, rejects, hazards = examine_source(params.ingest, params.seed, journal)
+        clips, rejects, hazards, _ = examine_source(params.ingest, params.seed, journal)
         copy_normalised(clips, journal, paths.CLIPS)
         write_rows(paths.CLIPS / paths.MANIFEST_FILE, clips)
         write_rows(paths.CLIPS / paths.REJECTS_FILE, rejects)

@@ -1,6 +1,6 @@
 """``params.yaml`` as frozen types: everything that changes a result, and nothing else."""
 
-from stages.params.data import CorpusParams, ExcludedVideo, IngestParams, SynthesizeParams, Tolerance
+from stages.params.data import CorpusParams, ExcludedVideo, IngestParams, SynthesizeParams, Tolerance, Validation
 from stages.params.evaluation import GateParams, GaugeLimits, GaugeName
 from stages.params.judging import (
     HeldOutJudgeParams,
@@ -42,6 +42,7 @@ __all__ = [
     "Tolerance",
     "TraceParams",
     "TrainingRow",
+    "Validation",
     "WriterParams",
     "load_params",
     "parse_params",

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Annotated
+from pathlib import Path, PurePosixPath
+from typing import Annotated, Literal
 
-from pydantic import Field, StringConstraints, model_validator
+from pydantic import Field, StringConstraints, field_validator, model_validator
 
 from stages.domain.core.records import Exact
+from stages.domain.core.timeline import SampledFrames
 from stages.domain.tasks import mix_vid_qa, task_of
 from stages.domain.tasks.synthesis import TaskSettings
 from stages.params.judging import WriterParams
 from stages.params.types import Fraction01, Positive, Table
-from stages.runtime.sources.addresses import fault_of_address, fault_of_name, is_remote, is_web, place_of
+from stages.runtime.paths import MAPPING_SUFFIXES, MAPPINGS
+from stages.runtime.sources.addresses import fault_of_address, fault_of_name, fault_of_source, is_remote, place_of
 from stages.runtime.sources.videos import NameRules, Roots
 
 
@@ -68,6 +70,21 @@ class NamesParams(Table):
         return self
 
 
+class Validation(Table):
+    """How much of each file ingest decodes."""
+
+    #: ``whole``: every frame. ``sampled``: at most four pictures, the first of the first and of the
+    #: last group and two between; damage elsewhere is found when its frames are read. ``auto``:
+    #: ``whole`` in a small source, else ``sampled``.
+    mode: Literal["auto", "whole", "sampled"]
+    #: With ``auto``: largest number of videos in a source whose files are decoded whole.
+    whole_up_to: int = Field(ge=0)
+
+    def is_whole(self, videos: int) -> bool:
+        """True if every frame is decoded in a source of so many videos."""
+        return self.mode == "whole" or (self.mode == "auto" and videos <= self.whole_up_to)
+
+
 class IngestParams(Table):
     #: Videos and their annotations: a folder, absolute or relative to the project (``data/corpus``
     #: is the generated one), a folder or file of a bucket (``s3://``, ``gs://``), the annotation
@@ -78,9 +95,12 @@ class IngestParams(Table):
     videos: str | None
     #: Rules for names in the rows that are not paths below that folder; null: they are.
     names: NamesParams | None
-    #: Format of the annotations (:mod:`stages.lib.annotations.formats`).
+    #: Format of the annotations: one of code, a mapping that the package brings
+    #: (:mod:`stages.lib.annotations.formats`), or the path of one of the project, below
+    #: ``mappings/``.
     format: str
-    #: File of the annotations in that folder; null: the usual file name of the format.
+    #: File of the annotations in that folder, or wildcards for several; null: the usual file name
+    #: of the format.
     annotations: str | None
     #: Fractions of the source videos that go to validation and test where the annotations name no
     #: split.
@@ -88,13 +108,22 @@ class IngestParams(Table):
     test_share: Fraction01
     min_frames: int = Field(ge=2)
     max_duration_s: Positive
+    #: A recording that is longer: ``reject`` it, or take it in ``parts``, consecutive, of equal
+    #: length, none longer than that. A part has the events that lie in it; questions and captions
+    #: of the whole recording are set aside. A row with ``start`` or ``end`` is never divided.
+    longer: Literal["reject", "parts"]
     #: An event that exceeds its clip by more than this is rejected; one that exceeds it by less is
     #: cut at the edge of the clip.
     tolerance: Tolerance
     #: Time limit for examining one file; after that its process is ended and the file rejected.
     timeout_s: Positive
+    validation: Validation
+    #: Frames per second of videos that do not tell their own: frame folders and raw streams, of
+    #: which no row states the ``rate``; null: set them aside.
+    frame_rate: Annotated[Exact, Field(gt=0)] | None
     #: Re-encode files that decord must not read (open GOPs, other containers, rotation …): once
-    #: here, instead of slow reading later.
+    #: here, instead of slow reading later. Interlaced frames are deinterlaced and HDR colours
+    #: mapped to BT.709; false: such files are read as they are, and counted on the data card.
     normalise: bool
     #: Videos removed on request (written by ``vidbridge data remove``); ``vidbridge recipe use``
     #: keeps them.
@@ -116,19 +145,27 @@ class IngestParams(Table):
     def below(self, root: Path) -> IngestParams:
         """The same, with paths of this machine counted from ``root``."""
         roots = self.roots.below(root)
-        return self.model_copy(update={"source": roots.source, "videos": roots.videos})
+        mapping = str(root / self.format) if self.format.endswith(MAPPING_SUFFIXES) else self.format
+        return self.model_copy(update={"source": roots.source, "videos": roots.videos, "format": mapping})
 
     @model_validator(mode="after")
     def _names_readable_addresses(self) -> IngestParams:
-        for field, address in (("source", self.source), ("videos", self.videos)):
-            if address is not None and (fault := fault_of_address(address)) is not None:
-                raise ValueError(f"{field}: {fault}")
-        if is_web(self.source) and place_of(self.source).file is None:
-            raise ValueError(
-                "source: a web server lists no folder; name its annotation file, or a list of all its files"
-                " (https://HOST/FOLDER/index.txt, a name a line)"
-            )
+        if (fault := fault_of_source(self.source)) is not None:
+            raise ValueError(f"source: {fault}")
+        if self.videos is not None and (fault := fault_of_address(self.videos)) is not None:
+            raise ValueError(f"videos: {fault}")
         return self
+
+    @field_validator("format")
+    @classmethod
+    def _is_watched(cls, value: str) -> str:
+        path = PurePosixPath(value)
+        if path.suffix in MAPPING_SUFFIXES and (path.parts[0] != MAPPINGS or ".." in path.parts):
+            raise ValueError(
+                f"lies outside of {MAPPINGS}/, the folder that DVC watches; move it there and set"
+                f" {MAPPINGS}/{path.name}"
+            )
+        return value
 
     @model_validator(mode="after")
     def _leaves_something_to_train_on(self) -> IngestParams:
@@ -141,7 +178,9 @@ class IngestParams(Table):
 
 
 class SynthesizeParams(Table):
-    sampled_frames: int = Field(ge=2, multiple_of=2)
+    #: Frames of a sample: a count (``8``), or a rate with bounds, as the Qwen models were trained
+    #: (``{per_second: 2, at_least: 4, at_most: 64}``). Even numbers.
+    sampled_frames: SampledFrames
     contact_sheet_samples: int = Field(ge=1, le=32)
     #: Largest fraction of dark events that may be guessed from text alone (class, other events);
     #: above it, synthesis fails.

@@ -25,6 +25,11 @@ UNFINISHED = ".unfinished"
 #: digests of the installed package's code.
 CODE = "code"
 
+#: Written by people: mappings of their own annotations (YAML), for ``ingest.format``. DVC watches
+#: the folder: an edit in it runs ingest again.
+MAPPINGS = "mappings"
+MAPPING_SUFFIXES = (".yaml", ".yml")
+
 # Outs of several stages.
 
 #: Written by corpus, and by people for videos of their own: a row a video, in the format that
@@ -47,7 +52,7 @@ CORPUS = Path("data/corpus")
 CLIPS = Path("data/clips")
 #: Clip rows.
 MANIFEST_FILE = "manifest.jsonl"
-#: The data card: counts, licences, what was set aside; for people.
+#: The data card: counts, licences, what was rejected; for people.
 CARD_FILE = "card.md"
 NORMALISED = "normalised"
 

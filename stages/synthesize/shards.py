@@ -21,7 +21,8 @@ from typing import Any, BinaryIO, NamedTuple, TextIO
 import numpy as np
 
 from stages.domain.core.records import SPLITS, Clip, Reject, Sample, Split, TaskName, reject_order
-from stages.domain.statistics.bootstrap import Design, Interval, mean_interval
+from stages.domain.core.timeline import SampledFrames
+from stages.domain.statistics.intervals import Design, Interval, mean_interval
 from stages.domain.tasks import dark_event_infer, mix_vid_qa
 from stages.domain.tasks.dark_event_infer import Settings as DarkEventInferSettings
 from stages.domain.tasks.dark_event_infer import dark_frames
@@ -213,7 +214,7 @@ def text_only(manifest: Path, settings: SynthesizeParams, seed: int, scratch: Pa
 
 
 def _guess(
-    clips: Manifest, task_settings: DarkEventInferSettings, sampled_frames: int, seed: int
+    clips: Manifest, task_settings: DarkEventInferSettings, sampled_frames: SampledFrames, seed: int
 ) -> TextOnlyResult | None:
     guesser = TextOnlyGuesser(islice(clips.shuffled("train"), FITTED_CLIPS))
     if guesser.fitted_on < MIN_EVENTS:

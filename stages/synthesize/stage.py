@@ -66,7 +66,7 @@ def _synthesise(params: Params, scratch: Path) -> str | None:
         total = sum(sum(tasks.values()) for tasks in counts.samples.values())
         cost = writer.usage if writer else {}
         run.summary({"samples": total, "rejects": counts.rejects.total(), "frames_served_by_decord": decord, **cost})
-        aside = "".join(f", {count} set aside: {reason}" for reason, count in reasons.items())
+        aside = "".join(f", {count} rejected: {reason}" for reason, count in reasons.items())
         print(
             f"synthesize: {total:,} samples of {len(settings.tasks.named)} tasks{aside}; sheets in"
             f" {paths.SAMPLES / 'sheets'}"

@@ -33,6 +33,7 @@ SETTINGS = TaskSettings.model_validate(
         },
         "mix_vid_qa": {"per_clip": 2, "max_clip_s": 10, "min_piece_s": 1, "max_piece_s": 1, "min_piece_frames": 2},
         "mcqa": {"per_clip": 1, "from_events": False},
+        "qa": {"per_clip": 1, "from_events": True},
         "caption": {"per_clip": 1},
         "structured_caption": {"per_clip": 1},
     }

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from fractions import Fraction
+from functools import lru_cache
 from itertools import pairwise
 from typing import Annotated, Any, Literal
 
@@ -29,10 +30,16 @@ def _exact(value: Any) -> Any:
     never its binary value."""
     if not isinstance(value, int | float | str):
         return value
+    return _fraction(str(value))
+
+
+# Rates and durations are few, rows are many.
+@lru_cache(maxsize=4096)
+def _fraction(text: str) -> Fraction:
     # Bounded before parsing: Fraction("1e999999999") would never finish.
-    if not _EXACT.fullmatch(str(value)):
+    if not _EXACT.fullmatch(text):
         raise ValueError("not an exact number; write 8, 1.5 or 30000/1001")
-    return Fraction(str(value))
+    return Fraction(text)
 
 
 #: An exact frame rate (frames per second) or duration (seconds), written as ``"30000/1001"``.
@@ -189,6 +196,21 @@ class Clip(Record):
         return not self.hazards
 
     @property
+    def first_frame(self) -> int:
+        """Number of its first frame in the file."""
+        return 0 if self.excerpt is None else self.excerpt.first
+
+    @property
+    def file_frames(self) -> int:
+        """Frames of the whole file."""
+        return self.frames if self.excerpt is None else self.excerpt.file_frames
+
+    @property
+    def part_s(self) -> tuple[float, float]:
+        """Its part ``[start, end)`` of the file in seconds, counted from the file's first frame."""
+        return float(self.first_frame / self.rate), float((self.first_frame + self.frames) / self.rate)
+
+    @property
     def display_name(self) -> str | None:
         """A name for the clip's content: its only subject with its attributes ("red bar"), else its
         class label."""
@@ -227,10 +249,8 @@ class Clip(Record):
     @model_validator(mode="after")
     def _lies_in_its_file(self) -> Clip:
         if self.excerpt is not None and self.excerpt.first + self.frames > self.excerpt.file_frames:
-            raise ValueError(
-                f"excerpt: frames {self.excerpt.first} to {self.excerpt.first + self.frames} of a file of"
-                f" {self.excerpt.file_frames}"
-            )
+            of = f"{self.excerpt.first} to {self.excerpt.first + self.frames} of a file of {self.excerpt.file_frames}"
+            raise ValueError(f"excerpt: frames {of}")
         return self
 
     @model_validator(mode="after")
@@ -240,21 +260,20 @@ class Clip(Record):
                 raise ValueError(f"event {event.caption!r} ends at frame {event.span.stop}, the clip has {self.frames}")
         for before, after in pairwise(self.events):
             if after.span.start < before.span.start:
-                raise ValueError(
-                    f"event {after.caption!r} starts at frame {after.span.start}, before {before.caption!r} at"
-                    f" {before.span.start}, which is listed first; sort events by their start"
-                )
+                frames = f"frame {after.span.start}, before {before.caption!r} at {before.span.start}, which is listed"
+                raise ValueError(f"event {after.caption!r} starts at {frames} first; sort events by their start")
         return self
 
 
 class Reject(Record):
-    """A row that was set aside, and why. ``reason`` is a stable slug that a program may count,
-    ``detail`` is for people."""
+    """A row that was rejected, and why: ``reason`` is a slug to count, ``detail`` is for people."""
 
     schema_version: Literal[1] = 1
     item: str
     reason: str = Field(pattern=r"^[a-z0-9-]+$")
     detail: str
+    #: Rows that it rejects; None: one, or by its reason a part; 0: its row gave other clips.
+    rows: int | None = Field(default=None, ge=0)
 
 
 def natural(text: str) -> tuple[str | int, ...]:
@@ -270,8 +289,7 @@ def reject_order(reject: Reject) -> tuple[str, tuple[str | int, ...], tuple[str 
 
 
 class Segment(Record):
-    """Frames ``span`` of clip ``clip_id``, conformed to the timeline's rate. At equal rates these
-    are the clip's own frame numbers."""
+    """Frames ``span`` of clip ``clip_id`` at the timeline's rate; at equal rates its own."""
 
     clip_id: str
     span: Span

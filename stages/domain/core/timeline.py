@@ -1,5 +1,5 @@
-"""Exact time and edits of timelines: the clip and frame that each timeline frame shows, and the
-dark frames.
+"""Exact time and edits of timelines: the clip and frame that each timeline frame shows, the dark
+frames, and how many frames a model is shown.
 
 An edit returns a new :class:`~stages.domain.core.records.Timeline`; nothing here reads a video.
 Frames are integers and ranges are half-open throughout.
@@ -10,9 +10,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from fractions import Fraction
 from random import Random
-from typing import NamedTuple
+from typing import Annotated, Any, NamedTuple
 
-from stages.domain.core.records import Segment, Span, Timeline
+from pydantic import Discriminator, Field, Tag, model_validator
+
+from stages.domain.core.records import Exact, Record, Segment, Span, Timeline
 
 
 class Source(NamedTuple):
@@ -83,6 +85,67 @@ def interleave(first: Sequence[Segment], second: Sequence[Segment], rate: Fracti
     for index in range(max(len(first), len(second))):
         segments += [pieces[index] for pieces in (first, second) if index < len(pieces)]
     return Timeline(rate=rate, segments=tuple(segments))
+
+
+#: Most frames of one sample.
+MOST_FRAMES = 4096
+
+#: Even, since the models here merge frames in pairs (a temporal patch of 2).
+EvenCount = Annotated[int, Field(ge=2, le=MOST_FRAMES, multiple_of=2)]
+
+
+class SamplingRate(Record):
+    """Frames in proportion to the length of a timeline, within bounds."""
+
+    #: Frames per second of the timeline.
+    per_second: Annotated[Exact, Field(gt=0)]
+    #: Smallest number of frames. A timeline with fewer shows some of them twice.
+    at_least: EvenCount
+    #: Largest number of frames.
+    at_most: EvenCount
+
+    @model_validator(mode="after")
+    def _bounds_are_in_order(self) -> SamplingRate:
+        if self.at_least > self.at_most:
+            raise ValueError(f"at_least is {self.at_least} and at_most {self.at_most}: need at_least <= at_most")
+        return self
+
+
+def _form(value: Any) -> str:
+    return "rate" if isinstance(value, dict | SamplingRate) else "count"
+
+
+#: The same number for every timeline, or a rate with bounds.
+SampledFrames = Annotated[
+    Annotated[EvenCount, Tag("count")] | Annotated[SamplingRate, Tag("rate")], Discriminator(_form)
+]
+
+
+def frame_count(sampled: SampledFrames, frames: int, rate: Fraction) -> int:
+    """Number of frames to show of a timeline of ``frames`` at ``rate``.
+
+    With a :class:`SamplingRate` it is the largest even number of at most ``per_second`` times the
+    timeline's seconds and at most its frames, moved into the bounds. This is the rule of Qwen's own
+    preprocessing (``smart_nframes`` of qwen-vl-utils), in exact arithmetic.
+    """
+    if isinstance(sampled, int):
+        return sampled
+    most = min(int(frames * sampled.per_second / rate), frames)
+    return min(max(most // 2 * 2, sampled.at_least), sampled.at_most)
+
+
+def counts(sampled: SampledFrames) -> range:
+    """Every number of frames that may be shown of a timeline."""
+    if isinstance(sampled, int):
+        return range(sampled, sampled + 1)
+    return range(sampled.at_least, sampled.at_most + 1, 2)
+
+
+def in_words(sampled: SampledFrames) -> str:
+    """Describe the number of frames for people: "8 frames", "2 frames a second, 4 to 64"."""
+    if isinstance(sampled, int):
+        return f"{sampled} frames"
+    return f"{float(sampled.per_second):g} frames a second, {sampled.at_least} to {sampled.at_most}"
 
 
 def sample_indices(total: int, count: int) -> tuple[int, ...]:

@@ -1,4 +1,4 @@
-"""Tables of scores: means by task, with intervals of :mod:`stages.domain.statistics.bootstrap`."""
+"""Tables of scores: means by task, with intervals of :mod:`stages.domain.statistics.intervals`."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import numpy as np
 from pydantic import Field
 
 from stages.domain.core.records import Record, Sample, Score, TaskName
-from stages.domain.statistics.bootstrap import Design, mean_interval
+from stages.domain.statistics.intervals import Design, mean_interval
 
 #: Sample id to the clips that the sample shows: the units of
-#: :mod:`stages.domain.statistics.bootstrap`.
+#: :mod:`stages.domain.statistics.intervals`.
 Shown = Mapping[str, Sequence[str]]
 
 #: Candidates for the best constant reply, and samples that each is scored on. Stage ``baselines``

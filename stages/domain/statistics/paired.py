@@ -1,7 +1,7 @@
 """Paired comparison of two policies on the same samples.
 
 Each sample is its own control: the statistic is the difference of its two scores. Intervals and
-p-values: :mod:`stages.domain.statistics.bootstrap`.
+p-values: :mod:`stages.domain.statistics.intervals`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import numpy.typing as npt
 from pydantic import Field
 
 from stages.domain.core.records import Record, Score, TaskName
-from stages.domain.statistics.bootstrap import EQUAL, Compared, Design, Floats, Interval, compared, holm
+from stages.domain.statistics.intervals import EQUAL, Compared, Design, Floats, Interval, compared, holm
 from stages.domain.statistics.metrics import Shown
 
 

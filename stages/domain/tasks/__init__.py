@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Literal
 
-from stages.domain.tasks import caption, dark_event_infer, mcqa, mix_vid_qa, structured_caption
+from stages.domain.tasks import caption, dark_event_infer, mcqa, mix_vid_qa, qa, structured_caption
 from stages.domain.tasks.task import Task
 
 #: Every task. Tables and pages list them in this order.
@@ -13,6 +13,7 @@ TASKS: tuple[Task[Any], ...] = (
     dark_event_infer.TASK,
     mix_vid_qa.TASK,
     mcqa.TASK,
+    qa.TASK,
     caption.TASK,
     structured_caption.TASK,
 )

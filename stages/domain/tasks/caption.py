@@ -6,7 +6,7 @@ Example: "describe the video .", reference "the red bar rises then grows".
 
 from __future__ import annotations
 
-from typing import Literal
+from random import Random
 
 from stages.domain.core.records import Clip, Reject, Sample, Trace, Verdict
 from stages.domain.core.replies import Reply
@@ -29,20 +29,28 @@ MAX_EVENTS = 10
 
 
 class Settings(BaseSettings):
-    per_clip: Literal[1]
+    """Settings of captions. ``per_clip``: captions of one clip that become samples, if it has
+    several."""
 
 
-def make(clip: Clip, settings: Settings, context: Context) -> TaskSamples:  # noqa: ARG001 - one signature for all tasks
+def make(clip: Clip, settings: Settings, context: Context) -> TaskSamples:
+    """Make a sample of the clip's caption, and of up to ``per_clip`` - 1 of its further captions,
+    drawn by the seed."""
     if not clip.caption:
         return [], [
             Reject(item=clip.clip_id, reason="no-caption", detail="the annotation has no caption of the whole clip")
         ]
     first = clip.events[0].caption if len(clip.events) > 1 else None
-    trace = Trace(thinking=clip.caption, answer=clip.caption, brief_thinking=clip.brief_thinking, careless_answer=first)
     events = tuple(event.caption for event in clip.events)[:MAX_EVENTS]
-    return [
-        sample_of(NAME, clip, clip.clip_id, context.sampled_frames, QUESTION, clip.caption, trace, events=events)
-    ], []
+    further = [caption for caption in clip.captions or () if caption.strip()]
+    rng = Random(f"{context.seed}/{NAME}/{clip.clip_id}")
+    numbers = sorted(rng.sample(range(len(further)), min(settings.per_clip - 1, len(further))))
+    captions = {clip.clip_id: clip.caption, **{f"{clip.clip_id}/{number + 1}": further[number] for number in numbers}}
+    samples = []
+    for key, caption in captions.items():
+        trace = Trace(thinking=caption, answer=caption, brief_thinking=clip.brief_thinking, careless_answer=first)
+        samples.append(sample_of(NAME, clip, key, context.sampled_frames, QUESTION, caption, trace, events=events))
+    return samples, []
 
 
 def event_recall(sample: Sample, caption: str, judge: Judge) -> float | Verdict:

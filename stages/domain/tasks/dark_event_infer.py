@@ -18,7 +18,7 @@ from pydantic import Field, field_validator, model_validator
 
 from stages.domain.core.records import Clip, Event, Exact, Record, Reject, Sample, Span, Trace
 from stages.domain.core.replies import Reply
-from stages.domain.core.timeline import mask, plain, resolve, sample_indices
+from stages.domain.core.timeline import frame_count, mask, plain, resolve, sample_indices
 from stages.domain.core.words import words
 from stages.domain.tasks.lexicon import vague
 from stages.domain.tasks.rewards import Referee, RewardRules, Share, TaskScore, unavailable
@@ -40,9 +40,9 @@ class EventFilter(Record):
     min_words: int = Field(ge=1)
     max_words: int = Field(ge=1)
     #: Regular expressions of captions that cannot be inferred ("intro", "credits roll"); a match
-    #: sets the event aside.
+    #: rejects the event.
     forbidden: tuple[str, ...]
-    #: Set aside an event if another event of the clip has the same caption, since that one would
+    #: Reject an event if another event of the clip has the same caption, since that one would
     #: reveal it.
     unique: bool
 
@@ -151,7 +151,7 @@ def make(clip: Clip, settings: Settings, context: Context) -> TaskSamples:
     events."""
     if not clip.events:
         return [], [Reject(item=clip.clip_id, reason="no-events", detail="the annotation lists no event to black out")]
-    sampled_frames = context.sampled_frames
+    sampled_frames = frame_count(context.sampled_frames, clip.frames, clip.rate)
     valid, rejects = [], []
     for event in clip.events:
         why = refusal(clip, event, settings, sampled_frames)

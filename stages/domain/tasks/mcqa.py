@@ -9,6 +9,7 @@ from random import Random
 
 from stages.domain.core.records import Clip, Question, Reject, Sample, Trace, folded
 from stages.domain.core.replies import Reply
+from stages.domain.core.timeline import SampledFrames
 from stages.domain.tasks.choice import chosen_letter
 from stages.domain.tasks.order import first, last, right_after
 from stages.domain.tasks.rewards import Referee, RewardRules, TaskScore
@@ -83,7 +84,7 @@ def make(clip: Clip, settings: Settings, context: Context) -> TaskSamples:
     return [_sample(clip, number, questions[number], context.sampled_frames) for number in numbers], []
 
 
-def _sample(clip: Clip, number: int, question: Question, sampled_frames: int) -> Sample:
+def _sample(clip: Clip, number: int, question: Question, sampled_frames: SampledFrames) -> Sample:
     chosen = question.options[ord(question.answer) - ord("A")]
     story = question.rationale or clip.event_summary or chosen
     trace = Trace(thinking=story, answer=question.answer, brief_thinking=clip.brief_thinking)

@@ -19,7 +19,16 @@ from pydantic import Field, model_validator
 
 from stages.domain.core.records import Clip, Event, Exact, Reject, Sample, Segment, Span, Timeline, Trace
 from stages.domain.core.replies import Reply
-from stages.domain.core.timeline import conformed_frames, cut, interleave, piece_lengths, sample_indices, segment_counts
+from stages.domain.core.timeline import (
+    SampledFrames,
+    conformed_frames,
+    cut,
+    frame_count,
+    interleave,
+    piece_lengths,
+    sample_indices,
+    segment_counts,
+)
 from stages.domain.tasks.lexicon import vague
 from stages.domain.tasks.order import first, last
 from stages.domain.tasks.partners import Partner, as_partner
@@ -128,7 +137,7 @@ def _mixed(clip: Clip, settings: Settings, context: Context) -> TaskSamples:
 
 
 def _sample(
-    clip: Clip, about: Partner, partner: Partner, settings: Settings, sampled_frames: int, rng: Random
+    clip: Clip, about: Partner, partner: Partner, settings: Settings, sampled_frames: SampledFrames, rng: Random
 ) -> Sample | Reject:
     # The lower of the two rates: no frame has to be repeated.
     rate = min(clip.rate, partner.rate)
@@ -150,7 +159,8 @@ def _sample(
             for c, excerpt, cuts in zip(order, excerpts, pieces, strict=True)
         )
         timeline = interleave(first, second, rate)
-        counts = segment_counts(timeline, sample_indices(timeline.frames, sampled_frames))
+        shown = frame_count(sampled_frames, timeline.frames, rate)
+        counts = segment_counts(timeline, sample_indices(timeline.frames, shown))
         if min(counts) < settings.min_piece_frames:
             continue
         askable = _askable(events, excerpts[order.index(about)], rate)
@@ -231,7 +241,7 @@ def spoken(label: str) -> str:
 
 
 def _templated(
-    clip: Clip, partner: Partner, timeline: Timeline, which: str, event: Event, sampled_frames: int
+    clip: Clip, partner: Partner, timeline: Timeline, which: str, event: Event, sampled_frames: SampledFrames
 ) -> Sample:
     key, question, events = f"{clip.clip_id}+{partner.clip_id}/{which or 'only'}", ask(clip, which), (event.caption,)
     trace = Trace(
@@ -243,7 +253,7 @@ def _templated(
     return sample_of(NAME, clip, key, sampled_frames, question, event.caption, trace, timeline=timeline, events=events)
 
 
-def _unwritten(clip: Clip, partner: Partner, timeline: Timeline, sampled_frames: int) -> Sample:
+def _unwritten(clip: Clip, partner: Partner, timeline: Timeline, sampled_frames: SampledFrames) -> Sample:
     key = f"{clip.clip_id}+{partner.clip_id}/unwritten"
     return sample_of(NAME, clip, key, sampled_frames, UNWRITTEN, UNWRITTEN, None, timeline=timeline)
 
@@ -263,7 +273,8 @@ def shown_part(clip: Clip, timeline: Timeline) -> Clip:
     )
     whole = tuple(event for event, at in conformed if shown.start <= at.span.start and at.span.stop <= shown.stop)
     looks = tuple(subject.model_copy(update={"actions": ()}) for subject in clip.subjects)
-    return clip.model_copy(update={"caption": None, "events": whole, "subjects": looks, "questions": ()})
+    whole_clip_only = {"caption": None, "captions": None, "questions": (), "open_questions": None}
+    return clip.model_copy(update={"events": whole, "subjects": looks, **whole_clip_only})
 
 
 def with_question(sample: Sample, clip: Clip, question: str, answer: str) -> Sample:

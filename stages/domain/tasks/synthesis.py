@@ -9,6 +9,7 @@ from typing import Any
 from pydantic import create_model
 
 from stages.domain.core.records import SPLITS, Clip, Record, Reject, Sample
+from stages.domain.core.timeline import SampledFrames
 from stages.domain.tasks import TASKS, task_of
 from stages.domain.tasks.partners import ring_of
 from stages.domain.tasks.task import Context, S, Task, TaskSamples
@@ -45,7 +46,7 @@ def samples_of(clip: Clip, task: str, settings: TaskSettings, context: Context) 
 
 
 def synthesise(
-    clips: Sequence[Clip], task: str, settings: TaskSettings, sampled_frames: int, seed: int
+    clips: Sequence[Clip], task: str, settings: TaskSettings, sampled_frames: SampledFrames, seed: int
 ) -> Iterator[tuple[Clip, list[Sample], list[Reject]]]:
     """Make the samples of one task from clips in memory, clip by clip in the given order, with the
     rejects."""

@@ -11,7 +11,7 @@ from pydantic import Field
 
 from stages.domain.core.records import Clip, Record, Reject, Sample, Subject, Timeline, Trace
 from stages.domain.core.replies import Reply
-from stages.domain.core.timeline import plain
+from stages.domain.core.timeline import SampledFrames, frame_count, plain
 from stages.domain.tasks.partners import Ring
 from stages.domain.tasks.rewards import Referee, RewardRules, TaskScore
 
@@ -27,9 +27,10 @@ S = TypeVar("S", bound=BaseSettings)
 
 
 class Context(NamedTuple):
-    """Inputs of a task beside the clip and its settings. ``ring``: the clips of the same split."""
+    """Inputs of a task beside the clip and its settings. ``sampled_frames``: frames of a sample;
+    ``ring``: the clips of the same split."""
 
-    sampled_frames: int
+    sampled_frames: SampledFrames
     seed: int
     ring: Ring
 
@@ -120,7 +121,7 @@ def sample_of(
     task: str,
     clip: Clip,
     key: str,
-    sampled_frames: int,
+    sampled_frames: SampledFrames,
     question: str,
     reference: str,
     trace: Trace | None,
@@ -131,14 +132,15 @@ def sample_of(
     subjects: tuple[Subject, ...] = (),
 ) -> Sample:
     """Build a sample about ``clip``. ``key``: its id behind the task's name; ``timeline``: None for
-    the whole clip."""
+    the whole clip; the sample has the number of frames that ``sampled_frames`` gives it."""
+    timeline = timeline or plain(clip.clip_id, clip.frames, clip.rate)
     return Sample(
         sample_id=f"{task}/{key}",
         task=task,
         split=clip.split,
         clip_id=clip.clip_id,
-        timeline=timeline or plain(clip.clip_id, clip.frames, clip.rate),
-        sampled_frames=sampled_frames,
+        timeline=timeline,
+        sampled_frames=frame_count(sampled_frames, timeline.frames, timeline.rate),
         question=question,
         options=options,
         reference=reference,

@@ -12,6 +12,7 @@ import re
 import string
 import unicodedata
 from collections.abc import Sequence
+from typing import Literal
 
 from stages.domain.core.records import folded
 
@@ -23,6 +24,58 @@ _ALONE = re.compile(r"[\s(\[{\"'`*_<“”‘’]*([A-Za-z])[\s)\]}\"'`*_>“”
 _WITH_WORDS = re.compile(
     r"[\s(\[{\"'`*_]*([A-Za-z])[\s)\]}\"'`*_]*(?:[.:)\]、,][\"'`*_]*|\s[-–—])\s*(\S.*?)[\s\"'`*_]*", re.DOTALL
 )
+#: An option on a line of its own in the text of a question.
+_LISTED = re.compile(r"^[^\S\n]*\(?([A-Z])[.):][^\S\n]*(\S.*?)\s*$", re.MULTILINE)
+_INDEX = re.compile(r"-?\d{1,3}(?:\.0)?")
+
+#: ``stated``: a letter, a letter with its option's words, or an option's own words; ``letter``: a
+#: letter alone or with words; ``text``: an option's own words; ``index_from_0``, ``index_from_1``:
+#: its place, as a number or as text.
+AnswerForm = Literal["stated", "letter", "text", "index_from_0", "index_from_1"]
+
+
+def listed_options(text: str) -> tuple[str, tuple[str, ...]]:
+    """Take a question and its options apart, which stand below it, a line each, with their letters.
+    Lines behind the options (an instruction) are dropped.
+
+    Raises:
+        ValueError: there are no two such lines, or their letters are not A, B, C … in this order.
+    """
+    found = list(_LISTED.finditer(text))
+    letters = [match[1] for match in found]
+    if len(found) < 2 or letters != list(string.ascii_uppercase[: len(found)]):
+        raise ValueError(f"need options A, B, … a line each, in this order; found {', '.join(letters) or 'none'}")
+    return text[: found[0].start()].strip(), tuple(match[2] for match in found)
+
+
+def answer_letter(answer: str | int | float, options: Sequence[str], form: AnswerForm) -> str:
+    """Find the letter of the right option; ``options`` are without letters.
+
+    Raises:
+        ValueError: the answer names no option in this form; the message quotes it.
+    """
+    if form == "stated":
+        return stated_letter(str(answer), options)
+    letters = string.ascii_uppercase[: len(options)]
+    if form == "text":
+        named = {letter for letter, one in zip(letters, options, strict=False) if folded(one) == folded(str(answer))}
+        if len(named) != 1:
+            raise ValueError(f"{answer!r} is {'no option' if not named else 'several options'}, word for word")
+        return named.pop()
+    if form == "letter":
+        text = unicodedata.normalize("NFKC", str(answer)).strip()
+        match = _ALONE.fullmatch(text) or _WITH_WORDS.fullmatch(text)
+        if match is None or match[1].upper() not in letters:
+            raise ValueError(f"{answer!r} names none of the letters A to {letters[-1:]}")
+        return match[1].upper()
+    first = 0 if form == "index_from_0" else 1
+    text = str(answer).strip()
+    if isinstance(answer, bool) or not _INDEX.fullmatch(text):
+        raise ValueError(f"{answer!r} is no index; the options count from {first}")
+    place = int(text.partition(".")[0]) - first
+    if not 0 <= place < len(options):
+        raise ValueError(f"{answer!r} names no option: there are {len(options)}, counted from {first}")
+    return letters[place]
 
 
 def unlettered(options: Sequence[str]) -> tuple[str, ...]:

@@ -3,17 +3,18 @@ usable video are rejected."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 from stages.domain.core.records import Reject
-from stages.lib.annotations.annotation import Annotation, Found, reject, videos_in
+from stages.lib.annotations.annotation import PART_REASONS, Annotation, Found, reject, videos_in
 from stages.lib.annotations.links import Links
 
 #: Fields of which a clip has one value. ``caption`` is not among them: a second one is a further
 #: caption.
-_SINGLE = ("source", "split", "label", "licence", "length_s")
+_SINGLE = ("source", "split", "label", "licence", "length_s", "rate")
 #: Fields of which a clip may have several values, and the name of one in messages.
 _SEVERAL = {
     "events": "event",
@@ -28,7 +29,8 @@ class Source(NamedTuple):
     """Content of an annotation file.
 
     ``rows``: one for each clip; ``rejects``: of rows, parts of rows and files; ``read``: number of
-    rows in the file.
+    rows in the file. Each of these is in one of ``rows`` (``Annotation.rows`` counts them) or in
+    one reject (:func:`~stages.lib.annotations.annotation.rows_set_aside`).
     """
 
     rows: list[Annotation]
@@ -66,7 +68,7 @@ def usable(found: Iterable[Found], folder: Path, file: str) -> Source:
     for where, row, videos, parts in found:
         read += 1
         mentioned |= videos
-        problem = row if isinstance(row, Reject) else _misplaced(row, folder, links, where)
+        problem = _of_whole_row(row) if isinstance(row, Reject) else _misplaced(row, folder, links, where)
         if isinstance(row, Annotation) and problem is None:
             key = (row.video, row.start, row.end)
             first = rows.get(key)
@@ -92,6 +94,13 @@ def usable(found: Iterable[Found], folder: Path, file: str) -> Source:
     return Source(list(rows.values()), rejects, read)
 
 
+def _of_whole_row(problem: Reject) -> Reject:
+    """Count the row of a reject whose reason is that of a part: with its only part, all of it is
+    rejected."""
+    is_part = problem.reason in PART_REASONS and problem.rows is None
+    return problem.model_copy(update={"rows": 1}) if is_part else problem
+
+
 def join(first: Annotation, row: Annotation, where: str) -> tuple[Annotation, list[Reject]] | Reject:
     """Join two rows about one clip: the clip's row, with the rejects of parts that it has already;
     or the reject of the second row, which contradicts the first."""
@@ -101,7 +110,7 @@ def join(first: Annotation, row: Annotation, where: str) -> tuple[Annotation, li
             " about one clip, or start and end to parts of it"
         )
         return reject(where, "duplicate-id", detail)
-    changes: dict[str, Any] = {}
+    changes: dict[str, Any] = {"rows": first.rows + row.rows}
     for field in _SINGLE:
         ours, theirs = getattr(first, field), getattr(row, field)
         if ours is not None and theirs is not None and ours != theirs:
@@ -148,8 +157,29 @@ def _misplaced(row: Annotation, folder: Path, links: Links, where: str) -> Rejec
             " that as source"
         )
         return reject(where, "outside-folder", detail)
+    if target.is_dir():
+        elsewhere = pictures_elsewhere(row.video, target, links)
+        return None if elsewhere is None else reject(where, *elsewhere)
     if not target.is_file():
         return reject(where, "missing-file", f"video: {row.video!r} is not a file")
+    return None
+
+
+def pictures_elsewhere(video: str, folder: Path, links: Links) -> tuple[str, str] | None:
+    """Check the links in a folder that is a video in pictures, as the folder itself is checked:
+    reason and detail of a reject, or None."""
+    try:
+        with os.scandir(folder) as entries:
+            linked = sorted(entry.name for entry in entries if entry.is_symlink())
+    except OSError as error:
+        return "missing-file", f"video: {video!r} cannot be read ({_reason(error)})"
+    for name in linked:
+        try:
+            leads_out = links.lead_out(folder / name)
+        except (OSError, RuntimeError) as error:
+            return "missing-file", f"video: {video}/{name} does not exist ({_reason(error)})"
+        if leads_out:
+            return "outside-folder", f"video: {video}/{name} is a link that leaves the folder; copy the picture"
     return None
 
 

@@ -50,9 +50,37 @@ class VideoFiles:
     """The video files of a folder and its subfolders, by their name without suffix."""
 
     def __init__(self, folder: Path) -> None:
+        self._all = videos_in(folder)
         self._by_stem: dict[str, list[str]] = {}
-        for video in sorted(videos_in(folder)):
-            self._by_stem.setdefault(PurePosixPath(video).stem, []).append(video)
+        self._by_name: dict[str, list[str]] = {}
+        for video in sorted(self._all):
+            path = PurePosixPath(video)
+            self._by_stem.setdefault(path.stem, []).append(video)
+            self._by_name.setdefault(path.name, []).append(video)
+
+    def __contains__(self, video: str) -> bool:
+        return video in self._all
+
+    def __len__(self) -> int:
+        return len(self._all)
+
+    def first(self) -> str:
+        """Path of some file, the same at each call, for an example in a message."""
+        return min(self._all)
+
+    def of_stem(self, stem: str) -> str | list[str] | None:
+        """The only file with this name without suffix; all of them if there are several; None. A
+        stem with folders stands for a path without suffix."""
+        path = PurePosixPath(stem)
+        videos = self._by_stem.get(path.name, [])
+        if path.parent.name:
+            videos = [video for video in videos if PurePosixPath(video).parent == path.parent]
+        return videos[0] if len(videos) == 1 else videos or None
+
+    def of_name(self, name: str) -> str | list[str] | None:
+        """The only file with this name; all of them if there are several; None."""
+        videos = self._by_name.get(name, [])
+        return videos[0] if len(videos) == 1 else videos or None
 
     def find(self, stems: Iterable[str], where: str) -> str | Reject:
         """Find the only file with the first of these names that occurs; else a reject

@@ -1,4 +1,5 @@
-"""Annotation formats that ingest reads, by their name in ``ingest.format``."""
+"""Annotation formats that ingest reads, by their name in ``ingest.format``: formats of code,
+mappings that the package brings, and mappings of the project."""
 
 from __future__ import annotations
 
@@ -7,6 +8,8 @@ from pathlib import Path
 from stages.lib.annotations import activitynet_captions, coin, jsonl, kinetics, vidbridge_r1
 from stages.lib.annotations.annotation import SourceError
 from stages.lib.annotations.collect import Format, Source
+from stages.lib.annotations.mapping.document import is_path, load, shipped
+from stages.lib.annotations.mapping.reader import ignored_columns, read_mapped
 from stages.params import IngestParams
 
 FORMATS: dict[str, Format] = {
@@ -20,10 +23,44 @@ def read_source(params: IngestParams) -> Source:
     Raises:
         SourceError: the format does not exist, or the folder or its annotation file cannot be used
             at all.
+        MappingError: the mapping breaks a rule, or names a column that no row has.
     """
+    folder = Path(params.source)
     chosen = FORMATS.get(params.format)
-    if chosen is None:
-        raise SourceError(
-            "ingest.format", f"{params.format!r} is not a supported format", f"set one of {', '.join(FORMATS)}"
-        )
-    return chosen.read(Path(params.source), params.annotations or chosen.file)
+    if chosen is not None:
+        return chosen.read(folder, params.annotations or chosen.file)
+    return read_mapped(folder, params.annotations, _mapping(params.format))
+
+
+def unused_columns(params: IngestParams) -> tuple[str, ...]:
+    """List the columns of the annotations that a mapping leaves out; none for a format of code.
+
+    Raises:
+        SourceError, MappingError: as :func:`read_source`.
+    """
+    if params.format in FORMATS:
+        return ()
+    return ignored_columns(Path(params.source), params.annotations, _mapping(params.format))
+
+
+def second_tables(params: IngestParams) -> tuple[str, ...]:
+    """List the files, or wildcards, of second tables that a mapping joins to the rows.
+
+    Raises:
+        SourceError, MappingError: as :func:`read_source`.
+    """
+    if params.format in FORMATS:
+        return ()
+    joins = [join for mapping in load(_mapping(params.format)) for join in mapping.joins.values()]
+    return tuple(dict.fromkeys(join.file for join in joins if join.file is not None))
+
+
+def _mapping(name: str) -> Path:
+    if is_path(name):
+        return Path(name)
+    if name in shipped():
+        return shipped()[name]
+    known = ", ".join((*FORMATS, *shipped()))
+    raise SourceError(
+        "ingest.format", f"{name!r} is not a supported format", f"set one of {known}, or the path of a mapping (.yaml)"
+    )

@@ -4,8 +4,9 @@ file for each split.
 Columns and file names follow github.com/cvdfoundation/kinetics-dataset at 3f0f5d9 and the CSV files
 it downloads: ``label``, ``youtube_id``, ``time_start``, ``time_end``, ``split`` and, in some,
 ``is_cc``; a clip is ``<youtube_id>_<start>_<end>.mp4`` with six digits each. A label applies to its
-window only: a longer file of any name is the whole recording and is set aside. The test files of
-some years have no label. VidBridge-R1 mixed clips from Kinetics.
+window only: a file ``<youtube_id>.mp4`` is the whole recording, of which the window is a part; a
+file with the name of a window and another length is another recording, and is rejected. The test
+files of some years have no label. VidBridge-R1 mixed clips from Kinetics.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import csv
 import io
 from collections.abc import Iterator
 from fractions import Fraction
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from pydantic import BaseModel, Field
@@ -103,16 +104,20 @@ def _found(raw: dict[str, Any], where: str, files: VideoFiles) -> Found:
         return Found(
             where, reject(where, "bad-annotation", f"split: {row.split!r} is none of {', '.join(_SPLITS)}"), named
         )
+    whole = PurePosixPath(video).stem == row.youtube_id
+    length = None if whole else Fraction(row.time_end - row.time_start)
     # Several clips may be cut from one recording; they stay in one split.
     annotation = {
         "video": video,
+        "start": row.time_start if whole else None,
+        "end": row.time_end if whole else None,
         "id": stem,
         "source": row.youtube_id,
         "split": _SPLITS[row.split] if row.split else None,
         "label": row.label,
         "licence": "CC BY (is_cc)" if row.is_cc else None,
     }
-    return Found(where, annotated(annotation, where, length_s=Fraction(row.time_end - row.time_start))[0], named)
+    return Found(where, annotated(annotation, where, length_s=length)[0], named)
 
 
 FORMAT = Format("kinetics", read_kinetics, FILE)

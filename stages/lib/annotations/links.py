@@ -10,6 +10,7 @@ terabytes into the source folder. A link to a single file anywhere else is refus
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Iterator
 from configparser import Error as ConfigError
 from configparser import RawConfigParser
@@ -24,6 +25,7 @@ class Links:
         self._folder = folder
         self._inside = folder.resolve()
         self._stores: tuple[Path, ...] | None = None
+        self._leads_out: dict[str, bool] = {}
 
     def lead_out(self, path: Path) -> bool:
         """True if ``path``, whose name lies below the folder, is a file elsewhere that must not be
@@ -32,6 +34,16 @@ class Links:
         Raises:
             OSError, RuntimeError: it does not exist, or its links form a loop.
         """
+        if stat.S_ISLNK(os.lstat(path).st_mode):
+            return self._lead_out(path)
+        # All files of a folder that are no links themselves lead where the folder does.
+        folder = os.path.dirname(path)  # noqa: PTH120 - for many files
+        known = self._leads_out.get(folder)
+        if known is None:
+            known = self._leads_out[folder] = self._lead_out(path)
+        return known
+
+    def _lead_out(self, path: Path) -> bool:
         target = path.resolve(strict=True)
         # The file's folder may be a link; the file must lie in the folder that this link names.
         homes = [
@@ -54,13 +66,13 @@ class Links:
         return next((store for store in self._stores if target.is_relative_to(store)), None)
 
 
-def walk(folder: Path) -> Iterator[Path]:
-    """Iterate over every file below the folder, also in linked folders; a folder that contains
-    itself by a link is entered once."""
-    yield from _walk(folder, frozenset([folder.resolve()]))
+def walk(folder: Path) -> Iterator[str]:
+    """Iterate over every file below the folder, also in linked folders, by its name below it, with
+    forward slashes; a folder that contains itself by a link is entered once."""
+    yield from _walk(folder, "", frozenset([folder.resolve()]))
 
 
-def _walk(folder: Path, entered: frozenset[Path]) -> Iterator[Path]:
+def _walk(folder: Path, below: str, entered: frozenset[Path]) -> Iterator[str]:
     try:
         with os.scandir(folder) as entries:
             listed = sorted(entries, key=lambda entry: entry.name)
@@ -68,15 +80,14 @@ def _walk(folder: Path, entered: frozenset[Path]) -> Iterator[Path]:
         # A row that names a file in this folder gets a reject of its own.
         return
     for entry in listed:
-        path = folder / entry.name
-        linked = entry.is_symlink()
+        name, linked = below + entry.name, entry.is_symlink()
         # Path.is_dir() is False for a broken or looping link, for which an entry raises.
-        if not (path.is_dir() if linked else entry.is_dir()):
-            yield path
+        if not (Path(entry.path).is_dir() if linked else entry.is_dir()):
+            yield name
         elif not linked:
-            yield from _walk(path, entered)
-        elif (real := path.resolve()) not in entered:
-            yield from _walk(path, entered | {real})
+            yield from _walk(Path(entry.path), f"{name}/", entered)
+        elif (real := Path(entry.path).resolve()) not in entered:
+            yield from _walk(Path(entry.path), f"{name}/", entered | {real})
 
 
 def _stores(folder: Path) -> Iterator[Path]:

@@ -3,15 +3,14 @@
 Fields as ``src/open_r1_video/grpo.py`` of github.com/VidBridge-R1/VidBridge-R1 reads them at
 2ae764b: ``video`` (a path), ``problem`` (the question; for multiple choice with its options, a
 letter and a full stop each), ``solution`` (with or without ``<answer>`` tags; a letter alone or
-with its option's words, or an option's own words) and ``problem_type``. Samples of one video become
-one row. The videos of the proxy samples are already masked or mixed, so no event is left to black
-out: they are set aside (``already-edited``), and their sources can be ingested instead.
+with its option's words, or an option's own words) and ``problem_type``. Further captions of a video
+are kept. The videos of the proxy samples are already masked or mixed, so no event is left to black
+out: they are rejected (``already-edited``), and their sources can be ingested instead.
 """
 
 from __future__ import annotations
 
 import re
-import string
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
@@ -20,11 +19,11 @@ from pydantic import BaseModel, Field
 
 from stages.domain.core.records import Reject
 from stages.lib.annotations.annotation import Found, annotated, question, reject, validated
+from stages.lib.annotations.choices import listed_options
 from stages.lib.annotations.collect import Format, Source, usable
 from stages.lib.annotations.jsonl import json_lines, read_lines, videos_of
 
 FILE = "train.jsonl"
-_OPTION = re.compile(r"^[^\S\n]*\(?([A-Z])[.):][^\S\n]*(\S.*?)\s*$", re.MULTILINE)
 _ANSWER = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
 
 
@@ -46,27 +45,22 @@ def read_vidbridge_r1(folder: Path, name: str = FILE) -> Source:
 
 
 def _rows(lines: list[str], name: str) -> Iterator[Found]:
-    of_video: dict[str, dict[str, Any]] = {}
-    first_at: dict[str, str] = {}
     for where, line, raw in json_lines(lines, name):
         row = raw if isinstance(raw, Reject) else validated(_Row, raw, where)
-        problem = (
-            row
-            if isinstance(row, Reject)
-            else _add(row, where, of_video.setdefault(row.video, {"video": row.video, "qa": []}))
-        )
-        if isinstance(row, _Row):
-            first_at.setdefault(row.video, where)
-        if problem is not None:
-            yield Found(where, problem, videos_of(line) if isinstance(row, Reject) else frozenset([row.video]))
-    for video, collected in of_video.items():
-        if collected["qa"] or "caption" in collected:
-            whole, parts = annotated(collected, first_at[video])
-            yield Found(first_at[video], whole, frozenset([video]), parts)
+        if isinstance(row, Reject):
+            yield Found(where, row, videos_of(line))
+            continue
+        named = frozenset([row.video])
+        fields = _fields(row, where)
+        if isinstance(fields, Reject):
+            yield Found(where, fields, named)
+        else:
+            whole, parts = annotated({"video": row.video, **fields}, where)
+            yield Found(where, whole, named, parts)
 
 
-def _add(row: _Row, where: str, collected: dict[str, Any]) -> Reject | None:
-    """Add a sample to the row of its video; return a reject if it cannot be used."""
+def _fields(row: _Row, where: str) -> dict[str, Any] | Reject:
+    """The question or the caption of a sample, or why it cannot be used."""
     tagged = _ANSWER.search(row.solution)
     solution = (tagged[1] if tagged else row.solution).strip()
     if row.problem_type in ("DarkEventInfer", "MixVidQA"):
@@ -76,35 +70,19 @@ def _add(row: _Row, where: str, collected: dict[str, Any]) -> Reject | None:
         )
         return reject(where, "already-edited", detail)
     if row.problem_type == "caption":
-        if "caption" in collected:
-            return reject(
-                where, "duplicate-caption", f"video: {row.video!r} has a caption already; each video keeps its first"
-            )
         if not solution:
             return reject(
                 where,
                 "bad-caption",
                 f"solution: {row.solution!r} says nothing; leave the line out, or write the caption",
             )
-        collected["caption"] = solution
-        return None
-    listed = list(_OPTION.finditer(row.problem))
-    letters = [match[1] for match in listed]
-    if len(listed) < 2 or letters != list(string.ascii_uppercase[: len(listed)]):
-        listing = ", ".join(letters) or "none"
-        return reject(
-            where, "bad-question", f"problem: need options A, B, … a line each, in this order; found {listing}"
-        )
-    fields = {
-        "question": row.problem[: listed[0].start()].strip(),
-        "options": [match[2] for match in listed],
-        "answer": solution,
-    }
-    read = question(fields, where, "solution")
-    if isinstance(read, Reject):
-        return read
-    collected["qa"].append(read)
-    return None
+        return {"caption": solution}
+    try:
+        asks, options = listed_options(row.problem)
+    except ValueError as error:
+        return reject(where, "bad-question", f"problem: {error}")
+    read = question({"question": asks, "options": options, "answer": solution}, where, "solution")
+    return read if isinstance(read, Reject) else {"qa": [read]}
 
 
 FORMAT = Format("vidbridge_r1", read_vidbridge_r1, FILE)

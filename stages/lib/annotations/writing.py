@@ -10,8 +10,8 @@ from stages.lib.annotations.annotation import Annotation
 
 
 def write_annotations(rows: Iterable[Annotation], file: Path) -> None:
-    """Write rows in the format that :mod:`stages.lib.annotations.jsonl` reads, one per line; empty fields are
-    omitted."""
+    """Write rows in the format that :mod:`stages.lib.annotations.jsonl` reads, one per line; empty
+    fields are omitted."""
     with file.open("w", encoding="utf-8", newline="\n") as out:
         for row in rows:
             plain = row.model_dump(mode="json", exclude_none=True, exclude_defaults=True)

@@ -12,11 +12,23 @@ from __future__ import annotations
 import re
 from bisect import bisect_left
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import groupby, pairwise
 
 from stages.domain.core.records import Sample, Verdict
 from stages.domain.core.words import phrase_pattern, words
-from stages.domain.tasks.lexicon import SEPARATORS, STOP_WORDS, Fact, content_words, facts, offers_alternatives, stem
+from stages.domain.tasks import qa
+from stages.domain.tasks.lexicon import (
+    COLOURS,
+    FUNCTION_WORDS,
+    SEPARATORS,
+    SHAPES,
+    STOP_WORDS,
+    Fact,
+    content_words,
+    facts,
+    offers_alternatives,
+    stem,
+)
 from stages.lib.judging.direct import DirectJudge
 
 _SENTENCE = re.compile(r"[.;!?]+\s*|,?\s+(?:and\s+)?then\s+|,\s+(?=and\s)|[。；！？]+\s*|，?(?:然后|接着|随后)")
@@ -31,6 +43,8 @@ _PASSIVE = ("by", "被", "によって", "ถูก")
 #: Fewer words than this have no order to compare; if at most this share of them is in the
 #: reference's order, the order differs.
 _ORDERED_WORDS, _ORDERED_SHARE = 3, 0.5
+#: Words of the generated world that may turn the order in which events are told.
+_ORDERING = FUNCTION_WORDS - {"a", "and", "it", "that", "the", "then"}
 
 
 @dataclass(frozen=True)
@@ -59,17 +73,33 @@ class RuleJudge(DirectJudge):
         return self._scored(*_agreement(claimed[0], reference[0]))
 
     def right(self, sample: Sample, answer: str) -> Verdict:
-        """Grade MixVidQA. Only the full fact is right; a vague one is ambiguous, and ambiguous is
-        wrong."""
+        """Grade MixVidQA and open questions. Only the full facts of the reference are right, in
+        their order; a vague one is ambiguous, and ambiguous is wrong.
+
+        In the generated world this is exact: another event, a second answer or a hedge makes the
+        answer wrong, and so does any word too many in an open answer. What the reference leaves out
+        of its subject may be told as the question tells it.
+        """
         reference, claimed = facts(sample.reference), facts(answer)
         if not reference:
+            if reference is not None and words(sample.reference):
+                return self._scored(*_same_things(sample.reference, answer))
             if (why := self._wrong(sample.reference, answer)) is not None:
+                return self._scored(0.0, why)
+            if sample.task == qa.NAME and (why := _further(sample, answer)) is not None:
                 return self._scored(0.0, why)
             share = _content_share(sample.reference, answer)
             return self._scored(float(share >= self.full_share), f"{share:.2f} of the reference's content words")
-        if not claimed or len(set(claimed)) > 1:
-            return self._scored(0.0, f"claims {len(set(claimed or ()))} events, one was asked for")
-        return self._scored(float(claimed[0] == reference[0]), _agreement(claimed[0], reference[0])[1])
+        told, expected = ([fact for fact, _ in groupby(listed or ())] for listed in (claimed, reference))
+        if len(told) != len(expected):
+            asked = "one was" if len(expected) == 1 else f"{len(expected)} were"
+            count = len(set(told)) if len(expected) == 1 else len(told)
+            return self._scored(0.0, f"claims {count} events, {asked} asked for")
+        if sample.task == qa.NAME and (why := _loose(sample.reference, answer, len(expected))) is not None:
+            return self._scored(0.0, why)
+        asked_of = _subject(sample.question)
+        pairs = [(said, true) for said, true in zip(told, expected, strict=True) if not _is(said, true, asked_of)]
+        return self._scored(float(not pairs), _agreement(*(pairs or [(told[0], expected[0])])[0])[1])
 
     def extract_events(self, text: str) -> tuple[str, ...]:
         """List atomic events, in order, each once: facts of the generated world, else clauses."""
@@ -129,6 +159,61 @@ class RuleJudge(DirectJudge):
 
     def _scored(self, score: float, reason: str) -> Verdict:
         return Verdict(outcome="scored", score=score, reason=reason, judge=self.name)
+
+
+def _subject(question: str) -> Fact:
+    """Colour and shape that a question names, if it names one of each; without a verb."""
+    named = set(words(question))
+    colours, shapes = named & set(COLOURS), named & set(SHAPES)
+    return Fact(colours.pop() if len(colours) == 1 else "", shapes.pop() if len(shapes) == 1 else "", "")
+
+
+def _is(claimed: Fact, reference: Fact, asked_of: Fact) -> bool:
+    """True if a claimed event is the reference; what the reference leaves out of its subject may be
+    told as the question tells it."""
+    return (
+        claimed.verb == reference.verb
+        and claimed.colour in (reference.colour, reference.colour or asked_of.colour)
+        and claimed.shape in (reference.shape, reference.shape or asked_of.shape)
+    )
+
+
+def _loose(reference: str, answer: str, events: int) -> str | None:
+    """Reason if a sentence of the generated world holds more than the events that it states: a
+    second subject, or words of another order."""
+    kinds = "".join(
+        "c" if word in COLOURS else "s" if word in SHAPES else "" if word in FUNCTION_WORDS else "v"
+        for word in words(answer)
+    )
+    if not re.fullmatch("(c?s?v)+", kinds):
+        return "names more than its events"
+    ordering = [[word for word in words(text) if word in _ORDERING] for text in (reference, answer)]
+    return "orders its events by words of its own" if events > 1 and ordering[0] != ordering[1] else None
+
+
+def _same_things(reference: str, answer: str) -> tuple[float, str]:
+    """Compare an answer with a reference that names things of the generated world and no event:
+    equal words, but for those without content."""
+    expected, told = list(words(reference)), list(words(answer))
+    if any(word not in FUNCTION_WORDS for word in expected):
+        expected, told = ([word for word in listed if word not in FUNCTION_WORDS] for listed in (expected, told))
+    same = list(dict.fromkeys(told)) == list(dict.fromkeys(expected))
+    return float(same), "names the same" if same else "names something else"
+
+
+def _further(sample: Sample, answer: str) -> str | None:
+    """Reason if an open answer says more than the reference and the question do: a part of it that
+    is mostly of other words, or as many words of its own as the reference has."""
+    known = content_words(f"{sample.reference} {sample.question}")
+    for sentence in _FULL_STOP.split(answer):
+        for part in SEPARATORS.split(sentence):
+            told = content_words(part)
+            if len(told & known) < len(told - known):
+                return f"gives another answer: {part.strip():.80}"
+    beside = len(content_words(answer) - known)
+    if beside and beside >= len(content_words(sample.reference)):
+        return "says as much beside the reference as the reference does"
+    return None
 
 
 def _agreement(claimed: Fact, reference: Fact) -> tuple[float, str]:

@@ -38,6 +38,10 @@ class ModelUnavailableError(MachineError, RuntimeError):
     """A model cannot be loaded; the message names the setting to change."""
 
 
+#: Arguments of a tokenizer that say how it was loaded.
+_OF_THE_LOADING = ("is_local", "local_files_only")
+
+
 def load_pretrained(
     name: str, revision: str, precision: Precision, max_pixels_per_frame: int
 ) -> tuple[PreTrainedModel, ProcessorMixin]:
@@ -178,6 +182,10 @@ def save_model(model: PreTrainedModel, processor: ProcessorMixin, folder: Path) 
     transformers_logging.disable_progress_bar()
     folder.mkdir(parents=True, exist_ok=True)
     model.save_pretrained(folder)
+    # A tokenizer keeps the arguments that it was loaded with, and writes them: whether the hub may
+    # be asked (HF_HUB_OFFLINE) is where a model was trained, not what it is.
+    for name in _OF_THE_LOADING:
+        processor.tokenizer.init_kwargs.pop(name, None)
     processor.save_pretrained(folder)
 
 

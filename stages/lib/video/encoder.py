@@ -11,13 +11,11 @@ import errno
 import os
 import subprocess
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from contextlib import suppress
 from fractions import Fraction
 from pathlib import Path
 
-import av
-import av.error
 import ffmpeg
 import imageio_ffmpeg
 import numpy as np
@@ -31,7 +29,7 @@ from stages.runtime import paths
 TIMEOUT_S = 600.0
 
 #: Containers that may be opened; playlists and concat scripts, which name other files, may not.
-CONTAINERS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,flv,asf,ogg"
+CONTAINERS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,flv,asf,ogg,gif,h264,hevc"
 
 
 def ffmpeg_binary() -> str:
@@ -131,12 +129,12 @@ def encode(
     _check_even(width, height)
     command = encode_command(width, height, rate, path, crf)
     try:
-        done = _run(command, timeout_s, stdin=np.ascontiguousarray(array).tobytes())
+        done = run_ffmpeg(command, timeout_s, stdin=np.ascontiguousarray(array).tobytes())
     except subprocess.TimeoutExpired as error:
-        _remove_partial(path)
+        remove_partial(path)
         raise VideoError("encode-failed", f"{path.name}: ffmpeg did not end within {timeout_s:g} s") from error
     if done.returncode:
-        _remove_partial(path)
+        remove_partial(path)
         raise _encode_failure(path, done.stderr)
     return command
 
@@ -170,126 +168,13 @@ def encode_stream(
         except BaseException:
             process.kill()
             process.wait()
-            _remove_partial(unfinished)
+            remove_partial(unfinished)
             raise
         if status:
-            _remove_partial(unfinished)
+            remove_partial(unfinished)
             messages.seek(0)
             raise _encode_failure(path, messages.read())
     unfinished.replace(path)
-
-
-def normalise_command(
-    path: Path, out: Path, timing: int | Fraction, crf: int, skip: int = 0, in_order: bool = False
-) -> list[str]:
-    """Build the command that re-encodes a file as H.264 that every reader decodes correctly.
-
-    The output has closed GOPs of at most 48 frames, 8 bits, upright frames of one even size, and
-    its first frame at time 0. Every frame but the first ``skip`` is kept, in the decoder's order.
-    ``timing`` is either the presentation time of the first kept frame in the file's own units,
-    which is subtracted from all times; or a rate: then the time of frame ``i`` is ``i / rate``.
-    ``in_order`` stores frames in presentation order.
-    """
-    source = ffmpeg.input(str(path.absolute()), protocol_whitelist="file,pipe", format_whitelist=CONTAINERS, threads=1)
-    # Not STARTPTS: it resets when the size changes midway.
-    counted = isinstance(timing, Fraction)
-    stream = source["V:0"]
-    if skip:
-        stream = stream.filter("select", f"gte(n,{skip})")
-    timed = stream.filter("setpts", f"N/({timing.numerator}/{timing.denominator}*TB)" if counted else f"PTS-({timing})")
-    even = timed.filter("crop", "trunc(iw/2)*2", "trunc(ih/2)*2")
-    output = even.output(
-        str(out.absolute()),
-        copyts=None,
-        format="mp4",
-        vcodec="libx264",
-        preset="veryfast",
-        crf=crf,
-        pix_fmt="yuv420p",
-        g=48,
-        threads=1,
-        fps_mode="passthrough",
-        video_track_timescale=90_000,
-        map_metadata=-1,
-        map_chapters=-1,
-        fflags="+bitexact",
-        movflags="+faststart",
-        sws_flags="bicubic+accurate_rnd+full_chroma_int+bitexact",
-        **({"bf": 0} if in_order else {}),
-        **{"flags:v": "+bitexact+cgop", "x264-params": "open-gop=0"},
-    )
-    command: list[str] = output.global_args("-hide_banner", "-nostdin", "-loglevel", "error", "-xerror").compile(
-        cmd=ffmpeg_binary(), overwrite_output=True
-    )
-    return command
-
-
-def normalise(
-    path: Path,
-    out: Path,
-    timing: int | Fraction,
-    times_s: Sequence[Fraction] | None,
-    crf: int,
-    skip: int = 0,
-    timeout_s: float = TIMEOUT_S,
-) -> None:
-    """Re-encode ``path`` to ``out``; see :func:`normalise_command`. ``out`` appears complete or not
-    at all.
-
-    Args:
-        times_s: presentation time of each frame, in seconds from the first, if these are neither
-            the file's own times nor an even rate.
-
-    Raises:
-        VideoError: ``normalise-failed`` with ffmpeg's message, or ``timeout``.
-        FfmpegMissing: there is no ffmpeg.
-    """
-    # Two workers may process the same content.
-    unfinished = out.with_suffix(f".{os.getpid()}{paths.UNFINISHED}")
-    command = normalise_command(path, unfinished, timing, crf, skip, in_order=times_s is not None)
-    try:
-        done = _run(command, timeout_s)
-        if not done.returncode and times_s is not None:
-            _retime(unfinished, times_s)
-    except subprocess.TimeoutExpired as error:
-        _remove_partial(unfinished)
-        raise VideoError("timeout", f"{path.name}: encoding it again did not end within {timeout_s:g} s") from error
-    except (VideoError, av.error.FFmpegError) as error:
-        _remove_partial(unfinished)
-        raise VideoError("normalise-failed", f"{path.name}: {error}") from error
-    if done.returncode:
-        _remove_partial(unfinished)
-        raise VideoError("normalise-failed", f"{path.name}: {_last_lines(done.stderr)}")
-    unfinished.replace(out)
-
-
-def _retime(path: Path, times_s: Sequence[Fraction]) -> None:
-    """Set the times of the frames of an MP4 file whose storage order is the presentation order."""
-    retimed = path.with_suffix(".retimed")
-    unit = Fraction(1, 90_000)
-    try:
-        with (
-            av.open(str(path.absolute()), format="mp4") as source,
-            av.open(
-                str(retimed.absolute()), "w", format="mp4", options={"movflags": "+faststart", "fflags": "+bitexact"}
-            ) as sink,
-        ):
-            stream = sink.add_stream_from_template(source.streams.video[0])
-            stream.time_base = unit
-            last = -1
-            packets = [packet for packet in source.demux(source.streams.video[0]) if packet.size]
-            if len(packets) != len(times_s):
-                raise VideoError("frame-count", f"{len(packets)} frames were encoded, {len(times_s)} were expected")
-            for packet, time_s in zip(packets, times_s, strict=True):
-                # Times must increase: of two frames at one time the first is displayed for one
-                # unit.
-                last = max(last + 1, round(time_s / unit))
-                packet.stream, packet.time_base = stream, unit
-                packet.pts = packet.dts = last
-                sink.mux(packet)
-        retimed.replace(path)
-    finally:
-        _remove_partial(retimed)
 
 
 def validate_command(path: Path) -> list[str]:
@@ -322,12 +207,12 @@ def validate(path: Path, timeout_s: float = TIMEOUT_S) -> tuple[int | None, ...]
         FfmpegMissing: there is no ffmpeg.
     """
     try:
-        done = _run(validate_command(path), timeout_s)
+        done = run_ffmpeg(validate_command(path), timeout_s)
     except subprocess.TimeoutExpired as error:
         raise VideoError("timeout", f"{path.name}: decoding did not end within {timeout_s:g} s") from error
     times = tuple(_time(line) for line in done.stdout.splitlines() if line.startswith(b"frame:"))
     if done.returncode or not times:
-        raise VideoError("damaged", f"{path.name}: {_last_lines(done.stderr) or 'no frame could be decoded'}")
+        raise VideoError("damaged", f"{path.name}: {last_lines(done.stderr) or 'no frame could be decoded'}")
     return times
 
 
@@ -344,7 +229,13 @@ def _check_even(width: int, height: int) -> None:
         )
 
 
-def _run(command: list[str], timeout_s: float, stdin: bytes | None = None) -> subprocess.CompletedProcess[bytes]:
+def run_ffmpeg(command: list[str], timeout_s: float, stdin: bytes | None = None) -> subprocess.CompletedProcess[bytes]:
+    """Run a command of ffmpeg to its end.
+
+    Raises:
+        FfmpegMissing: there is no ffmpeg.
+        subprocess.TimeoutExpired: it did not end in time, and was ended.
+    """
     try:
         if stdin is None:
             return subprocess.run(
@@ -364,19 +255,21 @@ def _missing(command: list[str]) -> FfmpegMissing:
 def _encode_failure(path: Path, stderr: bytes) -> OSError | VideoError:
     """Build the error to raise if ffmpeg could not write ``path``: a full disk is not a fault of
     the frames."""
-    message = _last_lines(stderr)
+    message = last_lines(stderr)
     if "No space left on device" in message:
         return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
     return VideoError("encode-failed", f"{path.name}: {message}")
 
 
-def _last_lines(stderr: bytes) -> str:
-    # The last lines name the cause, and a damaged file can repeat one message ten thousand times.
+def last_lines(stderr: bytes) -> str:
+    """Quote the last different lines: they name the cause, and a damaged file can repeat one
+    message ten thousand times."""
     lines = dict.fromkeys(line.strip() for line in stderr.decode(errors="replace").splitlines() if line.strip())
     return " | ".join(list(lines)[-3:])
 
 
-def _remove_partial(path: Path) -> None:
-    # A partial file must not be mistaken for a clip; a device or pipe named as output stays.
+def remove_partial(path: Path) -> None:
+    """Remove a file that is not complete, so that it is not mistaken for a clip; a device or pipe
+    named as output stays."""
     if path.is_file():
         path.unlink()

@@ -12,7 +12,8 @@ import json
 import platform
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
-from functools import cache
+from dataclasses import astuple, dataclass
+from functools import cache, lru_cache
 from importlib.metadata import distributions
 from pathlib import Path
 
@@ -22,12 +23,13 @@ from PIL import Image
 
 from stages.domain.core.frames import Fit, Frames
 from stages.domain.core.records import Clip, Sample, Timeline
-from stages.domain.core.timeline import Source, conformed_frame, resolve, sample_indices
-from stages.lib.video import container, encoder, errors, packets, reader, rotation, times
+from stages.domain.core.timeline import SampledFrames, Source, conformed_frame, frame_count, resolve, sample_indices
+from stages.lib.video import container, encoder, errors, folders, packets, pictures, reader, rotation, times
 from stages.lib.video import probe as probing
 from stages.lib.video.errors import VideoError
-from stages.lib.video.probe import UNTRUSTED_TIMES, probe
-from stages.lib.video.reader import ReadStats, read_frames
+from stages.lib.video.probe import UNTRUSTED_TIMES, Probe, packet_index, probe
+from stages.lib.video.reader import Facts, ReadStats, read_frames
+from stages.lib.video.times import PacketIndex
 from stages.runtime.code_digest import code_digest
 from stages.runtime.frame_cache import FrameStore
 from stages.runtime.sources.videos import Videos
@@ -38,11 +40,32 @@ Pixels = npt.NDArray[np.uint8]
 #: from memory.
 WHOLE_CLIP_BYTES = 2_000_000
 
+#: Files of which the packets are remembered: an hour of video takes 5 MB.
+REMEMBERED_FILES = 32
+
 _LIBRARIES = ("av", "decord", "numpy", "pillow")
 #: The modules beside this one that turn a file into pixels.
-READING = (container, encoder, errors, packets, probing, reader, rotation, times)
-#: Fields of a clip's row that affect how its file is read.
-_FACTS = {"frames", "width", "height", "hazards", "variable_rate"}
+READING = (container, encoder, errors, folders, packets, pictures, probing, reader, rotation, times)
+
+
+@dataclass(frozen=True)
+class FileFacts:
+    """The facts about a clip's whole file that affect how it is read."""
+
+    frames: int
+    width: int
+    height: int
+    hazards: tuple[str, ...]
+    variable_rate: bool
+
+    @property
+    def decord_safe(self) -> bool:
+        return not self.hazards
+
+
+def file_facts(clip: Clip) -> FileFacts:
+    """Facts about the file of a clip; for a part those of the whole file."""
+    return FileFacts(clip.file_frames, clip.width, clip.height, clip.hazards, clip.variable_rate)
 
 
 class FrameLoader:
@@ -152,11 +175,11 @@ class FrameLoader:
 
     def _fetch(self, timeline: Timeline, indices: Sequence[int]) -> tuple[Pixels, bool]:
         """Load frames, and tell if they are on disk. Small clips skip the disk: decoding them is
-        faster than opening a stored file."""
+        faster than opening a stored file, unless they are parts of a large one."""
         if (
             self._store is None
             or self._fit is None
-            or all(_decoded_bytes(self._clips[c]) <= WHOLE_CLIP_BYTES for c in timeline.clip_ids)
+            or all(_file_bytes(self._clips[c]) <= WHOLE_CLIP_BYTES for c in timeline.clip_ids)
         ):
             return self.frames(timeline, indices), False
         fit = self._fit()
@@ -166,9 +189,14 @@ class FrameLoader:
         """Hash of everything that the frames depend on. Timelines with the same frames share an
         entry."""
         clips = timeline.clip_ids
-        facts = [[self._content(c), *self._clips[c].model_dump(mode="json", include=_FACTS).values()] for c in clips]
+        facts = [[self._content(c), *astuple(file_facts(self._clips[c]))] for c in clips]
         frames = [
-            None if source.dark else (clips.index(source.clip_id), self._stored(source, timeline))
+            None
+            if source.dark
+            else (
+                clips.index(source.clip_id),
+                self._clips[source.clip_id].first_frame + self._stored(source, timeline),
+            )
             for source in resolve(timeline, indices)
         ]
         return hashlib.sha256(json.dumps([_code_version(), fit.name, facts, frames]).encode()).hexdigest()
@@ -203,15 +231,18 @@ class FrameLoader:
         return selected
 
     def _decode(self, clip: Clip, numbers: list[int]) -> Pixels:
-        path = self.path(clip)
-        if not clip.variable_rate:
-            return read_frames(path, numbers, facts=clip, stats=self.stats)[0]
-        # Ingest decoded the whole file and may have found faults of its times that the packets do
-        # not reveal.
-        facts = probe(path, distrust=UNTRUSTED_TIMES in clip.hazards)
-        if not facts.variable_rate or facts.slots != clip.frames:
-            raise VideoError("changed", f"{clip.path}: no longer the file that ingest saw; run ingest again")
-        return read_frames(path, [facts.frame_at(number) for number in numbers], facts=facts, stats=self.stats)[0]
+        """Read frames of a clip, by their numbers in the clip."""
+        path, of_file = self.path(clip), [clip.first_frame + number for number in numbers]
+        facts: Facts = file_facts(clip)
+        if clip.variable_rate:
+            # Ingest decoded the whole file and may have found faults of its times that the packets
+            # do not reveal.
+            probed = (_remembered_probe if clip.excerpt else _probe)(path, UNTRUSTED_TIMES in clip.hazards)
+            if not probed.variable_rate or probed.slots != clip.file_frames:
+                raise VideoError("changed", f"{clip.path}: no longer the file that ingest saw; run ingest again")
+            facts, of_file = probed, [probed.frame_at(number) for number in of_file]
+        packets = _remembered_packets if clip.excerpt else packet_index
+        return read_frames(path, of_file, facts=facts, stats=self.stats, packets=packets)[0]
 
     def _is_small(self, clip_id: str) -> bool:
         return _decoded_bytes(self._clips[clip_id]) <= min(WHOLE_CLIP_BYTES, self._cache_bytes)
@@ -234,6 +265,44 @@ class FrameLoader:
 
 def _decoded_bytes(clip: Clip) -> int:
     return clip.frames * clip.height * clip.width * 3
+
+
+def _file_bytes(clip: Clip) -> int:
+    return clip.file_frames * clip.height * clip.width * 3
+
+
+# Of a recording of 20 minutes the packets take twice as long as the frames of one sample, so those
+# of recordings in parts are remembered, as long as the file stays as it is.
+
+
+def _probe(path: Path, distrust: bool) -> Probe:
+    return probe(path, distrust=distrust)
+
+
+def _remembered_probe(path: Path, distrust: bool) -> Probe:
+    return _probe_of(path, distrust, *_state(path))
+
+
+@lru_cache(maxsize=REMEMBERED_FILES)
+def _probe_of(path: Path, distrust: bool, _size: int, _mtime_ns: int) -> Probe:
+    return probe(path, distrust=distrust)
+
+
+def _remembered_packets(path: Path) -> PacketIndex:
+    return _packets_of(path, *_state(path))
+
+
+@lru_cache(maxsize=REMEMBERED_FILES)
+def _packets_of(path: Path, _size: int, _mtime_ns: int) -> PacketIndex:
+    return packet_index(path)
+
+
+def _state(path: Path) -> tuple[int, int]:
+    try:
+        status = path.stat()
+    except FileNotFoundError as error:
+        raise VideoError("missing-file", f"{path.name}: no such file; run ingest again") from error
+    return status.st_size, status.st_mtime_ns
 
 
 @cache
@@ -261,13 +330,14 @@ def conform(pixels: Pixels, width: int, height: int) -> Pixels:
     return fitted
 
 
-def load_video(path: Path, frames: int) -> Frames:
-    """Load ``frames`` frames spread evenly over any video file, for a prediction.
+def load_video(path: Path, sampled: SampledFrames) -> Frames:
+    """Load frames spread evenly over any video file, as many as ``sampled`` gives it, for a
+    prediction.
 
     Raises:
         VideoError: the file cannot be read.
     """
     facts = probe(path)
-    indices = sample_indices(facts.slots, frames)
+    indices = sample_indices(facts.slots, frame_count(sampled, facts.slots, facts.rate))
     pixels, _ = read_frames(path, [facts.frame_at(index) for index in indices], facts=facts)
     return Frames(pixels=pixels, indices=indices, total=facts.slots, rate=facts.rate)

@@ -14,6 +14,8 @@ class PacketScan:
     def __init__(self, container: Any, stream: Any) -> None:
         self.packets: list[Packet] = []
         self.parameters_change = self.recovery_points = False
+        #: Duration of the packet with the latest time, in the file's units; None if it has none.
+        self.last_duration: int | None = None
         self._container, self._codec = container.format.name, stream.codec_context.name
         self._context = stream.codec_context
         self._extradata = bytes(stream.codec_context.extradata or b"")
@@ -35,7 +37,7 @@ class PacketScan:
         self._begun |= key
         late = self._begun and time is not None and (self._latest is None or time > self._latest)
         if late:
-            self._latest = time
+            self._latest, self.last_duration = time, packet.duration
         # A bidirectional frame is stored behind the two that it refers to, so its time must precede
         # the later one's; a time behind all contradicts that.
         if self._codec in TYPED and not key and (late or not self._between) and not self._doubtful:

@@ -33,6 +33,16 @@ INVENTED_FRAMES = 2
 #: The hazard that packets' times do not identify frames, so frames are counted in the decoder's
 #: output order.
 UNTRUSTED_TIMES = "untrusted-times"
+#: The hazard that stored pixels are not square. decord returns them as they are stored.
+PIXEL_ASPECT = "pixel-aspect"
+#: Ratios of a pixel's width to its height outside these bounds are errors of the header; pixels
+#: count as square then.
+_ASPECTS = (Fraction(1, 8), Fraction(8))
+#: Up to this many pixels in all frames of a file decord is the faster reader, and ingest decodes
+#: all of them.
+DECORD_PIXELS = 1_000_000
+#: Containers that hold nothing but a stream: no times, and a rate only if the stream has one.
+RAW_STREAMS = frozenset(("h264", "hevc"))
 _DISCARDS = (
     "its edit list leaves out frames by times that are not those at which they are shown; rewrite its times"
     " (ffmpeg -ignore_editlist 1), or re-encode it"
@@ -46,7 +56,7 @@ class Probe:
 
     Attributes:
         codec, pixel_format: as ffmpeg names them.
-        width, height: size of a displayed frame, with rotation applied.
+        width, height: size of a displayed frame: with rotation applied, and of square pixels.
         rate: frames per second.
         frames: number of displayed frames.
         duration_s: seconds from the first frame's start to the last one's end.
@@ -109,12 +119,13 @@ def packet_index(path: Path) -> PacketIndex:
     return _from_first_frame(path, index, scan.packets) if scan.starts_amid() else index
 
 
-def probe(path: Path, *, distrust: bool = False) -> Probe:
+def probe(path: Path, *, distrust: bool = False, rate: Fraction | None = None) -> Probe:
     """Read facts about a file from its header and its packets; all frames are decoded only if these
     do not determine their order.
 
     Args:
         distrust: the packets do not determine the order, as a full decode has revealed earlier.
+        rate: frames per second of a raw stream, which has no times; None: as the stream says.
 
     Raises:
         VideoError: the file is not a readable video; see :func:`open_video`, and ``no-frames``,
@@ -148,17 +159,25 @@ def probe(path: Path, *, distrust: bool = False) -> Probe:
             index = index_frames(_decoded_times(path, index.first), index)
         if not index.shown:
             raise VideoError("no-frames", f"{path.name}: the video stream shows no frame")
-        rate = _rate(stream, index)
+        raw = container.format.name in RAW_STREAMS
+        rate = (rate or context.framerate) if raw else _rate(stream, index)
         if rate is None:
             raise VideoError(
-                "no-frame-rate", f"{path.name}: {index.shown} frame(s), and neither header nor timestamps give a rate"
+                "no-frame-rate",
+                f"{path.name}: {index.shown} frame(s), and neither header nor timestamps give a rate"
+                + ("; state it: rate in the row, or ingest.frame_rate" if raw else ""),
             )
+        rate = Fraction(rate)
         # libav counts counter-clockwise.
         rotation = 0 if first is None else int(round(-first.rotation / 90) * 90 % 360)
         turned = rotation in (90, 270)
+        width = _square_width(stream)
         step = 1 / (rate * stream.time_base)
         span = Fraction(0) if index.times is None else (index.times[-1] - index.times[0]) * stream.time_base
         duration_s = index.shown / rate if index.times is None else span + 1 / rate
+        if container.format.name == "gif" and scan.last_duration:
+            # The last picture of an animation is often held; other containers rarely tell.
+            duration_s = span + scan.last_duration * stream.time_base
         variable = index.even is not None and _spread(index.even) > RATE_TOLERANCE * step
         if variable and index.invented and (stated := _near(index.even, stream)) is not None:
             rate, duration_s, variable = stated, index.shown / stated, False
@@ -183,12 +202,13 @@ def probe(path: Path, *, distrust: bool = False) -> Probe:
             "frame-count": stream.frames not in (0, len(scan.packets)),
             "resolution-change": scan.parameters_change,
             "rotation": rotation != 0,
+            PIXEL_ASPECT: width != context.width,
         }
         return Probe(
             codec=context.name,
             pixel_format=str(context.pix_fmt),
-            width=context.height if turned else context.width,
-            height=context.width if turned else context.height,
+            width=context.height if turned else width,
+            height=width if turned else context.height,
             rate=rate,
             frames=index.shown,
             duration_s=duration_s,
@@ -200,6 +220,12 @@ def probe(path: Path, *, distrust: bool = False) -> Probe:
             dropped=index.dropped,
             hazards=tuple(slug for slug, is_found in hazards.items() if is_found),
         )
+
+
+def _square_width(stream: Any) -> int:
+    """Width of a stored frame in square pixels; its height stays."""
+    width, aspect = int(stream.codec_context.width), stream.sample_aspect_ratio
+    return round(width * aspect) if aspect and _ASPECTS[0] <= aspect <= _ASPECTS[1] else width
 
 
 def _from_first_frame(path: Path, index: PacketIndex, packets: Sequence[Packet]) -> PacketIndex:

@@ -24,7 +24,9 @@ from av.video.reformatter import VideoReformatter
 
 from stages.lib.video.container import decode, decoded, open_video
 from stages.lib.video.errors import VideoError
-from stages.lib.video.probe import UNTRUSTED_TIMES, packet_index, probe
+from stages.lib.video.folders import read_folder
+from stages.lib.video.probe import DECORD_PIXELS, UNTRUSTED_TIMES, packet_index, probe
+from stages.lib.video.times import PacketIndex
 
 Backend = Literal["decord", "pyav"]
 #: Receives a frame's number and the decoded frame.
@@ -34,9 +36,6 @@ Shrunk = Callable[[npt.NDArray[np.uint8]], npt.NDArray[np.uint8]]
 
 #: Decoders that can skip frames that no other frame refers to.
 SKIPPING = frozenset(("h264", "hevc"))
-
-#: Up to this many pixels in all frames of a file decord is the faster reader.
-DECORD_PIXELS = 1_000_000
 
 
 class Facts(Protocol):
@@ -78,16 +77,19 @@ def read_frames(
     facts: Facts | None = None,
     stats: ReadStats | None = None,
     shrunk: Shrunk | None = None,
+    packets: Callable[[Path], PacketIndex] = packet_index,
 ) -> tuple[npt.NDArray[np.uint8], Backend]:
     """Read the frames ``indices`` (numbers in presentation order), upright.
 
     Args:
-        path: the file.
+        path: the file, or the folder of a video in pictures.
         indices: frame numbers, any order, repetition allowed.
         facts: facts about the file, if the caller has them already; None: the file is probed.
         stats: counts the frames served.
         shrunk: resizes each frame as it is decoded, so that only one frame of a large file is in
             memory in its full size; None: no resize.
+        packets: indexes the file's packets; a caller that reads many parts of one file remembers
+            the result.
 
     Returns:
         uint8 RGB [len(indices), height, width, 3], all in the first frame's size (or its size after
@@ -108,7 +110,9 @@ def read_frames(
         return np.empty((0, facts.height, facts.width, 3), np.uint8), choose(facts)
     backend = choose(facts)
     pixels = (
-        _read_decord(path, indices, facts, shrunk) if backend == "decord" else _read_pyav(path, indices, facts, shrunk)
+        _read_decord(path, indices, facts, shrunk)
+        if backend == "decord"
+        else _read_pyav(path, indices, facts, shrunk, packets)
     )
     if stats is not None:
         stats.count(backend, len(indices))
@@ -143,7 +147,13 @@ def _read_decord(
     return pixels if shrunk is None else np.stack([shrunk(frame) for frame in pixels])
 
 
-def _read_pyav(path: Path, indices: Sequence[int], facts: Facts, shrunk: Shrunk | None = None) -> npt.NDArray[np.uint8]:
+def _read_pyav(
+    path: Path,
+    indices: Sequence[int],
+    facts: Facts,
+    shrunk: Shrunk | None = None,
+    index_of: Callable[[Path], PacketIndex] = packet_index,
+) -> npt.NDArray[np.uint8]:
     rows: dict[int, list[int]] = {}
     for row, index in enumerate(indices):
         rows.setdefault(index, []).append(row)
@@ -152,15 +162,20 @@ def _read_pyav(path: Path, indices: Sequence[int], facts: Facts, shrunk: Shrunk 
     reformatter = VideoReformatter()
 
     def keep(index: int, frame: Any) -> None:
+        put(index, _upright(frame, facts, reformatter))
+
+    def put(index: int, upright: npt.NDArray[np.uint8]) -> None:
         nonlocal pixels
-        upright = _upright(frame, facts, reformatter)
         if shrunk is not None:
             upright = shrunk(upright)
             if not len(pixels):
                 pixels = np.empty((len(indices), *upright.shape), np.uint8)
         pixels[rows[index]] = upright
 
-    packets = packet_index(path)
+    if path.is_dir():
+        read_folder(path, indices, facts.frames, put, (facts.height, facts.width))
+        return pixels
+    packets = index_of(path)
     if packets.shown != facts.frames:
         raise VideoError("damaged", f"{path.name}: {packets.shown} frames are stored, {facts.frames} were expected")
     if packets.times is None or not packets.ordered or UNTRUSTED_TIMES in facts.hazards:
@@ -191,6 +206,9 @@ def _in_sequence(path: Path, first: int | None, left: set[int], keep: Keep) -> N
                 continue
             number += 1
             if number in left:
+                # A decoder returns a damaged picture rather than none.
+                if frame.is_corrupt:
+                    break
                 keep(number, frame)
                 left.discard(number)
             if not left:

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 #: Containers that cannot store a rotation.
-NEVER_TURNED = frozenset(("mpegts", "mpeg", "avi", "flv", "asf", "ogg"))
+NEVER_TURNED = frozenset(("mpegts", "mpeg", "avi", "flv", "asf", "ogg", "gif", "h264", "hevc"))
 #: Identity matrix of a track header (ISO/IEC 14496-12, 8.3.2), and its offset behind the box's
 #: type, by version.
 _IDENTITY = b"".join(number.to_bytes(4, "big") for number in (0x10000, 0, 0, 0, 0x10000, 0, 0, 0, 0x40000000))

@@ -36,6 +36,7 @@ NEVER_REORDERED = frozenset(
         "rawvideo",
         "wmv1",
         "wmv2",
+        "gif",
     )
 )
 #: If more than this share of the times is wrong, none of them is used.

@@ -15,7 +15,7 @@ from stages.errors import Fault
 #: Schemes of remote sources.
 SCHEMES = ("s3", "gs", "https", "http")
 #: Suffixes by which an address that names a file of rows is told from one that names a folder.
-ROW_SUFFIXES = frozenset((".jsonl", ".json", ".csv", ".tsv", ".parquet", ".arrow", ".txt"))
+ROW_SUFFIXES = frozenset((".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet", ".arrow", ".txt"))
 #: Suffix of shards in the layout of WebDataset.
 SHARD_SUFFIX = ".tar"
 
@@ -60,6 +60,18 @@ def fault_of_address(address: str) -> Fault | None:
         return Fault(f"names no {kind}", f"write {scheme}://NAME/FOLDER")
     if ".." in PurePosixPath(parts.path).parts:
         return Fault("an address must hold no '..'", "name the folder itself")
+    return None
+
+
+def fault_of_source(address: str) -> Fault | None:
+    """Problem and remedy of an address of annotations: also one whose files nobody lists."""
+    if (fault := fault_of_address(address)) is not None:
+        return fault
+    if is_web(address) and place_of(address).file is None:
+        return Fault(
+            "a web server lists no folder",
+            "name its annotation file, or a list of all its files (https://HOST/FOLDER/index.txt, a name a line)",
+        )
     return None
 
 

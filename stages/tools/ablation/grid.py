@@ -13,7 +13,7 @@ from pydantic import Field
 
 from stages.domain.core.digest import digest
 from stages.domain.core.records import Record, Score, TaskName
-from stages.domain.statistics.bootstrap import Design, Interval, mean_interval
+from stages.domain.statistics.intervals import Design, Interval, mean_interval
 from stages.domain.statistics.metrics import Shown, mean_over_tasks, task_results
 from stages.errors import InputError
 from stages.lib.evaluation.results import PolicyScores

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from stages.domain.core.records import Record, Score, TaskName
-from stages.domain.statistics.bootstrap import EQUAL, Interval
+from stages.domain.statistics.intervals import EQUAL, Interval
 from stages.domain.statistics.metrics import Shown
 from stages.domain.statistics.paired import paired_difference
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from stages.domain.statistics.bootstrap import Interval
+from stages.domain.statistics.intervals import Interval
 from stages.tools.ablation.grid import Grid, PolicyResult
 from stages.tools.ablation.seeds import Gain
 

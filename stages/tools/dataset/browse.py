@@ -24,7 +24,7 @@ from stages.domain.core.timeline import conformed_frame, resolve
 from stages.errors import InputError
 from stages.lib.rows.jsonl import iterate_rows, read_json
 from stages.lib.rows.samples import load_clips
-from stages.lib.video.loader import FrameLoader
+from stages.lib.video.loader import FrameLoader, file_facts
 from stages.lib.video.reader import choose
 from stages.pages.render import fill_page, in_base64, reference_text
 from stages.params import Params, load_params
@@ -136,7 +136,11 @@ def _times(cells: Sequence[Mapping[str, str]], key: str, value: str) -> str:
 
 
 def _provenance(clip: Clip, letter: str) -> dict[str, Any]:
-    reader = f"PyAV, since decord is not right on it: {', '.join(clip.hazards)}" if clip.hazards else choose(clip)
+    reader = (
+        f"PyAV, since decord is not right on it: {', '.join(clip.hazards)}"
+        if clip.hazards
+        else choose(file_facts(clip))
+    )
     about = [
         clip.path,
         f"{clip.frames} frames at {float(clip.rate):.6g}/s",
@@ -148,6 +152,9 @@ def _provenance(clip: Clip, letter: str) -> dict[str, Any]:
     ]
     if clip.normalised:
         about.insert(1, "re-encoded by ingest")
+    if clip.excerpt is not None:
+        start, end = clip.part_s
+        about.insert(1, f"its part from {start:.6g} to {end:.6g} s, from frame {clip.excerpt.first}")
     return {"letter": letter, "about": " · ".join(about)}
 
 

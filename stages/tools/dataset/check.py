@@ -8,25 +8,45 @@ from dataclasses import dataclass
 
 from stages.domain.core.records import Clip, Reject, TaskName, reject_order
 from stages.domain.tasks.synthesis import synthesise
-from stages.ingest.examine import examine_source
-from stages.lib.annotations.annotation import PART_REASONS, SourceError
-from stages.params import IngestParams, Params
+from stages.ingest.examine import RowCounts, examine_source
+from stages.ingest.source import open_source
+from stages.lib.annotations.annotation import FILE_REASONS, PART_REASONS, SourceError, rows_set_aside
+from stages.lib.annotations.formats import unused_columns
+from stages.params import Params
 
 __all__ = ["Checked", "SourceError", "check"]
 
 
 @dataclass(frozen=True)
 class Checked:
-    """Result of a check. ``hazards``: files that decord must not read, by reason. ``samples``:
-    samples of each task from the accepted clips."""
+    """Result of a check. ``hazards``: files that decord must not read, by reason. ``rows``: of the
+    annotation file. ``samples``: samples of each task from the accepted clips."""
 
     clips: tuple[Clip, ...]
     rejects: tuple[Reject, ...]
     hazards: Counter[str]
+    rows: RowCounts
     samples: dict[TaskName, int]
     set_aside: dict[TaskName, tuple[Reject, ...]]
     #: Reasons of rejects that are parts of rows.
     part_reasons: frozenset[str] = PART_REASONS
+    #: Columns of the annotations that their mapping does not use.
+    unused: tuple[str, ...] = ()
+
+    @property
+    def rows_set_aside(self) -> int:
+        """Number of rows that ingest sets aside; with those used, all that were read."""
+        return rows_set_aside(self.rejects)
+
+    @property
+    def parts_set_aside(self) -> int:
+        """Number of parts of rows (events, questions …) that ingest sets aside."""
+        return sum(reject.reason in self.part_reasons and reject.rows is None for reject in self.rejects)
+
+    @property
+    def files_set_aside(self) -> int:
+        """Number of files that no row names."""
+        return sum(reject.reason in FILE_REASONS for reject in self.rejects)
 
 
 def check(
@@ -46,12 +66,16 @@ def check(
         "annotations": annotations,
         "videos": videos,
     }
-    settings = IngestParams.model_validate(params.ingest.model_dump() | changed)
-    clips, rejects, hazards = examine_source(settings, params.seed)
+    # Not validated: a mapping that is only tried may lie anywhere.
+    settings = params.ingest.model_copy(update=changed)
+    opened = open_source(settings)
+    clips, rejects, hazards, counts = examine_source(settings, params.seed, source=opened)
     samples: dict[TaskName, int] = {}
     set_aside: dict[TaskName, tuple[Reject, ...]] = {}
     for task in params.synthesize.tasks.named:
         rows = list(synthesise(clips, task, params.synthesize.tasks, params.synthesize.sampled_frames, params.seed))
         samples[task] = sum(len(accepted) for _, accepted, _ in rows)
         set_aside[task] = tuple(sorted((reject for _, _, refused in rows for reject in refused), key=reject_order))
-    return Checked(tuple(clips), tuple(rejects), hazards, samples, set_aside)
+    return Checked(
+        tuple(clips), tuple(rejects), hazards, counts, samples, set_aside, unused=unused_columns(opened.params)
+    )

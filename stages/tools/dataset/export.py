@@ -27,6 +27,7 @@ from tqdm import tqdm
 from stages.domain.core.prompts import sample_prompt
 from stages.domain.core.records import SPLITS, Sample, Split, TaskName
 from stages.domain.core.replies import render_reply
+from stages.domain.core.timeline import in_words
 from stages.errors import InputError
 from stages.lib.rows.jsonl import iterate_rows
 from stages.lib.rows.samples import load_clips
@@ -277,7 +278,7 @@ def _card(chosen: dict[tuple[Split, TaskName], list[Sample]], params: Params, ki
         splits=[split for split in SPLITS if any(of == split and samples for (of, _), samples in chosen.items())],
         recipe=params.recipe,
         seed=params.seed,
-        frames=params.synthesize.sampled_frames,
+        frames=in_words(params.synthesize.sampled_frames),
         licences=sorted(licences.items()),
     )
     (out / "README.md").write_text(page, encoding="utf-8")

@@ -16,6 +16,7 @@ from stages.ingest.source import open_source
 from stages.lib.annotations.annotation import Annotation
 from stages.lib.annotations.formats import read_source
 from stages.lib.rows.jsonl import iterate_rows
+from stages.lib.video.folders import digest_of
 from stages.params import ExcludedVideo, IngestParams
 from stages.runtime import paths as layout
 from stages.tracking.lineage.uri import TrackingError
@@ -74,7 +75,9 @@ def find(session: Session, names: Sequence[str], versions: Sequence[Version]) ->
         ids = {row.clip_id for row in rows if normpath(row.video) == path}
         # A re-encoded clip has another path: its id names its source.
         clips = [
-            clip for clip in rows_of_clips if (clip.clip_id in ids if clip.normalised else normpath(clip.path) == path)
+            clip
+            for clip in rows_of_clips
+            if (not ids.isdisjoint(_row_ids(clip)) if clip.normalised else normpath(clip.path) == path)
         ]
         contents: list[str | None] = list(dict.fromkeys(clip.sha256 for clip in clips)) or [_hash(source / path)]
         videos = tuple(ExcludedVideo(video=path, sha256=content) for content in contents)
@@ -137,7 +140,15 @@ def _meant(name: str, source: Path, rows: Sequence[Annotation], clips: Sequence[
 
 def _own_path(clip: Row, named: Mapping[str, str]) -> str:
     """Path of a clip in the source folder, now or in the past."""
-    return named.get(clip.clip_id, clip.path) if clip.normalised else normpath(clip.path)
+    if not clip.normalised:
+        return normpath(clip.path)
+    return next((named[name] for name in _row_ids(clip) if name in named), clip.path)
+
+
+def _row_ids(clip: Row) -> tuple[str, str]:
+    """Ids that the row of a clip may have: the clip's, or, for a part of a recording that ingest
+    has divided, the one before its times."""
+    return clip.clip_id, clip.clip_id.rpartition("@")[0]
 
 
 def _below(path: Path, folder: Path) -> bool:
@@ -145,6 +156,8 @@ def _below(path: Path, folder: Path) -> bool:
 
 
 def _hash(path: Path) -> str | None:
+    if path.is_dir():
+        return digest_of(path)
     if not path.is_file():
         return None
     with path.open("rb") as file:

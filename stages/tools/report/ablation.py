@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from stages.domain.statistics.bootstrap import Interval
+from stages.domain.statistics.intervals import Interval
 from stages.errors import InputError
 from stages.pages.render import in_base64
 from stages.runtime import paths

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from stages.domain.core.records import TaskName
-from stages.domain.statistics.bootstrap import Interval
+from stages.domain.statistics.intervals import Interval
 from stages.domain.statistics.metrics import TaskResult
 from stages.lib.evaluation.results import TRIVIAL, BaselineScores, PairedGain, PolicyScores, RowGain
 from stages.params import Params

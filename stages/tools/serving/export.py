@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from stages.domain.core.prompts import render_prompt
+from stages.domain.core.timeline import SampledFrames, in_words
 from stages.errors import InputError
 from stages.lib.models.harmless import fault_of_files
 from stages.pages.render import fill
@@ -87,6 +88,13 @@ def export_version(session: Session, which: str, out: Path) -> ExportedVersion:
     return ExportedVersion(version, out, sum(path.stat().st_size for path in out.rglob("*") if path.is_file()))
 
 
+def _media_io(sampled: SampledFrames) -> dict[str, float]:
+    """Settings of vLLM by which it samples a video nearest to the training."""
+    if isinstance(sampled, int):
+        return {"num_frames": sampled}
+    return {"fps": float(sampled.per_second), "num_frames": sampled.at_most}
+
+
 def card(explanation: Explanation, usage: Usage, config: Mapping[str, Any]) -> str:
     """Render the model card for the hub. ``config``: the configuration of the weights, which
     records how they were trained."""
@@ -97,6 +105,8 @@ def card(explanation: Explanation, usage: Usage, config: Mapping[str, Any]) -> s
         trim_blocks=True,
         version=version,
         usage=usage,
+        frames=in_words(usage.sampled_frames),
+        media_io=_media_io(usage.sampled_frames),
         commit=explanation.commit or explanation.git_commit,
         ancestors=[ancestor.stage for ancestor in explanation.ancestors],
         data=explanation.data,

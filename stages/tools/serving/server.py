@@ -35,6 +35,7 @@ from mlflow.pyfunc.model import PythonModel
 from stages.domain.core.frames import Frames
 from stages.domain.core.prompts import render_prompt, render_question
 from stages.domain.core.replies import parse_reply
+from stages.domain.core.timeline import counts
 from stages.domain.tasks import task_of
 from stages.runtime import paths
 from stages.tools.serving.files import OpenFile, open_named
@@ -116,7 +117,8 @@ class VideoAnswers(PythonModel):
         model, self._processor = load_model(self._folder, self._usage.model.precision)
         model.to(device())  # type: ignore[arg-type]
         self._model = model
-        self._video_bytes = most_pixels(self._processor, self._usage.sampled_frames) * 3 * self._usage.sampled_frames
+        # More frames may each be smaller, so the largest number need not take the most.
+        self._video_bytes = 3 * max(most_pixels(self._processor, n) * n for n in counts(self._usage.sampled_frames))
         self._frames = Budget(FRAME_BYTES)
         # One request after the other, in order of arrival: they share one device, and memory is
         # planned for one.

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from stages.domain.core.frames import Frames
+from stages.domain.core.timeline import SampledFrames
 from stages.lib.models.resizing import shrink_of
 from stages.lib.video.errors import VideoError
 from stages.runtime.workers import IsolatedWorker, ItemFailure
@@ -43,12 +44,12 @@ _PIECE = 4 << 18
 
 @dataclass(frozen=True)
 class Job:
-    """A file to decode: its path for another process, its name in messages, the number of frames,
-    and the folder of the model."""
+    """A file to decode: its path for another process, its name in messages, how many frames are
+    sampled, and the folder of the model."""
 
     path: Path
     name: str
-    frames: int
+    sampled: SampledFrames
     model: Path
 
 
@@ -63,7 +64,7 @@ def decode(job: Job) -> Frames:
     # The parent's resources are not usable in this process: threads are not inherited.
     torch.set_num_threads(1)
     try:
-        return load_bounded(DecodeRequest(job.path, job.frames, VIDEO_PIXEL_BYTES), shrink_of(job.model))
+        return load_bounded(DecodeRequest(job.path, job.sampled, VIDEO_PIXEL_BYTES), shrink_of(job.model))
     except VideoError as error:
         if _is_short_of_memory(error):
             raise out_of_memory(job.name) from error
@@ -94,12 +95,12 @@ class Decoders:
 
     Args:
         model: the folder of the model.
-        frames: number of frames per video.
+        sampled: frames per video.
         limit_s: time limit per video.
     """
 
-    def __init__(self, model: Path, frames: int, limit_s: float) -> None:
-        self._model, self._frames, self._limit_s = model, frames, limit_s
+    def __init__(self, model: Path, sampled: SampledFrames, limit_s: float) -> None:
+        self._model, self._sampled, self._limit_s = model, sampled, limit_s
         self._quick = IsolatedWorker(decode, processes=QUICK, memory_bytes=DECODER_BYTES)
         self._slow = IsolatedWorker(decode, processes=SLOW, memory_bytes=DECODER_BYTES)
         self._places = threading.BoundedSemaphore(MAX_SLOW)
@@ -111,7 +112,7 @@ class Decoders:
             Refused: it cannot be read, takes too long, or too many slow files are waiting.
         """
         # Another process opens the descriptor by this name; the file's former path is irrelevant.
-        job = Job(Path(f"/proc/{os.getpid()}/fd/{file.descriptor}"), file.name, self._frames, self._model)
+        job = Job(Path(f"/proc/{os.getpid()}/fd/{file.descriptor}"), file.name, self._sampled, self._model)
         try:
             result = self._quick(job, min(QUICK_S, self._limit_s), max(ends - time.monotonic(), 0.001))
             if isinstance(result, ItemFailure) and result.reason == "timeout" and self._limit_s > QUICK_S:

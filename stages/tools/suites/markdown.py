@@ -48,7 +48,7 @@ def _lines(result: BenchmarkEvaluation) -> Iterator[str]:
     )
     if result.set_aside:
         yield ""
-        yield f"Set aside of the annotations, neither asked nor scored: {set_aside_in_words(result)}."
+        yield f"Rows of the annotations rejected, neither asked nor scored: {set_aside_in_words(result)}."
     yield ""
     if rough is not None:
         yield f"**Rough.** {rough}"

@@ -38,7 +38,7 @@ class Difference(Record):
     """``mean``: the first minus the second, on the ``items`` questions about ``units`` videos that
     count in both.
 
-    ``p``: see :mod:`stages.domain.statistics.bootstrap`; ``p_holm``: that of one category's value,
+    ``p``: see :mod:`stages.domain.statistics.intervals`; ``p_holm``: that of one category's value,
     adjusted for all values of all categories (None: over all questions). None: there is no such
     question.
     """

@@ -106,7 +106,7 @@ def score(
         partial=bool(parsed.missing),
         missing=list(parsed.missing),
         empty=list(parsed.empty),
-        set_aside=[SetAside(**reject.model_dump(exclude={"schema_version"})) for reject in questions.set_aside],
+        set_aside=[SetAside(**reject.model_dump(include={*SetAside.model_fields})) for reject in questions.set_aside],
         not_scored=list(parsed.not_scored),
         scorings={scoring.name: scoring.rule for scoring in benchmark.scorings},
         scores=cells(benchmark, answered, marks["predictions"], confidence),

@@ -16,6 +16,7 @@ from pydantic import Field, ValidationError
 
 from stages.domain.core.prompts import PromptTexts
 from stages.domain.core.records import Record
+from stages.domain.core.timeline import SampledFrames
 from stages.domain.tasks import KnownTask, task_of
 from stages.params import ModelParams, Params
 from stages.runtime import paths
@@ -33,8 +34,9 @@ if TYPE_CHECKING:
 USAGE = "usage"
 CODE_FILE = "served.py"
 DESCRIPTION_FILE = "MLmodel"
-#: Bounds: usage comes from a registry, and controls how much this machine reads and generates.
-MAX_FRAMES, MAX_TOKENS = 4096, 1 << 17
+#: Bound, as that of frames: usage comes from a registry, and controls how much this machine reads
+#: and generates.
+MAX_TOKENS = 1 << 17
 _CODE = Path(__file__).parents[2] / "tools" / "serving" / CODE_FILE
 
 
@@ -42,8 +44,8 @@ class Usage(Record):
     """Settings of requests to a model, as in its training; stored with every version."""
 
     prompt: PromptTexts
-    #: Frames of a video in one request.
-    sampled_frames: int = Field(gt=0, le=MAX_FRAMES)
+    #: Frames of a video in one request: a count, or a rate with bounds.
+    sampled_frames: SampledFrames
     #: Limit of a reply in tokens.
     max_new_tokens: int = Field(gt=0, le=MAX_TOKENS)
     #: The model it was trained from, and its precision in evaluation.

@@ -76,12 +76,12 @@ def test_what_needs_no_project_works_anywhere(tmp_path: Path) -> None:
         path.stem for path in shipped("recipes").glob("*.yaml")
     }
     assert recipe.stdout == (ROOT / "infra/recipes/smoke.yaml").read_text()
-    assert "1 accepted, 0 set aside, of 1" in checked.stdout
+    assert "1 accepted; 1 rows read: 1 used, 0 rejected" in checked.stdout
     assert "with the parameters of the recipe vidbridge-r1" in checked.stdout
     found = json.loads(document.stdout)
     assert (found["accepted"], found["recipe"], found["rejects"]) == (1, "vidbridge-r1", [])
     assert [clip["path"] for clip in found["clips"]] == [json.loads((CLIPS / "annotations.jsonl").read_text())["video"]]
-    assert "0 accepted, 1 set aside, of 1" in empty.stdout
+    assert "0 accepted; 1 rows read: 0 used, 1 rejected" in empty.stdout
     assert "error: folder: " in nowhere.stderr
     assert json.loads((here / "scores.json").read_text())["answered"] == 1
     assert "mvbench: 1 of 1 questions answered" in score.stdout
@@ -281,7 +281,7 @@ def test_a_row_over_several_lines_is_told_how_to_stand_on_one(tmp_path: Path) ->
     (tmp_path / "annotations.jsonl").write_text(rows)
     shown = vidbridge("data", "check", str(tmp_path), "--all", cwd=tmp_path, COLUMNS="300")
     assert shown.returncode == 1
-    assert "0 accepted, 3 set aside, of 3" in shown.stdout
+    assert "0 accepted; 3 rows read: 0 used, 3 rejected" in shown.stdout
     said = (
         "a row must stand on one line, and this one takes lines 1 to 3; write it on one: jq -c . annotations.jsonl >"
         " lines-"

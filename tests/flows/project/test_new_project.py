@@ -41,7 +41,16 @@ def test_what_is_written_can_be_planned_and_nothing_is_overwritten(own: Path, tm
     commit(own, "start")
     tracked = subprocess.run(["git", "ls-files"], cwd=own, capture_output=True, text=True, check=True).stdout.split()
     stages = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
-    files = {".dvc/config", ".dvc/.gitignore", ".dvcignore", ".gitignore", "dvc.yaml", "params.yaml"}
+    files = {
+        ".dvc/config",
+        ".dvc/.gitignore",
+        ".dvcignore",
+        ".gitignore",
+        "dvc.yaml",
+        "mappings/README.md",
+        "params.yaml",
+    }
+    assert (own / "mappings/README.md").read_text() == (ROOT / "mappings/README.md").read_text()
     assert set(tracked) == files | {f"code/{stage}.txt" for stage in stages}
     assert len(make_plan(own).to_run) == 13
     assert deployment_name(own) == "nightly", "of the package, as the recipes are"

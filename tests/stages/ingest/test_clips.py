@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 
-from stages.ingest.clips import Media, data_card, frame_boundary, summarise, to_clip, without_duplicates
+from stages.ingest.card import data_card, summarise
+from stages.ingest.clips import Media, frame_boundary, to_clip, without_duplicates
 from stages.ingest.split import assign_splits, drawn_split
 from stages.lib.annotations.annotation import Annotation
-from stages.params import IngestParams, Tolerance
+from stages.params import IngestParams, Tolerance, Validation
 
 PARAMS = IngestParams(
     source="x",
@@ -22,8 +23,11 @@ PARAMS = IngestParams(
     test_share=0.1,
     min_frames=8,
     max_duration_s=600,
+    longer="reject",
     tolerance=Tolerance(seconds=1, share=0.1),
     timeout_s=60,
+    validation=Validation(mode="whole", whole_up_to=0),
+    frame_rate=None,
     normalise=False,
     exclude=(),
 )

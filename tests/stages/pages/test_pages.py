@@ -155,7 +155,7 @@ def test_pages_are_dark_where_a_person_wants_that_printed_in_light_and_still_whe
 @pytest.fixture(scope="module")
 def data_page(tmp_path_factory: pytest.TempPathFactory) -> str:
     """data.html of two short clips: a sample with dark frames, one of two clips, and a row that was
-    set aside."""
+    rejected."""
     root = tmp_path_factory.mktemp("pages") / "project"
     root.mkdir()
     shutil.copyfile(ROOT / "infra/recipes/smoke.yaml", root / "params.yaml")

@@ -174,7 +174,7 @@ def test_what_was_answered_is_not_asked_again(
     assert server.requests == again
 
 
-@pytest.mark.parametrize("task", ["dark_event_infer", "mix_vid_qa", "mcqa", "caption", "structured_caption"])
+@pytest.mark.parametrize("task", ["dark_event_infer", "mix_vid_qa", "mcqa", "qa", "caption", "structured_caption"])
 def test_traces_are_kept_where_they_earn_the_reward(
     server: JudgeServer, writer: Callable[..., Writer], task: TaskName
 ) -> None:

@@ -86,7 +86,7 @@ def verdict(asked: Asked) -> dict[str, Any]:
     if asked.kind == "complete":
         return {"reason": "", "marks": 5 if asked.inside["description"] == asked.before["reference"] else 2}
     answer, reference = asked.inside["answer"], asked.before["reference"]
-    if asked.kind == "right":
+    if asked.kind in ("right", "answers"):
         assert asked.before["question"], "the judge sees the question"
         return {"reason": answer[:80], "right": answer == reference}
     return {"reason": answer[:80], "score": 2 if answer == reference else 1 if answer in reference else 0}
@@ -123,6 +123,10 @@ def written(asked: Asked) -> dict[str, Any]:
         return {"thinking": thinking, "answer": caption}
     if asked.kind == "write_dark_trace":
         return {"thinking": thinking, "answer": re.findall(r"^Event \d+ \(.*\): (.*)$", notes, re.MULTILINE)[0]}
+    if asked.kind == "write_answer_trace":
+        before = re.search(r'right after "(.*)"', text["question"])
+        at = events.index(before[1]) + 1 if before else -1 if "last" in text["question"] else 0
+        return {"thinking": thinking, "answer": events[at]}
     answer = written(asked._replace(kind="try_question", inside={"question": text["question"], "known": notes}))[
         "answer"
     ]

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from stages.domain.statistics.bootstrap import compared, holm
+from stages.domain.statistics.intervals import compared, holm
 from stages.tools.suites.published.benchmark import Benchmark, Item, Mark, Measure
 from stages.tools.suites.published.table import by_item, counts, design_of, parts_of
 from stages.tools.suites.results import Changed, Difference, ScoringDifferences

@@ -1,7 +1,7 @@
 """Table of a benchmark from marks: each measure under each scoring, overall and by category, with
 intervals over videos.
 
-Intervals: :mod:`stages.domain.statistics.bootstrap`.
+Intervals: :mod:`stages.domain.statistics.intervals`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from stages.domain.statistics.bootstrap import Design, Floats, harmonic, mean_interval
+from stages.domain.statistics.intervals import Design, Floats, harmonic, mean_interval
 from stages.tools.suites.published.benchmark import Benchmark, Item, Mark, Measure
 from stages.tools.suites.published.choices import letter
 from stages.tools.suites.results import Cell, ScoringTable

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from scipy.special import ndtr
 
-from stages.domain.statistics.bootstrap import Design, Floats, compared, mean_interval
+from stages.domain.statistics.intervals import Design, Floats, compared, mean_interval
 
 Rng = np.random.Generator
 

@@ -276,6 +276,7 @@ def test_what_cannot_be_made_is_set_aside_with_a_reason() -> None:
         "dark_event_infer": ["no-events"],
         "mix_vid_qa": ["nothing-to-ask"],
         "mcqa": ["no-questions"],
+        "qa": ["no-questions"],
         "caption": ["no-caption"],
         "structured_caption": ["no-analysis"],
     }

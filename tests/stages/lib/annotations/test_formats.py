@@ -68,8 +68,11 @@ def read(
             "test_share": 0.1,
             "min_frames": 8,
             "max_duration_s": 600,
+            "longer": "reject",
             "tolerance": {"seconds": 1, "share": 0.1},
             "timeout_s": 60,
+            "validation": {"mode": "whole", "whole_up_to": 0},
+            "frame_rate": None,
             "normalise": False,
             "exclude": [],
         }
@@ -156,12 +159,11 @@ def test_vidbridge_r1_gathers_the_samples_of_a_video_and_sets_edited_ones_aside(
     ]
     text = "\n".join(json.dumps(row) for row in [*VIDBRIDGE, *broken]) + "\n{\n"
     (row,), rejects = read(put(tmp_path, "train.jsonl", text, "a/1.mp4", "dark/2.mp4"), "vidbridge_r1")
-    assert (row.video, row.caption) == ("a/1.mp4", "A book falls.")
+    assert (row.video, row.caption, row.captions, row.rows) == ("a/1.mp4", "A book falls.", ("Another caption.",), 3)
     assert [(q.question, q.options, q.answer) for q in row.qa] == [("What falls?", ("A cup", "A book"), "B")]
     assert [(item, reason) for item, reason, _ in rejects] == [
         ("train.jsonl:3", "already-edited"),
         ("train.jsonl:4", "bad-question"),
-        ("train.jsonl:5", "duplicate-caption"),
         ("train.jsonl:6", "bad-annotation"),
         ("train.jsonl:7", "bad-annotation"),
     ]
@@ -170,7 +172,7 @@ def test_vidbridge_r1_gathers_the_samples_of_a_video_and_sets_edited_ones_aside(
         == "solution: 'E' names no option: there are 2 (A to B); give a letter, or an option's own words (of 'What"
         " falls?')"
     )
-    assert rejects[3][2] == "problem: missing"
+    assert rejects[2][2] == "problem: missing"
 
 
 @pytest.mark.parametrize(
@@ -306,9 +308,8 @@ def test_kinetics_rows_that_csv_cannot_read_or_whose_window_is_empty_are_set_asi
         f'"{"x" * 140_000}"',
         "e,eee,5,15,val,0",
     ]
-    rows, rejects = read(
-        put(tmp_path, "kinetics.csv", "\n".join(lines), "aaa.mp4", "bbb.mp4", "ddd.mp4", "eee.mp4"), "kinetics"
-    )
+    videos = ["aaa.mp4", "bbb_000000_000010.mp4", "ddd_000000_000010.mp4", "eee_000005_000015.mp4"]
+    rows, rejects = read(put(tmp_path, "kinetics.csv", "\n".join(lines), *videos), "kinetics")
     assert [(row.label, row.where, row.length_s) for row in rows] == [
         ("b\u2028c", "kinetics.csv:3", 10),
         ("d", "kinetics.csv:4", 10),
@@ -321,11 +322,40 @@ def test_kinetics_rows_that_csv_cannot_read_or_whose_window_is_empty_are_set_asi
     assert rejects[0][2] == "time_start 9 and time_end 9: need time_start < time_end"
 
 
-def test_two_windows_of_one_recording_name_the_remedy(tmp_path: Path) -> None:
-    lines = [KINETICS, "a,aaa,0,10,val,0", "b,aaa,20,30,val,0"]
-    _, rejects = read(put(tmp_path, "kinetics.csv", "\n".join(lines), "aaa.mp4"), "kinetics")
-    assert rejects[0][1] == "duplicate-id"
-    assert "stands in kinetics.csv:2 already" in rejects[0][2]
+def test_windows_of_a_whole_recording_are_parts_of_it(tmp_path: Path) -> None:
+    lines = [KINETICS, "a,aaa,0,10,val,0", "b,aaa,20,30,val,0", "c,aaa,40,50,val,0"]
+    put(tmp_path, "kinetics.csv", "\n".join(lines), "aaa.mp4", "aaa_000040_000050.mp4")
+    rows, rejects = read(tmp_path, "kinetics")
+    assert rejects == []
+    assert [(row.clip_id, row.source_id, row.video, row.start, row.end, row.length_s) for row in rows] == [
+        ("aaa_000000_000010", "aaa", "aaa.mp4", 0, 10, None),
+        ("aaa_000020_000030", "aaa", "aaa.mp4", 20, 30, None),
+        ("aaa_000040_000050", "aaa", "aaa_000040_000050.mp4", None, None, 10),
+    ]
+
+
+def test_activitynet_captions_takes_classes_from_the_file_beside(tmp_path: Path) -> None:
+    put(tmp_path, "train.json", json.dumps({**ACTIVITYNET, "v_two": ACTIVITYNET["v_abc"]}), "v_abc.mkv", "v_two.mkv")
+    segments = {"abc": ["Tango", "Tango"], "two": ["Tango", "Salsa"]}
+    database = {key: {"annotations": [{"label": label} for label in labels]} for key, labels in segments.items()}
+    put(tmp_path, "activity_net.v1-3.min.json", json.dumps({"database": database}))
+    rows, rejects = read(tmp_path, "activitynet_captions")
+    assert rejects == []
+    # A video of two classes has no single one.
+    assert [(row.clip_id, row.label) for row in rows] == [("v_abc", "Tango"), ("v_two", None)]
+
+
+def test_a_sentence_that_stands_for_none_is_a_placeholder(tmp_path: Path) -> None:
+    entries = {
+        "a": {"timestamps": [[0, 1]], "sentences": ["None"]},
+        "b": {"timestamps": [[0, 1]], "sentences": ["None of them moves."]},
+        "c": {"timestamps": [[3, 9]], "sentences": ["None"]},
+    }
+    put(tmp_path, "test.json", json.dumps(entries), "a.mp4", "b.mp4", "c.mp4")
+    rows, ((item, reason, detail),) = read(tmp_path, "activitynet_captions", "test.json")
+    assert [row.clip_id for row in rows] == ["b", "c"]
+    assert (item, reason) == ("test.json:1", "placeholder")
+    assert detail == "a: 'None' at [0, 1] stands for no annotation; leave the entry out"
 
 
 def test_two_files_of_one_name_are_not_guessed_between(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""A row that breaks a rule is set aside with line, field and value; a folder that cannot be used is
+"""A row that breaks a rule is rejected with line, field and value; a folder that cannot be used is
 an error."""
 
 from __future__ import annotations

@@ -74,6 +74,18 @@ def test_saved_folders_load_in_a_fresh_process(tmp_path: Path) -> None:
         assert fresh["video"].startswith("transformers."), "no class of ours is needed"
 
 
+def test_what_is_saved_does_not_tell_where_it_was_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """HF_HUB_OFFLINE once changed the hash of every checkpoint."""
+    save_model(*tiny("qwen2_5_vl"), tmp_path / "first")
+    written = []
+    for offline in (True, False):
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", offline)
+        save_model(*load_model(tmp_path / "first", "fp32"), tmp_path / str(offline))
+        written.append((tmp_path / str(offline) / "tokenizer_config.json").read_bytes())
+    assert written[0] == written[1]
+    assert not {"is_local", "local_files_only"} & json.loads(written[0]).keys()
+
+
 def test_same_seed_same_model(tmp_path: Path) -> None:
     for name, seed in (("a", 5), ("b", 5), ("c", 6)):
         save_model(*tiny("qwen2_5_vl", seed), tmp_path / name)

@@ -16,7 +16,8 @@ import pytest
 
 from stages.domain.core.records import Clip, Reject
 from stages.domain.core.timeline import plain
-from stages.ingest.examine import copy_normalised, examine, examine_source
+from stages.ingest.examination import Asked, examine
+from stages.ingest.examine import copy_normalised, examine_source
 from stages.lib.video import probe as probing
 from stages.lib.video.encoder import encode
 from stages.lib.video.errors import VideoError
@@ -42,7 +43,7 @@ def _ingested(
     rows = [{"video": name, "id": name, "events": events.get(name, [])} for name in names]
     (folder / "annotations.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     params = load_params(ROOT / "params.yaml").ingest.model_copy(update={"source": str(folder), "normalise": normalise})
-    clips, rejects, _ = examine_source(params, 7, journal)
+    clips, rejects, *_ = examine_source(params, 7, journal)
     copy_normalised(clips, journal, tmp_path)
     by_name = {clip.clip_id: clip for clip in clips}
     return (
@@ -129,10 +130,10 @@ def test_a_recording_cut_anywhere_starts_at_its_first_whole_picture(
     assert numbers == list(range(60 - facts.frames, 60))
     assert 25 <= facts.frames <= 33
     assert facts.dropped
-    found = examine(cut.name, tmp_path, None)
+    found = examine(Asked(cut.name), tmp_path, None)
     assert found.media is not None, found.problem
     assert found.media.frames == facts.frames
-    mended = examine(cut.name, tmp_path, tmp_path / "again")
+    mended = examine(Asked(cut.name), tmp_path, tmp_path / "again")
     assert mended.media is not None, mended.problem
     assert mended.media.normalised is not None
     again = tmp_path / "again" / mended.media.normalised
@@ -146,7 +147,7 @@ def test_a_joint_that_lost_a_packet_is_never_silently_wrong(make: Make, tmp_path
     for lost in (188, 376):
         joined = tmp_path / f"joined-{lost}.ts"
         joined.write_bytes(part[:-lost] + part)
-        found = examine(joined.name, tmp_path, None)
+        found = examine(Asked(joined.name), tmp_path, None)
         if found.media is None:
             assert found.problem is not None
             assert found.problem.reason in ("damaged", "frame-count")
@@ -177,7 +178,7 @@ def test_pauses_of_days_cost_nothing(frames: int, pause_s: int, tmp_path: Path) 
     path = tmp_path / "pause.mkv"
     _paused(path, frames, pause_s)
     started = time.process_time()
-    found = examine(path.name, tmp_path, None)
+    found = examine(Asked(path.name), tmp_path, None)
     assert found.media is not None, found.problem
     assert found.media.duration_s > 1_000_000
     assert len(load_bounded(DecodeRequest(path, 8, 1 << 20)).pixels) == 8
@@ -194,10 +195,10 @@ def test_an_exception_about_one_file_is_a_reject_with_its_type(tmp_path: Path, m
         raise ZeroDivisionError("Fraction(1, 0)")
 
     monkeypatch.setattr(probing, "probe", bug)
-    found = examine("a.mkv", tmp_path, None)
+    found = examine(Asked("a.mkv"), tmp_path, None)
     assert found.problem is not None
     assert found.problem.reason == "unexpected-error"
     assert found.problem.detail.startswith("a.mkv: ZeroDivisionError: Fraction(1, 0); ")
-    missing = examine("gone.mkv", tmp_path, None)
+    missing = examine(Asked("gone.mkv"), tmp_path, None)
     assert missing.problem is not None
     assert "gone.mkv: FileNotFoundError" in missing.problem.detail

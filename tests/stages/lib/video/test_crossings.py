@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from stages.ingest.examine import FileReport, examine
+from stages.ingest.examination import Asked, FileReport, examine
 from stages.lib.video import reader
 from stages.lib.video.errors import VideoError
 from stages.lib.video.loader import load_video
@@ -59,8 +59,8 @@ def _parameters() -> list[object]:
 @pytest.mark.parametrize("crossing", _parameters())
 def test_no_wrong_frame(crossing: Crossing, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = build_crossing(crossing, folder)
-    found = examine(crossing.name, folder, None)
-    mended = examine(crossing.name, folder, tmp_path)
+    found = examine(Asked(crossing.name), folder, None)
+    mended = examine(Asked(crossing.name), folder, tmp_path)
     if crossing.rejected:
         for each in (found, mended):
             assert each.problem is not None

@@ -12,13 +12,19 @@ import pytest
 from PIL import Image
 
 from stages.domain.core.records import Clip, Sample, Segment, Span, Timeline
-from stages.domain.core.timeline import interleave, mask, plain, resolve, sample_indices
+from stages.domain.core.timeline import SamplingRate, interleave, mask, plain, resolve, sample_indices
 from stages.lib.video import loader as edits
 from stages.lib.video.encoder import encode
+from stages.lib.video.errors import VideoError
 from stages.lib.video.loader import FrameLoader, load_video
 from stages.lib.video.reader import read_frames
+from stages.params import load_params
 from stages.synthesize import contact_sheets
 from stages.synthesize.contact_sheets import SheetRow, contact_sheet, sample_sheet
+from stages.tools.serving.decode import DecodeRequest, load_bounded
+from stages.tracking.lineage.uri import TrackingError
+from stages.tracking.registry.servable import parse_usage, usage_of
+from tests.support.checkout import ROOT
 from tests.support.video.numbered_frames import FRAMES, RATE, draw_numbers, read_numbers
 
 SHOWN = 12
@@ -208,3 +214,30 @@ def test_a_sheet_without_samples_is_an_error(tmp_path: Path, folder: Path) -> No
     frames = FrameLoader(CLIPS, folder, 0).load(_sample(MASKED))
     with pytest.raises(ValueError, match="0 sources for 12 frames"):
         contact_sheet([SheetRow("x", frames, (), "q", "r")], tmp_path / "x.png")
+
+
+def test_a_prediction_shows_as_many_frames_as_the_length_gives(numbered: Path) -> None:
+    """6 s: 12 frames at two a second, as in training; and the bounds hold."""
+    for sampled, count in (
+        (SamplingRate(per_second=Fraction(2), at_least=4, at_most=64), 12),
+        (SamplingRate(per_second=Fraction(2), at_least=4, at_most=8), 8),
+        (SamplingRate(per_second=Fraction(1, 2), at_least=4, at_most=8), 4),
+        (6, 6),
+    ):
+        for shown in (load_video(numbered, sampled), load_bounded(DecodeRequest(numbered, sampled, 1 << 20))):
+            assert shown.indices == sample_indices(60, count)
+            assert read_numbers(shown.pixels) == list(shown.indices)
+    with pytest.raises(VideoError, match="too-large"):
+        load_bounded(
+            DecodeRequest(numbered, SamplingRate(per_second=Fraction(2), at_least=4, at_most=64), 12 * 64 * 64)
+        )
+
+
+def test_the_settings_of_requests_keep_a_rate() -> None:
+    params = load_params(ROOT / "params.yaml")
+    rate = SamplingRate(per_second=Fraction(2), at_least=4, at_most=64)
+    synthesize = params.synthesize.model_copy(update={"sampled_frames": rate})
+    usage = usage_of(params.model_copy(update={"synthesize": synthesize}), "base")
+    assert parse_usage(usage.model_dump_json(), "usage").sampled_frames == rate
+    with pytest.raises(TrackingError, match="sampled_frames"):
+        parse_usage(usage.model_dump_json().replace('"at_most":64', '"at_most":8192'), "usage")

@@ -57,10 +57,10 @@ def test_no_wrong_frame(
 ) -> None:
     folder, animals = zoo
     params, journal = _ingest(folder, normalise=normalise), tmp_path / "journal.jsonl"
-    clips, rejects, _ = examine_source(params, 7, journal)
+    clips, rejects, *_ = examine_source(params, 7, journal)
     copy_normalised(clips, journal, tmp_path)
     by_name = {clip.clip_id: clip for clip in clips}
-    assert len(clips) + len(rejects) == len(animals), "every file is a clip or set aside, and none is both"
+    assert len(clips) + len(rejects) == len(animals), "every file is a clip or rejected, and none is both"
 
     table, failures = [], []
     for number, animal in enumerate(animals, start=1):
@@ -92,9 +92,9 @@ def test_no_wrong_frame(
                 f" {reason}"
             )
         if animal.shows is None and reason not in animal.reasons:
-            failures.append(f"{animal.name}: set aside as {reason}, expected {sorted(animal.reasons)}")
+            failures.append(f"{animal.name}: rejected as {reason}, expected {sorted(animal.reasons)}")
     with capsys.disabled():
-        print("\n" + "\n".join([f"{'file':<34} {'right':>5} {'wrong':>5}  {'set aside':<16} read by", *table]))
+        print("\n" + "\n".join([f"{'file':<34} {'right':>5} {'wrong':>5}  {'rejected':<16} read by", *table]))
     assert not failures, "\n".join(failures)
 
 
@@ -167,7 +167,8 @@ def test_the_zoo_and_a_real_clip_through_check_and_pipeline(zoo: tuple[Path, lis
     assert {clip.clip_id for clip in clips} == accepted | {"bigbuckbunny"}
     assert len(clips) + len(rejects) == len(rows) + 1, "every row, and the file that no row names"
     reasons = Counter(reject.reason for reject in rejects)
-    assert f"{len(clips)} accepted, {len(rejects)} set aside, of {len(rows) + 1}" in checked
+    rows_counted = f"{len(rows)} rows read: {len(clips)} used, {len(rejects) - 1} rejected"
+    assert f"{len(clips)} accepted; {rows_counted}; 1 files that no row names" in checked
     assert [(reason, count) for reason, count in reasons.items() if f"{count}  {reason}" not in checked] == []
     assert reasons["outside-folder"] == 3
     assert reasons["missing-file"] == 2

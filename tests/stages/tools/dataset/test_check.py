@@ -8,17 +8,26 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator, Sequence
 from fractions import Fraction
+from io import StringIO
 from pathlib import Path
 
 import numpy as np
+import pytest
+from rich.console import Console
 
+from flows.console.data import checked_document, show_checked
+from stages.domain.tasks import qa
+from stages.ingest import examine as examining
+from stages.ingest.examination import Asked, FileReport, examine
 from stages.lib.judging.rule import RuleJudge
 from stages.lib.video.encoder import encode
-from stages.params import load_params
+from stages.params import IngestParams, load_params
 from stages.tools.dataset.check import check
 from tests.support.checkout import ROOT
 from tests.support.siblings import CASES
+from tests.support.video.numbered_frames import draw_numbers
 
 REAL = ROOT / "tests/data/clips"
 
@@ -42,7 +51,7 @@ def test_a_folder_is_checked_and_everything_in_it_accounted_for(tmp_path: Path) 
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    assert "1 accepted, 2 set aside, of 3" in done.stdout
+    assert "1 accepted; 3 rows read: 1 used, 2 rejected\n" in done.stdout
     assert "not for decord  none: decord is right on all of them" in done.stdout
     assert "1 dark_event_infer, 0 mix_vid_qa, 2 mcqa, 1 caption, 0 structured_caption" in done.stdout
     assert "broken: broken.mp4: no known video format" in done.stdout
@@ -84,3 +93,56 @@ def test_chinese_annotations_give_what_their_english_counterpart_would(tmp_path:
     judge = RuleJudge(full_share=0.8, partial_share=0.4)
     assert judge.entailed("一个人走进房间", "一个人走进房间然后坐下。").score == 1.0
     assert judge.extract_events("一个人走进房间，然后坐下。狗在叫！") == ("一个人走进房间", "坐下", "狗在叫")
+
+
+def test_rows_parts_and_questions_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def in_process(
+        asked: Sequence[Asked], params: IngestParams, reencoded: Path | None, _files: object
+    ) -> Iterator[FileReport]:
+        return (examine(one, Path(params.source), reencoded) for one in asked)
+
+    monkeypatch.setattr(examining, "_examined", in_process)
+    encode(draw_numbers(list(range(100))), Fraction(10), tmp_path / "a.mp4", crf=18)
+    encode(draw_numbers(list(range(200, 240))), Fraction(10), tmp_path / "b.mp4", crf=18)
+    (tmp_path / "stray.mp4").touch()
+    asked = {"qa": [{"question": "What moves?", "answer": "a square"}]}
+    rows = [
+        *({"video": "a.mp4", "start": n, "end": n + 2, "caption": f"part {n}"} | asked for n in range(0, 10, 2)),
+        {"video": "a.mp4", "start": 0, "end": 2, "caption": "again"},
+        {"video": "b.mp4", "events": [{"start": 7, "end": 8, "caption": "too late"}]},
+        *({"video": f"gone-{n}.mp4"} for n in (1, 10, 9, 2)),
+        {"video": "a.mp4", "start": 20, "end": 30},
+        {"video": "a.mp4", "start": 20, "end": 30, "caption": "the same"},
+    ]
+    (tmp_path / "annotations.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    params = load_params(ROOT / "params.yaml")
+    settings = params.synthesize.tasks.model_copy(update={"qa": qa.Settings(per_clip=1, from_events=False)})
+    synthesize = params.synthesize.model_copy(update={"tasks": settings})
+    found = check(params.model_copy(update={"synthesize": synthesize}), tmp_path, None, None)
+    assert found.rows == (13, 7)
+    assert (found.rows_set_aside, found.parts_set_aside, found.files_set_aside) == (6, 1, 1)
+    document = checked_document(found)
+    assert document["rows"] == {"read": 13, "used": 7, "set_aside": 6}
+    assert document["reasons"] == {
+        "missing-file": 4,
+        "event-outside-clip": 1,
+        "no-annotation": 1,
+        "part-outside-file": 1,
+    }
+    assert document["samples"]["qa"] == 5
+
+    out = Console(width=200, file=StringIO())
+    show_checked(out, found, every=False)
+    assert isinstance(out.file, StringIO)
+    shown = [line.strip() for line in out.file.getvalue().splitlines()]
+    assert shown[0] == (
+        "6 accepted; 13 rows read: 7 used, 6 rejected; 1 files that no row names; 1 events, questions, subjects or"
+        " captions of rows rejected beside them"
+    )
+    words = " ".join(" ".join(line.split()) for line in shown)
+    assert "parts 5 of the clips, of 1 files" in words
+    assert "annotations 0 events, 6 captions, 0 multiple-choice questions, 5 open questions" in words
+    assert "5 qa" in words
+    listed = shown[shown.index("4  missing-file") :][:5]
+    assert [line.partition(":")[2].split(":")[0] for line in listed[1:4]] == ["8", "9", "10"]
+    assert listed[4] == "… and 1 more; --all lists them"

@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from stages.domain.rl.gauges import GAUGES
-from stages.domain.statistics.bootstrap import Interval
+from stages.domain.statistics.intervals import Interval
 from stages.errors import InputError
 from stages.lib.evaluation.results import SummaryMetrics
 from stages.lib.rows.jsonl import read_json, read_record
@@ -302,5 +302,5 @@ def test_a_browser_without_a_network_shows_it_and_complains_of_nothing(
     better = sum(count["better"] for count in counts["cold-start>general"].values())
     cards = [attributes for tag, attributes in elements.found if tag == "article"]
     assert len(cards) == better > 1, "the page's own script has run, under the page's own policy"
-    assert elements.text.count(HOSTILE) == 3, "thought, answered, and why a row was set aside: all as text"
+    assert elements.text.count(HOSTILE) == 3, "thought, answered, and why a row was rejected: all as text"
     assert not any("onerror" in attributes for _, attributes in elements.found)

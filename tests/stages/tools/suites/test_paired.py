@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from stages.domain.core.replies import render_reply
-from stages.domain.statistics.bootstrap import holm
+from stages.domain.statistics.intervals import holm
 from stages.tools.suites.published.benchmark import PredictionError
 from stages.tools.suites.published.paired import exact_p
 from stages.tools.suites.score import score

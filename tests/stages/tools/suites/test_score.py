@@ -13,7 +13,7 @@ from rich.console import Console
 
 from flows.console.benchmarks import show_result
 from stages.domain.core.replies import render_reply
-from stages.domain.statistics.bootstrap import Design, mean_interval
+from stages.domain.statistics.intervals import Design, mean_interval
 from stages.lib.judging.batch import JudgeUnavailableError
 from stages.params import OpenAIJudgeParams, Params
 from stages.runtime.endpoint import client

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from stages.domain.statistics.bootstrap import Compared, Design, Interval, compared, harmonic, holm, mean_interval
+from stages.domain.statistics.intervals import Compared, Design, Interval, compared, harmonic, holm, mean_interval
 
 
 def one_each(count: int) -> Design:

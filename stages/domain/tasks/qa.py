@@ -1,0 +1,106 @@
+"""Open questions: a question about one clip, answered in words.
+
+Example: 'What happens right after "the red bar rises"?', reference "the red bar grows". The answer
+is right or wrong: a second answer, an event beside the right one, or a hedge makes it wrong.
+"""
+
+from __future__ import annotations
+
+from random import Random
+
+from stages.domain.core.records import Clip, OpenQuestion, Reject, Sample, Trace, folded
+from stages.domain.core.replies import Reply
+from stages.domain.core.timeline import SampledFrames
+from stages.domain.tasks.lexicon import vague
+from stages.domain.tasks.order import first, last, right_after
+from stages.domain.tasks.rewards import Referee, RewardRules, TaskScore, unavailable
+from stages.domain.tasks.task import BaseSettings, Context, Marking, Task, TaskSamples, TraceBrief, sample_of
+
+NAME = "qa"
+MAXIMUM = 1.0
+
+
+class Settings(BaseSettings):
+    #: Make questions from the order of a clip's events if its annotation has no open questions.
+    from_events: bool
+
+
+def event_questions(clip: Clip) -> tuple[OpenQuestion, ...]:
+    """Ask for the first event, the last event, and the event right after each other one.
+
+    There is no question if overlaps leave no single answer (:mod:`stages.domain.tasks.order`), for
+    fewer than two events, or if two captions are the same.
+    """
+    events = clip.events
+    if len({folded(event.caption) for event in events}) < len(events):
+        return ()
+    candidates = [
+        ("What happens first?", first(events, clip.rate)),
+        ("What happens last?", last(events, clip.rate)),
+        *((f'What happens right after "{event.caption}"?', right_after(events, event, clip.rate)) for event in events),
+    ]
+    return tuple(
+        OpenQuestion(question=question, answer=answer.caption) for question, answer in candidates if answer is not None
+    )
+
+
+def make(clip: Clip, settings: Settings, context: Context) -> TaskSamples:
+    """Make samples of up to ``per_clip`` of the clip's open questions, or of questions made from
+    its events."""
+    questions = clip.open_questions or ()
+    if not questions and settings.from_events:
+        questions = event_questions(clip)
+    if not questions:
+        detail = "the annotation lists no open question"
+        if settings.from_events:
+            detail += (
+                ", and no events whose order could be asked (two or more, no two alike, overlaps that leave one answer)"
+            )
+        return [], [Reject(item=clip.clip_id, reason="no-questions", detail=detail)]
+    rng = Random(f"{context.seed}/{NAME}/{clip.clip_id}")
+    numbers = sorted(rng.sample(range(len(questions)), min(settings.per_clip, len(questions))))
+    return [_sample(clip, number, questions[number], context.sampled_frames) for number in numbers], []
+
+
+def _sample(clip: Clip, number: int, question: OpenQuestion, sampled_frames: SampledFrames) -> Sample:
+    trace = Trace(
+        thinking=clip.caption or clip.event_summary or question.answer,
+        answer=question.answer,
+        brief_thinking=clip.brief_thinking,
+        careless_answer=vague(question.answer),
+    )
+    return sample_of(NAME, clip, f"{clip.clip_id}/{number}", sampled_frames, question.question, question.answer, trace)
+
+
+def score(reply: Reply, sample: Sample, referee: Referee, rules: RewardRules) -> TaskScore:  # noqa: ARG001 - one signature for all
+    verdict = referee.judge.right(sample, reply.answer)
+    if verdict.score is None:
+        return unavailable(verdict, MAXIMUM)
+    return TaskScore(value=verdict.score, maximum=MAXIMUM, parts={"right": verdict.score}, reason=verdict.reason)
+
+
+TASK = Task(
+    name=NAME,
+    title="answering questions (open)",
+    settings=Settings,
+    make=make,
+    score=score,
+    answer="statement",
+    all_or_nothing=True,
+    judge_calls=lambda _: 1,
+    marking=Marking(
+        name="answers",
+        scale="right",
+        preamble="You mark answers to a question about a video. `reference` is the true answer to `question`.",
+        rule=(
+            " The answer is right when it answers the question as the reference does, in whatever words. It is wrong"
+            " when it differs, gives a second answer or tells of a further event, leaves open which of several things"
+            " it means, or could be read as right and as wrong."
+        ),
+    ),
+    trace=TraceBrief(
+        name="write_answer_trace",
+        situation="The question is to be answered in a few words.",
+        answer=" The answer is one short sentence, or less.",
+    ),
+)

@@ -1,0 +1,1 @@
+"""Containers of rows: JSON documents, JSON lines, tables of text, Parquet, Arrow."""
