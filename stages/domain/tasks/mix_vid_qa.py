@@ -159,16 +159,17 @@ def _sample(
             for c, excerpt, cuts in zip(order, excerpts, pieces, strict=True)
         )
         timeline = interleave(first, second, rate)
-        shown = frame_count(sampled_frames, timeline.frames, rate)
-        counts = segment_counts(timeline, sample_indices(timeline.frames, shown))
+        total = timeline.frames
+        shown = frame_count(sampled_frames, total, rate)
+        counts = segment_counts(timeline, sample_indices(total, shown))
         if min(counts) < settings.min_piece_frames:
             continue
         askable = _askable(events, excerpts[order.index(about)], rate)
         if clip.display_name is not None and askable:
             which = rng.choice(tuple(askable))
-            return _templated(clip, partner, timeline, which, askable[which], sampled_frames)
+            return _templated(clip, partner, timeline, which, askable[which], shown)
         if (clip.display_name is None or not clip.events) and _tells(shown_part(clip, timeline)):
-            return _unwritten(clip, partner, timeline, sampled_frames)
+            return _unwritten(clip, partner, timeline, shown)
     detail = (
         f"with {partner.clip_id}: no cut into pieces of {settings.min_piece_s} to {settings.max_piece_s} s, of"
         f" {settings.max_clip_s} s of each clip at most, shows every piece and a whole event to ask about"
@@ -241,7 +242,7 @@ def spoken(label: str) -> str:
 
 
 def _templated(
-    clip: Clip, partner: Partner, timeline: Timeline, which: str, event: Event, sampled_frames: SampledFrames
+    clip: Clip, partner: Partner, timeline: Timeline, which: str, event: Event, sampled_frames: int
 ) -> Sample:
     key, question, events = f"{clip.clip_id}+{partner.clip_id}/{which or 'only'}", ask(clip, which), (event.caption,)
     trace = Trace(
@@ -253,7 +254,7 @@ def _templated(
     return sample_of(NAME, clip, key, sampled_frames, question, event.caption, trace, timeline=timeline, events=events)
 
 
-def _unwritten(clip: Clip, partner: Partner, timeline: Timeline, sampled_frames: SampledFrames) -> Sample:
+def _unwritten(clip: Clip, partner: Partner, timeline: Timeline, sampled_frames: int) -> Sample:
     key = f"{clip.clip_id}+{partner.clip_id}/unwritten"
     return sample_of(NAME, clip, key, sampled_frames, UNWRITTEN, UNWRITTEN, None, timeline=timeline)
 

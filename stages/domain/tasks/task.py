@@ -134,13 +134,15 @@ def sample_of(
     """Build a sample about ``clip``. ``key``: its id behind the task's name; ``timeline``: None for
     the whole clip; the sample has the number of frames that ``sampled_frames`` gives it."""
     timeline = timeline or plain(clip.clip_id, clip.frames, clip.rate)
+    if not isinstance(sampled_frames, int):
+        sampled_frames = frame_count(sampled_frames, timeline.frames, timeline.rate)
     return Sample(
         sample_id=f"{task}/{key}",
         task=task,
         split=clip.split,
         clip_id=clip.clip_id,
         timeline=timeline,
-        sampled_frames=frame_count(sampled_frames, timeline.frames, timeline.rate),
+        sampled_frames=sampled_frames,
         question=question,
         options=options,
         reference=reference,

@@ -6,6 +6,7 @@ import os
 import shutil
 from collections import Counter
 from fractions import Fraction
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,13 +22,18 @@ from tests.support.checkout import ROOT
 from tests.support.siblings import ANNOTATIONS
 
 #: The page with the table of counts.
-PAGE = ROOT / "docs/guides/annotation-files.md"
+PAGE = ROOT / "docs/results/annotation-files.md"
+
+
+@cache
+def _tiny() -> IngestParams:
+    return load_params(ROOT / "params.yaml").ingest
 
 
 def ingest_params(folder: Path, annotation_format: str, annotations: str | None = None) -> IngestParams:
     """The parameters of ingest for a folder; the rest is that of the recipe tiny."""
     changed = {"source": str(folder), "format": annotation_format, "annotations": annotations}
-    return load_params(ROOT / "params.yaml").ingest.model_copy(update=changed)
+    return _tiny().model_copy(update=changed)
 
 
 def one_video(folder: Path) -> Path:

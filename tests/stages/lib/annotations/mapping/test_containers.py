@@ -66,6 +66,21 @@ def test_every_container_gives_the_same_rows(folder: Path) -> None:
         assert (source.read, source.rejects) == (3, [])
 
 
+def test_a_saved_folder_is_read_from_its_arrow_files(folder: Path) -> None:
+    table = pa.Table.from_pylist(ROWS)
+    for name, part in (("x-0.arrow", table.slice(0, 2)), ("x-1.arrow", table.slice(2))):
+        (folder / "saved").mkdir(exist_ok=True)
+        with pa.OSFile(str(folder / "saved" / name), "wb") as out, pa.ipc.new_stream(out, table.schema) as writer:
+            writer.write_table(part)
+    state = {"_data_files": [{"filename": "x-0.arrow"}, {"filename": "x-1.arrow"}]}
+    (folder / "saved/state.json").write_text(json.dumps(state))
+    source = read(folder, "saved")
+    assert [(row.video, row.caption, row.where) for row in source.rows] == [
+        (row["v"], row["t"], f"saved:row {place}") for place, row in enumerate(ROWS, start=1)
+    ]
+
+
+@pytest.mark.slow
 def test_folders_that_datasets_has_saved(folder: Path) -> None:
     datasets = pytest.importorskip("datasets")
     whole = datasets.Dataset.from_list(ROWS)
