@@ -72,15 +72,17 @@ def open_source(params: IngestParams) -> OpenSource:
     rows = row_files(params, roots, store, listed)
     if is_remote(roots.folder):
         remote = RemoteRoot(roots.folder, roots.field)
+        names = named_in(rows, roots) if listed is None else list(listed)
+        by_name = dict(_by_name(names, roots.names))
         if listed is None:
-            listed = remote.versions(named_in(rows, roots))
-        names = list(listed)
-        videos = {name: listed[file] for name, file in _by_name(names, roots.names)}
+            listed = remote.versions(by_name.values())
+        videos = {name: listed[file] for name, file in by_name.items() if file in listed}
+        shown = list(videos)
         files: Files = RemoteFiles(remote, roots.names, videos, store)
     else:
         names = list(local_names(Path(roots.folder)))
+        shown = [name for name, _ in _by_name(names, roots.names)]
         files = LocalFiles(Path(roots.folder), roots.names)
-    shown = [name for name, _ in _by_name(names, roots.names)]
     return OpenSource(_viewed(params, store, shown, rows, _picture_folders(names, roots.names)), files, [])
 
 

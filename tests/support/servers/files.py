@@ -34,6 +34,11 @@ class FileServer:
         return [span for method, asked, span in self.asked if method == "GET" and asked == name]
 
 
+class _Server(ThreadingHTTPServer):
+    #: Connections that wait; one more waits for seconds to be tried again.
+    request_queue_size = 64
+
+
 @contextmanager
 def file_server(folder: Path) -> Iterator[FileServer]:
     """Serve the folder on loopback for this block."""
@@ -79,7 +84,7 @@ def file_server(folder: Path) -> Iterator[FileServer]:
             elif body:
                 self.wfile.write(part)
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server = _Server(("127.0.0.1", 0), Handler)
     state.address = f"http://127.0.0.1:{server.server_address[1]}"
     thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
     thread.start()

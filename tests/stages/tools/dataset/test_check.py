@@ -118,7 +118,7 @@ def test_rows_parts_and_questions_are_counted(tmp_path: Path, monkeypatch: pytes
     params = load_params(ROOT / "params.yaml")
     settings = params.synthesize.tasks.model_copy(update={"qa": qa.Settings(per_clip=1, from_events=False)})
     synthesize = params.synthesize.model_copy(update={"tasks": settings})
-    found = check(params.model_copy(update={"synthesize": synthesize}), tmp_path, None, None)
+    found = check(params.model_copy(update={"synthesize": synthesize}), str(tmp_path), None, None)
     assert found.rows == (13, 7)
     assert (found.rows_set_aside, found.parts_set_aside, found.files_set_aside) == (6, 1, 1)
     document = checked_document(found)
