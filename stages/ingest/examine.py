@@ -29,7 +29,7 @@ from stages.ingest.files import Files, state_of
 from stages.ingest.parts import to_clips
 from stages.ingest.source import OpenSource, open_source
 from stages.ingest.split import assign_splits, recordings
-from stages.lib.annotations.annotation import Annotation, rows_set_aside
+from stages.lib.annotations.annotation import Annotation, rows_rejected
 from stages.lib.annotations.formats import read_source
 from stages.params import IngestParams
 from stages.runtime import paths
@@ -42,7 +42,7 @@ REMOVED = "removed-on-request"
 
 class RowCounts(NamedTuple):
     """Rows of the annotation file: all, and those that gave a clip, or a part of one. The rejects
-    count the others (:func:`~stages.lib.annotations.annotation.rows_set_aside`)."""
+    count the others (:func:`~stages.lib.annotations.annotation.rows_rejected`)."""
 
     read: int
     used: int
@@ -81,7 +81,7 @@ def examine_source(
     with _collected_later():
         rows, rejects, read = read_source(source.params)
     rejects += source.rejects
-    read += rows_set_aside(source.rejects)
+    read += rows_rejected(source.rejects)
     # Splits are assigned before anything is excluded, so that a removal moves no other clip.
     sources = recordings(rows)
     splits, conflicts = assign_splits(rows, params, seed)

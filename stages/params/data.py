@@ -110,7 +110,7 @@ class IngestParams(Table):
     max_duration_s: Positive
     #: A recording that is longer: ``reject`` it, or take it in ``parts``, consecutive, of equal
     #: length, none longer than that. A part has the events that lie in it; questions and captions
-    #: of the whole recording are set aside. A row with ``start`` or ``end`` is never divided.
+    #: of the whole recording are rejected. A row with ``start`` or ``end`` is never divided.
     longer: Literal["reject", "parts"]
     #: An event that exceeds its clip by more than this is rejected; one that exceeds it by less is
     #: cut at the edge of the clip.

@@ -10,7 +10,7 @@ from stages.domain.core.records import Clip, Reject, TaskName, reject_order
 from stages.domain.tasks.synthesis import synthesise
 from stages.ingest.examine import RowCounts, examine_source
 from stages.ingest.source import open_source
-from stages.lib.annotations.annotation import FILE_REASONS, PART_REASONS, SourceError, rows_set_aside
+from stages.lib.annotations.annotation import FILE_REASONS, PART_REASONS, SourceError, rows_rejected
 from stages.lib.annotations.formats import unused_columns
 from stages.params import Params
 
@@ -34,17 +34,17 @@ class Checked:
     unused: tuple[str, ...] = ()
 
     @property
-    def rows_set_aside(self) -> int:
+    def rows_rejected(self) -> int:
         """Number of rows that ingest sets aside; with those used, all that were read."""
-        return rows_set_aside(self.rejects)
+        return rows_rejected(self.rejects)
 
     @property
-    def parts_set_aside(self) -> int:
+    def parts_rejected(self) -> int:
         """Number of parts of rows (events, questions …) that ingest sets aside."""
         return sum(reject.reason in self.part_reasons and reject.rows is None for reject in self.rejects)
 
     @property
-    def files_set_aside(self) -> int:
+    def files_rejected(self) -> int:
         """Number of files that no row names."""
         return sum(reject.reason in FILE_REASONS for reject in self.rejects)
 

@@ -81,7 +81,7 @@ def export(
         raise InputError(
             "export",
             f"no sample of {', '.join(tasks) or 'any task'} in {', '.join(splits)}",
-            f"{paths.SAMPLES / paths.REJECTS_FILE} says what was set aside and why",
+            f"{paths.SAMPLES / paths.REJECTS_FILE} says what was rejected and why",
         )
     out.mkdir(parents=True, exist_ok=True)
     if kind == "datasets":

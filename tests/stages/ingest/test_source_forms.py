@@ -15,7 +15,7 @@ from PIL import Image
 from stages.domain.core.timeline import plain
 from stages.ingest import examine as examining
 from stages.ingest.examine import Examined, examine_source
-from stages.lib.annotations.annotation import rows_set_aside
+from stages.lib.annotations.annotation import rows_rejected
 from stages.lib.video.encoder import encode
 from stages.lib.video.loader import FrameLoader
 from stages.params import load_params
@@ -111,7 +111,7 @@ def test_a_folder_on_a_server_or_in_a_tar_is_rejected(videos: Path, tmp_path: Pa
         ("v/p", "remote-folder"),
     ]
     assert f"v/p: {web.address}/v/p is a folder, and pictures are not fetched; encode them" in found.rejects[1].detail
-    assert found.rows.read == found.rows.used + rows_set_aside(found.rejects) == 3
+    assert found.rows.read == found.rows.used + rows_rejected(found.rejects) == 3
     with tarfile.open(tmp_path / "0.tar", "w") as tar:
         tar.add(videos / "v", "v")
     found = _examined(_write(tmp_path / "rows", *ROWS), videos=str(tmp_path / "0.tar"))
@@ -142,7 +142,7 @@ def test_each_row_of_tars_is_used_or_rejected(videos: Path, tmp_path: Path) -> N
         ("missing-file", None),
         ("unsafe-member", 0),
     ]
-    assert found.rows.read == found.rows.used + rows_set_aside(found.rejects) == 4
+    assert found.rows.read == found.rows.used + rows_rejected(found.rejects) == 4
 
 
 MAPPING = """\

@@ -120,9 +120,9 @@ def test_rows_parts_and_questions_are_counted(tmp_path: Path, monkeypatch: pytes
     synthesize = params.synthesize.model_copy(update={"tasks": settings})
     found = check(params.model_copy(update={"synthesize": synthesize}), str(tmp_path), None, None)
     assert found.rows == (13, 7)
-    assert (found.rows_set_aside, found.parts_set_aside, found.files_set_aside) == (6, 1, 1)
+    assert (found.rows_rejected, found.parts_rejected, found.files_rejected) == (6, 1, 1)
     document = checked_document(found)
-    assert document["rows"] == {"read": 13, "used": 7, "set_aside": 6}
+    assert document["rows"] == {"read": 13, "used": 7, "rejected": 6}
     assert document["reasons"] == {
         "missing-file": 4,
         "event-outside-clip": 1,
