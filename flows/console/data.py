@@ -28,11 +28,11 @@ def show_checked(out: Console, found: Checked, *, every: bool) -> None:
     seconds = float(sum(clip.frames / clip.rate for clip in found.clips))
     splits = Counter(clip.split for clip in found.clips)
     read, used = found.rows
-    beside = f"; {found.files_set_aside:,} files that no row names" if found.files_set_aside else ""
-    if found.parts_set_aside:
-        beside += f"; {found.parts_set_aside:,} events, questions, subjects or captions of rows rejected beside them"
+    beside = f"; {found.files_rejected:,} files that no row names" if found.files_rejected else ""
+    if found.parts_rejected:
+        beside += f"; {found.parts_rejected:,} events, questions, subjects or captions of rows rejected beside them"
     out.print(
-        f"{len(found.clips):,} accepted; {read:,} rows read: {used:,} used, {found.rows_set_aside:,} rejected{beside}"
+        f"{len(found.clips):,} accepted; {read:,} rows read: {used:,} used, {found.rows_rejected:,} rejected{beside}"
     )
     if found.clips:
         table = Table(box=None, show_header=False, pad_edge=False)
@@ -98,7 +98,7 @@ def checked_document(found: Checked) -> dict[str, Any]:
     """Plain values of the same, with each clip and reject."""
     return {
         "accepted": len(found.clips),
-        "rows": {"read": found.rows.read, "used": found.rows.used, "set_aside": found.rows_set_aside},
+        "rows": {"read": found.rows.read, "used": found.rows.used, "rejected": found.rows_rejected},
         "reasons": dict(Counter(reject.reason for reject in found.rejects).most_common()),
         "splits": dict(Counter(clip.split for clip in found.clips)),
         "seconds": float(sum(clip.frames / clip.rate for clip in found.clips)),

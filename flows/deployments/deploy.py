@@ -28,8 +28,6 @@ from stages.tracking.lineage.uri import display_uri
 #: Values that a run of the pool may set for its process: none.
 POOL_FILE = Path("infra/work-pool.json")
 FLOW = "vidbridge-scheduled"
-#: Seconds between two looks for work; Prefect's own default of 10 s only delays a run.
-WORKER_QUERY_S = "2"
 #: A deployment is made in seconds, its server started in less than this.
 _DEPLOY_WAIT_S = 180.0
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from stages.domain.core.records import SPLITS, Clip, Reject
-from stages.lib.annotations.annotation import PART_REASONS, rows_set_aside
+from stages.lib.annotations.annotation import PART_REASONS, rows_rejected
 
 
 def summarise(clips: Sequence[Clip], rejects: Sequence[Reject], hazards: Mapping[str, int]) -> dict[str, Any]:
@@ -31,7 +31,7 @@ def summarise(clips: Sequence[Clip], rejects: Sequence[Reject], hazards: Mapping
                 "parts": sum(clip.excerpt is not None for clip in clips),
                 "divided_files": len({clip.path for clip in clips if clip.excerpt is not None}),
                 # Where rejects are not of one row each, the reasons do not tell.
-                "rows_set_aside": rows_set_aside(rejects) if any(r.rows is not None for r in rejects) else 0,
+                "rows_rejected": rows_rejected(rejects) if any(r.rows is not None for r in rejects) else 0,
             }
         ),
         "durations": _durations(clips),
@@ -72,7 +72,7 @@ def _commonest(values: Iterable[str]) -> dict[str, int]:
 def data_card(summary: Mapping[str, Any], recipe: str) -> str:
     """Format the counts of :func:`summarise` as Markdown, for users of the data."""
     parts = sum(count for reason, count in summary["rejected"].items() if reason in PART_REASONS)
-    rows = summary.get("rows_set_aside", sum(summary["rejected"].values()) - parts)
+    rows = summary.get("rows_rejected", sum(summary["rejected"].values()) - parts)
     lines = [
         f"# Clips of recipe `{recipe}`",
         "",

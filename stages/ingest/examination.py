@@ -5,17 +5,17 @@ from __future__ import annotations
 
 import errno
 import hashlib
-import os
-import stat
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from stages.domain.core.records import Exact, Record
-from stages.ingest import conversion, watching
+from stages.ingest import conversion
 from stages.ingest.clips import Media
-from stages.ingest.viewing import Viewed, Viewer
+from stages.ingest.curation import watching
+from stages.ingest.curation.viewing import Viewed, Viewer
+from stages.ingest.files import LocatedFile, state_of
 from stages.lib.video import container, encoder, errors, folders, packets, pictures, rotation, times
 from stages.lib.video import probe as probing
 from stages.lib.video.errors import FfmpegMissing, VideoError
@@ -65,7 +65,7 @@ class Asked(NamedTuple):
 
     ``rate``: frames per second that its row states; ``frame_rate``: those of a video that does not
     tell its own; ``whole``: decode every frame, not only a few pictures; ``watch``: look at every
-    frame, too.
+    frame, too; ``file``: where it was brought to, if it is not in the source folder.
     """
 
     video: str
@@ -73,15 +73,21 @@ class Asked(NamedTuple):
     frame_rate: Fraction | None = None
     whole: bool = True
     watch: bool = False
+    file: LocatedFile | None = None
 
 
 def examine(asked: Asked, folder: Path, reencoded: Path | None, timeout_s: float = encoder.TIMEOUT_S) -> FileReport:
     """Probe, decode and hash one file, and re-encode it into ``reencoded`` where decord must not
     read it; runs in a worker. ``timeout_s``: time limit for decoding it, if longer than usual."""
-    video, path = asked.video, folder / asked.video
+    video = asked.video
     identity: dict[str, Any] = {"video": video, "size": 0, "mtime_ns": 0, "whole": asked.whole, "rate": asked.rate}
     try:
-        identity["size"], identity["mtime_ns"] = state_of(path)
+        if asked.file is None:
+            path = folder / video
+            stamp = state_of(path)
+        else:
+            path, stamp = asked.file.here(), asked.file.stamp
+        identity |= {"size": stamp[0], "mtime_ns": stamp[1]}
         media, viewed = _media(asked, path, reencoded, max(timeout_s, encoder.TIMEOUT_S))
         return FileReport(**identity, media=media, viewed=viewed)
     except VideoError as error:
@@ -95,12 +101,6 @@ def examine(asked: Asked, folder: Path, reencoded: Path | None, timeout_s: float
             raise
         detail = f"{video}: {type(error).__name__}: {error}; set it aside or re-encode it, and report this"
         return FileReport(**identity, problem=Problem(reason=UNEXPECTED, detail=detail))
-
-
-def state_of(path: str | Path) -> tuple[int, int]:
-    """Size of a file or frame folder, and the time of its last modification in nanoseconds."""
-    status = os.stat(path)  # noqa: PTH116 - for many files: a Path costs as much as the call
-    return folders.state_of(Path(path)) if stat.S_ISDIR(status.st_mode) else (status.st_size, status.st_mtime_ns)
 
 
 class _Validated(NamedTuple):

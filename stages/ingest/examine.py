@@ -22,13 +22,16 @@ from typing import NamedTuple
 from pydantic import ValidationError
 
 from stages.domain.core.records import Clip, Reject, reject_order
-from stages.ingest import conversion, examination, viewing, watching
+from stages.ingest import conversion, examination
 from stages.ingest.clips import row_reject, without_duplicates
-from stages.ingest.curation import Curator
-from stages.ingest.examination import EXAMINING, UNEXPECTED, Asked, FileReport, Problem, examine, state_of
+from stages.ingest.curation import viewing, watching
+from stages.ingest.curation.curator import Curator
+from stages.ingest.examination import EXAMINING, UNEXPECTED, Asked, FileReport, Problem, examine
+from stages.ingest.files import Files, state_of
 from stages.ingest.parts import to_clips
+from stages.ingest.source import OpenSource, open_source
 from stages.ingest.split import assign_splits, recordings
-from stages.lib.annotations.annotation import Annotation
+from stages.lib.annotations.annotation import Annotation, rows_rejected
 from stages.lib.annotations.formats import read_source
 from stages.params import IngestParams
 from stages.runtime import paths
@@ -41,7 +44,7 @@ REMOVED = "removed-on-request"
 
 class RowCounts(NamedTuple):
     """Rows of the annotation file: all, and those that gave a clip, or a part of one. The rejects
-    count the others (:func:`~stages.lib.annotations.annotation.rows_set_aside`)."""
+    count the others (:func:`~stages.lib.annotations.annotation.rows_rejected`)."""
 
     read: int
     used: int
@@ -61,24 +64,33 @@ class Examined(NamedTuple):
 
 
 def examine_source(
-    params: IngestParams, seed: int, journal: Path | None = None, curator: Curator | None = None
+    params: IngestParams,
+    seed: int,
+    journal: Path | None = None,
+    source: OpenSource | None = None,
+    curator: Curator | None = None,
 ) -> Examined:
-    """Read the source folder and examine each file that a usable row is about, once.
+    """Read the source and examine each file that a usable row is about, once.
 
     Args:
-        params: the source folder, and the limits of a clip.
+        params: the source, and the limits of a clip.
         seed: seed of the splits.
         journal: file of the reports, beside the folder of re-encoded files; None: examine every
             file and re-encode none.
+        source: the source, if it was opened before.
         curator: keeps what curation finds, if the caller wants to read it.
 
     Raises:
-        SourceError: the source folder cannot be used at all.
+        SourceError: the source cannot be used at all.
+        SourceAccessError: it cannot be listed or fetched.
     """
+    source = source or open_source(params)
     curator = curator or Curator(params)
     with _collected_later():
-        rows, rejects, read = read_source(params)
+        rows, rejects, read = read_source(source.params)
         rows = curator.recordings(rows)
+    rejects += source.rejects
+    read += rows_rejected(source.rejects)
     # Splits are assigned before anything is excluded, so that a removal moves no other clip.
     sources = recordings(rows)
     splits, conflicts = assign_splits(rows, params, seed)
@@ -100,7 +112,7 @@ def examine_source(
         Asked(video, rate, params.frame_rate, whole, watch=params.curate)
         for video, rate in zip(of_file, rates, strict=True)
     ]
-    for about_file, report in zip(of_file.values(), _reports(asked, params, journal), strict=True):
+    for about_file, report in zip(of_file.values(), _reports(asked, params, source.files, journal), strict=True):
         if report.media is None:
             assert report.problem is not None
             rejects += [_unusable(row, report.problem) for row in about_file]
@@ -168,21 +180,24 @@ def _collected_later() -> Iterator[None]:
 
 
 def examine_files(videos: Sequence[str], params: IngestParams, journal: Path) -> Iterator[FileReport]:
-    """Yield the report of each video of ``ingest.source``, decoded whole, whatever its annotations
-    say, in order. A second call goes on where the first one ended."""
+    """Yield the report of each video of the plain folder ``ingest.source``, decoded whole, whatever
+    its annotations say, in order. A second call goes on where the first one ended."""
     asked = [Asked(video, None, params.frame_rate, watch=params.curate) for video in videos]
-    yield from _reports(asked, params, journal)
+    yield from _reports(asked, params, None, journal)
     gc.unfreeze()
 
 
-def _reports(asked: Sequence[Asked], params: IngestParams, journal: Path | None) -> Iterator[FileReport]:
+def _reports(
+    asked: Sequence[Asked], params: IngestParams, files: Files | None, journal: Path | None
+) -> Iterator[FileReport]:
     """Yield the report of each video, in order: from the journal if the file has not changed since,
-    otherwise by examining it."""
+    otherwise by examining it. ``files``: None: they are in the folder ``ingest.source``."""
     if journal is None:
-        yield from _examined(asked, params, None)
+        yield from _examined(asked, params, None, files)
         return
     reencoded = journal.with_suffix("") if params.normalise else None
-    earlier = _read_journal(journal, Path(params.source), reencoded, params.frame_rate, params.curate)
+    here = Path(params.source) if files is None else files
+    earlier = _read_journal(journal, here, reencoded, params.frame_rate, params.curate)
     known = [earlier.get(one) for one in asked]
     new = [one for one, report in zip(asked, known, strict=True) if report is None]
     if earlier:
@@ -192,7 +207,7 @@ def _reports(asked: Sequence[Asked], params: IngestParams, journal: Path | None)
     with journal.open("a", encoding="utf-8") as lines:
         # Ends a line that a kill cut short.
         lines.write("\n" if lines.tell() else "")
-        new_reports = _examined(new, params, reencoded)
+        new_reports = _examined(new, params, reencoded, files)
         for report in known:
             if report is not None:
                 yield report
@@ -206,7 +221,18 @@ def _reports(asked: Sequence[Asked], params: IngestParams, journal: Path | None)
             yield report
 
 
-def _examined(asked: Sequence[Asked], params: IngestParams, reencoded: Path | None) -> Iterator[FileReport]:
+def _examined(
+    asked: Sequence[Asked], params: IngestParams, reencoded: Path | None, files: Files | None
+) -> Iterator[FileReport]:
+    if files is None:
+        yield from _examined_here(asked, params, reencoded)
+        return
+    by_name = {one.video: one for one in asked}
+    for batch in files.batches(list(by_name)):
+        yield from _examined_here([by_name[file.name]._replace(file=file) for file in batch], params, reencoded)
+
+
+def _examined_here(asked: Sequence[Asked], params: IngestParams, reencoded: Path | None) -> Iterator[FileReport]:
     work = partial(examine, folder=Path(params.source), reencoded=reencoded, timeout_s=params.timeout_s)
     results = map_items(work, asked, "ingest", timeout_s=params.timeout_s)
     for one, result in zip(asked, results, strict=True):
@@ -219,13 +245,12 @@ def _examined(asked: Sequence[Asked], params: IngestParams, reencoded: Path | No
 
 
 def journal_file(params: IngestParams) -> Path:
-    """Return the journal of the source folder; a change of the examining code starts another
-    journal."""
-    folder = Path(params.source)
+    """Return the journal of the source; a change of the examining code starts another journal."""
+    where = Path(params.source).resolve() if params.is_plain_folder else params.roots
     code = [Path(module.__file__ or "") for module in (*EXAMINING, conversion, examination, viewing, watching)]
     code.append(Path(__file__))
     curated = " curated" if params.curate else ""
-    identity = f"{folder.resolve()} {params.normalise} {params.frame_rate}{curated} {code_digest(code)}"
+    identity = f"{where} {params.normalise} {params.frame_rate}{curated} {code_digest(code)}"
     name = hashlib.sha256(identity.encode()).hexdigest()[:16]
     return paths.EXAMINED / f"{name}.jsonl"
 
@@ -239,19 +264,18 @@ def copy_normalised(clips: Sequence[Clip], journal: Path, folder: Path) -> None:
 
 
 def _read_journal(
-    journal: Path, folder: Path, reencoded: Path | None, frame_rate: Fraction | None, watch: bool = False
+    journal: Path, files: Path | Files, reencoded: Path | None, frame_rate: Fraction | None, watch: bool = False
 ) -> dict[Asked, FileReport]:
     """Read the reports of files that have not changed since. A last line that a kill cut short is
     skipped."""
     reports: dict[Asked, FileReport] = {}
     if not journal.is_file():
         return reports
-    root = str(folder)
     with journal.open("rb") as lines, _collected_later():
         for line in lines:
             try:
                 report = FileReport.model_validate_json(line)
-                state = state_of(f"{root}/{report.video}")
+                state = state_of(f"{files}/{report.video}") if isinstance(files, Path) else files.stamp(report.video)
             except (ValidationError, OSError):
                 continue
             normalised = report.media.normalised if report.media is not None else None

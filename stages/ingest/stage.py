@@ -10,14 +10,15 @@ import time
 from collections import Counter
 
 from stages.ingest.card import data_card, summarise
-from stages.ingest.curation import Curator
+from stages.ingest.curation.curator import Curator
+from stages.ingest.curation.grouping import warning
 from stages.ingest.examine import copy_normalised, examine_source, journal_file
-from stages.ingest.grouping import warning
 from stages.lib.annotations.annotation import SourceError
 from stages.lib.rows.jsonl import write_json, write_rows
 from stages.lib.video.encoder import ffmpeg_binary
 from stages.params import load_params
 from stages.runtime import paths
+from stages.runtime.sources.watch import listing_digest, note_listing
 from stages.tracking.runs.run import stage_run
 
 
@@ -28,7 +29,8 @@ def main() -> int:
         started = time.monotonic()
         journal = journal_file(params.ingest)
         curator = Curator(params.ingest)
-        clips, rejects, hazards, _ = examine_source(params.ingest, params.seed, journal, curator)
+        seen = listing_digest(params.ingest.roots)
+        clips, rejects, hazards, _ = examine_source(params.ingest, params.seed, journal, curator=curator)
         copy_normalised(clips, journal, paths.CLIPS)
         write_rows(paths.CLIPS / paths.MANIFEST_FILE, clips)
         write_rows(paths.CLIPS / paths.REJECTS_FILE, rejects)
@@ -43,6 +45,8 @@ def main() -> int:
         print(f"ingest: {len(clips):,} clips accepted, {len(rejects):,} rejected{f' ({reasons})' if reasons else ''}")
         if warned := warning(curator.names):
             print(f"ingest: {warned}")
+        if seen is not None:
+            note_listing(params.ingest.roots, seen)
         if not clips:
             details = "".join(f"\n  {reject.item}: {reject.reason}: {reject.detail}" for reject in rejects[:10])
             raise SourceError(

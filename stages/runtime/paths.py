@@ -120,6 +120,8 @@ DATABASE = STATE / "mlflow.db"
 SCRATCH = STATE / "scratch"
 #: Decoded frames, unless VIDBRIDGE_FRAME_CACHE names a folder.
 FRAMES = STATE / "frames"
+#: Fetched files of remote sources and of tars, unless VIDBRIDGE_SOURCE_CACHE names a folder.
+SOURCES = STATE / "sources"
 #: Answers of judges, unless VIDBRIDGE_JUDGE_CACHE names a folder.
 JUDGE_ANSWERS = STATE / "judge"
 #: Models assembled for loading, and versions as MLflow serves them.

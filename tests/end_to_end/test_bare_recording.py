@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from stages.domain.core.records import Clip, Sample
-from stages.ingest.duplicates import NearDuplicate
+from stages.ingest.curation.duplicates import NearDuplicate
 from stages.lib.rows.jsonl import read_rows
 from stages.synthesize.captioner import Captioned
 from tests.support.judges.server import JudgeServer

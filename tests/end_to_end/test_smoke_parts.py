@@ -69,7 +69,7 @@ def test_parts_and_open_questions_are_trained_on_and_scored(tmp_path: Path) -> N
     edit(params, "mcqa: 1, caption: 1, structured_caption: 1}", "mcqa: 1, qa: 1, caption: 1, structured_caption: 1}")
     commit(project, "tapes")
     checked = json.loads(succeed(project, "vidbridge", "data", "check", str(tmp_path / "tapes"), "--json"))
-    assert checked["rows"] == {"read": len(files), "used": len(files), "set_aside": 0}
+    assert checked["rows"] == {"read": len(files), "used": len(files), "rejected": 0}
     succeed(project, "vidbridge", "run", "--yes", timeout_s=1400)
 
     clips = {clip.clip_id: clip for clip in read_rows(project / "data/clips/manifest.jsonl", Clip)}

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from fractions import Fraction
 
-from stages.domain.core.records import Clip, Event, Question, Sample, Span, Subject
+from stages.domain.core.records import Clip, Event, Question, Sample, Span, Subject, Timeline
 from stages.domain.core.replies import render_reply
 from stages.domain.tasks import TASK_NAMES
 from stages.domain.tasks.rewards import Judge, Referee, RewardRules
 from stages.domain.tasks.synthesis import TaskSettings, synthesise
+from stages.ingest.clips import Media
 from stages.lib.judging.embedder import LexicalEmbedder
 from stages.lib.judging.rule import RuleJudge
 
@@ -82,6 +83,37 @@ def clip(
         ),
     }
     return Clip.model_validate({**values, **changes})
+
+
+def media(seconds: int) -> Media:
+    """Facts about a file of 25 frames a second, on which every reader is right."""
+    return Media(
+        sha256="0" * 64,
+        codec="h264",
+        width=64,
+        height=64,
+        rate=Fraction(25),
+        frames=25 * seconds,
+        duration_s=Fraction(seconds),
+        starts_s=Fraction(0),
+        variable_rate=False,
+        hazards=(),
+    )
+
+
+def sample_about(timeline: Timeline, name: str = "sample", *, shown: int) -> Sample:
+    """A sample about a timeline of which only the frames matter; the model sees ``shown`` of
+    them."""
+    return Sample(
+        sample_id=name,
+        task="caption",
+        clip_id=timeline.clip_ids[0],
+        split="train",
+        timeline=timeline,
+        sampled_frames=shown,
+        question="what ?",
+        reference="that",
+    )
 
 
 def referee(judge: Judge) -> Referee:

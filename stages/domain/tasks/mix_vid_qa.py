@@ -32,11 +32,10 @@ from stages.domain.core.timeline import (
 from stages.domain.tasks.lexicon import vague
 from stages.domain.tasks.order import first, last
 from stages.domain.tasks.partners import Partner, as_partner
-from stages.domain.tasks.rewards import Referee, RewardRules, TaskScore, unavailable
+from stages.domain.tasks.rewards import Referee, RewardRules, TaskScore, right_or_wrong
 from stages.domain.tasks.task import BaseSettings, Context, Marking, Task, TaskSamples, TraceBrief, sample_of
 
 NAME = "mix_vid_qa"
-MAXIMUM = 1.0
 #: Placeholder for the question and reference of a mixture that no template covers, until a writer
 #: has written them.
 UNWRITTEN = "(not written yet)"
@@ -307,10 +306,7 @@ def with_question(sample: Sample, clip: Clip, question: str, answer: str) -> Sam
 
 
 def score(reply: Reply, sample: Sample, referee: Referee, rules: RewardRules) -> TaskScore:  # noqa: ARG001 - one signature for all
-    verdict = referee.judge.right(sample, reply.answer)
-    if verdict.score is None:
-        return unavailable(verdict, MAXIMUM)
-    return TaskScore(value=verdict.score, maximum=MAXIMUM, parts={"right": verdict.score}, reason=verdict.reason)
+    return right_or_wrong(reply.answer, sample, referee.judge)
 
 
 TASK = Task(

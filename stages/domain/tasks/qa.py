@@ -13,11 +13,10 @@ from stages.domain.core.replies import Reply
 from stages.domain.core.timeline import SampledFrames
 from stages.domain.tasks.lexicon import vague
 from stages.domain.tasks.order import first, last, right_after
-from stages.domain.tasks.rewards import Referee, RewardRules, TaskScore, unavailable
+from stages.domain.tasks.rewards import Referee, RewardRules, TaskScore, right_or_wrong
 from stages.domain.tasks.task import BaseSettings, Context, Marking, Task, TaskSamples, TraceBrief, sample_of
 
 NAME = "qa"
-MAXIMUM = 1.0
 
 
 class Settings(BaseSettings):
@@ -73,10 +72,7 @@ def _sample(clip: Clip, number: int, question: OpenQuestion, sampled_frames: Sam
 
 
 def score(reply: Reply, sample: Sample, referee: Referee, rules: RewardRules) -> TaskScore:  # noqa: ARG001 - one signature for all
-    verdict = referee.judge.right(sample, reply.answer)
-    if verdict.score is None:
-        return unavailable(verdict, MAXIMUM)
-    return TaskScore(value=verdict.score, maximum=MAXIMUM, parts={"right": verdict.score}, reason=verdict.reason)
+    return right_or_wrong(reply.answer, sample, referee.judge)
 
 
 TASK = Task(

@@ -179,6 +179,14 @@ def unavailable(verdict: Verdict, maximum: float) -> TaskScore:
     return TaskScore(value=None, maximum=maximum, reason=f"{verdict.judge}: {verdict.outcome}: {verdict.reason}")
 
 
+def right_or_wrong(answer: str, sample: Sample, judge: Judge) -> TaskScore:
+    """Build the score of an answer that is right, 1, or wrong, 0, as the judge says."""
+    verdict = judge.right(sample, answer)
+    if verdict.score is None:
+        return unavailable(verdict, 1.0)
+    return TaskScore(value=verdict.score, maximum=1.0, parts={"right": verdict.score}, reason=verdict.reason)
+
+
 def own_words(thinking: str, question: str) -> int:
     """Count the different words of a thinking that are not in the question; of a structured
     thinking, words of values only, not of keys.

@@ -198,8 +198,8 @@ PART_REASONS = frozenset(
 FILE_REASONS = frozenset({"no-annotation"})
 
 
-def rows_set_aside(rejects: Iterable[Reject]) -> int:
-    """Count the rows that these rejects set aside: none for a part of a row, or for a file without
+def rows_rejected(rejects: Iterable[Reject]) -> int:
+    """Count the rows that these rejects are of: none for a part of a row, or for a file without
     one, unless the reject says otherwise."""
     return sum(
         (reject.reason not in PART_REASONS | FILE_REASONS) if reject.rows is None else reject.rows for reject in rejects

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable
+from functools import cache, partial
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
@@ -30,7 +31,7 @@ class Source(NamedTuple):
 
     ``rows``: one for each clip; ``rejects``: of rows, parts of rows and files; ``read``: number of
     rows in the file. Each of these is in one of ``rows`` (``Annotation.rows`` counts them) or in
-    one reject (:func:`~stages.lib.annotations.annotation.rows_set_aside`).
+    one reject (:func:`~stages.lib.annotations.annotation.rows_rejected`).
     """
 
     rows: list[Annotation]
@@ -64,11 +65,16 @@ def usable(found: Iterable[Found], folder: Path, file: str) -> Source:
     mentioned: set[str] = set()
     of_id: dict[str, str] = {}
     links = Links(folder)
+    misplaced = cache(partial(_misplaced, folder=folder, links=links))  # many rows may be about one video
     read = 0
     for where, row, videos, parts in found:
         read += 1
         mentioned |= videos
-        problem = _of_whole_row(row) if isinstance(row, Reject) else _misplaced(row, folder, links, where)
+        problem: Reject | None = None
+        if isinstance(row, Reject):
+            problem = _of_whole_row(row)
+        elif (why := misplaced(row.video)) is not None:
+            problem = reject(where, *why)
         if isinstance(row, Annotation) and problem is None:
             key = (row.video, row.start, row.end)
             first = rows.get(key)
@@ -138,44 +144,48 @@ def join(first: Annotation, row: Annotation, where: str) -> tuple[Annotation, li
     return first.model_copy(update=changes), repeated
 
 
-def _misplaced(row: Annotation, folder: Path, links: Links, where: str) -> Reject | None:
+def _misplaced(video: str, folder: Path, links: Links) -> tuple[str, str] | None:
     """Check a path from an annotation, which is data: it may name a file inside the folder and
-    nothing else."""
-    path = PurePosixPath(row.video)
-    if path.is_absolute() or ".." in path.parts or "\\" in row.video or "\0" in row.video:
-        detail = f"video: {row.video!r} leaves the folder; name a file inside it, relative, with forward slashes"
-        return reject(where, "outside-folder", detail)
+    nothing else. Returns reason and detail of a reject, or None."""
+    path = PurePosixPath(video)
+    if path.is_absolute() or ".." in path.parts or "\\" in video or "\0" in video:
+        detail = f"video: {video!r} leaves the folder; name a file inside it, relative, with forward slashes"
+        return "outside-folder", detail
     target = folder / path
     try:
         leads_out = links.lead_out(target)
     # A name that cannot be passed to the file system (a lone surrogate) raises ValueError.
     except (OSError, RuntimeError, ValueError) as error:
-        return reject(where, "missing-file", f"video: {row.video!r} does not exist in the folder ({_reason(error)})")
+        return "missing-file", f"video: {video!r} does not exist in the folder ({_reason(error)})"
     if leads_out:
         detail = (
-            f"video: {row.video!r} is a link that leaves the folder; link the folder that the file stands in, or name"
+            f"video: {video!r} is a link that leaves the folder; link the folder that the file stands in, or name"
             " that as source"
         )
-        return reject(where, "outside-folder", detail)
+        return "outside-folder", detail
     if target.is_dir():
-        return _pictures_elsewhere(row, target, links, where)
+        return pictures_elsewhere(video, target, links)
     if not target.is_file():
-        return reject(where, "missing-file", f"video: {row.video!r} is not a file")
+        return "missing-file", f"video: {video!r} is not a file"
     return None
 
 
-def _pictures_elsewhere(row: Annotation, folder: Path, links: Links, where: str) -> Reject | None:
-    """Check the links in a folder that is a video in pictures, as the folder itself is checked."""
-    with os.scandir(folder) as entries:
-        linked = sorted(entry.name for entry in entries if entry.is_symlink())
+def pictures_elsewhere(video: str, folder: Path, links: Links) -> tuple[str, str] | None:
+    """Check the links in a folder that is a video in pictures, as the folder itself is checked:
+    reason and detail of a reject, or None."""
+    try:
+        with os.scandir(folder) as entries:
+            linked = sorted(entry.name for entry in entries if entry.is_symlink())
+    except OSError as error:
+        return "missing-file", f"video: {video!r} cannot be read ({_reason(error)})"
     for name in linked:
         try:
             leads_out = links.lead_out(folder / name)
         except (OSError, RuntimeError) as error:
-            return reject(where, "missing-file", f"video: {row.video}/{name} does not exist ({_reason(error)})")
+            return "missing-file", f"video: {video}/{name} does not exist ({_reason(error)})"
         if leads_out:
-            detail = f"video: {row.video}/{name} is a link that leaves the folder; copy the picture"
-            return reject(where, "outside-folder", detail)
+            detail = f"video: {video}/{name} is a link that leaves the folder; copy the picture"
+            return "outside-folder", detail
     return None
 
 

@@ -81,7 +81,7 @@ def load_pretrained(
         ) from error
     _check_rule(net, name, ours=isinstance(source, Path) and (source / paths.USAGE_FILE).is_file())
     _cap_pixels(processor, max_pixels_per_frame)
-    return prepare_model(net, processor), decode_with_decord(processor)
+    return prepare_model(net, processor), decode_with_decord(_without_circumstances(processor))
 
 
 def _cap_pixels(processor: ProcessorMixin, pixels: int) -> None:
@@ -133,7 +133,15 @@ def load_model(folder: Path, precision: Precision) -> tuple[PreTrainedModel, Pro
         ) from error
     net = AutoModelForImageTextToText.from_pretrained(folder, dtype=_dtype(precision), **NO_CODE, **NO_PICKLE)
     _check_rule(net, str(folder), ours=(folder / paths.USAGE_FILE).is_file())
-    return prepare_model(net, processor), decode_with_decord(processor)
+    return prepare_model(net, processor), decode_with_decord(_without_circumstances(processor))
+
+
+def _without_circumstances(processor: ProcessorMixin) -> ProcessorMixin:
+    """Remove how a tokenizer was loaded from the settings that it saves: whether the hub could be
+    reached (``HF_HUB_OFFLINE``) is where a model was trained, not what it is."""
+    for name in _OF_THE_LOADING:
+        processor.tokenizer.init_kwargs.pop(name, None)
+    return processor
 
 
 def _check_rule(net: PreTrainedModel, name: str, *, ours: bool) -> None:
@@ -182,10 +190,6 @@ def save_model(model: PreTrainedModel, processor: ProcessorMixin, folder: Path) 
     transformers_logging.disable_progress_bar()
     folder.mkdir(parents=True, exist_ok=True)
     model.save_pretrained(folder)
-    # A tokenizer keeps the arguments that it was loaded with, and writes them: whether the hub may
-    # be asked (HF_HUB_OFFLINE) is where a model was trained, not what it is.
-    for name in _OF_THE_LOADING:
-        processor.tokenizer.init_kwargs.pop(name, None)
     processor.save_pretrained(folder)
 
 

@@ -28,7 +28,7 @@ def load_samples(split: Split, tasks: Iterable[TaskName], folder: Path = paths.S
             raise InputError(
                 str(path),
                 f"no {task} sample in the {split} split",
-                f"see {paths.SAMPLES / paths.REJECTS_FILE} for what was set aside and why",
+                f"see {paths.SAMPLES / paths.REJECTS_FILE} for what was rejected and why",
             )
         samples += rows
     return samples

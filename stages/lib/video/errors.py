@@ -16,8 +16,14 @@ class VideoError(InputError):
     def __init__(self, reason: str, detail: str) -> None:
         super().__init__(reason, detail, "")
         self.args = (reason, detail)  # which it is pickled by, out of a worker process
-        self.reason = reason
-        self.detail = detail
+
+    @property
+    def reason(self) -> str:
+        return self.field
+
+    @property
+    def detail(self) -> str:
+        return self.problem
 
 
 class FfmpegMissing(MachineError, RuntimeError):

@@ -6,7 +6,7 @@
     kitchen/0001/frame_00002.jpg   …
 
 The number is the last one in a picture's name. Numbers may start anywhere and rise by any constant
-step; a missing picture would move all later ones in time, so such a folder is set aside. Files
+step; a missing picture would move all later ones in time, so such a folder is rejected. Files
 without the suffix of a picture, and hidden ones, are ignored.
 """
 

@@ -5,16 +5,16 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from stages.domain.core.records import Clip, Reject, TaskName, reject_order
 from stages.domain.tasks.synthesis import synthesise
-from stages.ingest.curation import Curator
-from stages.ingest.duplicates import NearDuplicate
+from stages.ingest.curation.curator import Curator
+from stages.ingest.curation.duplicates import NearDuplicate
+from stages.ingest.curation.grouping import warning
 from stages.ingest.examine import RowCounts, examine_source
-from stages.ingest.grouping import warning
-from stages.lib.annotations.annotation import FILE_REASONS, PART_REASONS, SourceError, rows_set_aside
+from stages.ingest.source import open_source
+from stages.lib.annotations.annotation import FILE_REASONS, PART_REASONS, SourceError, rows_rejected
 from stages.lib.annotations.formats import unused_columns
 from stages.params import Params
 
@@ -32,7 +32,7 @@ class Checked:
     rows: RowCounts
     samples: dict[TaskName, int]
     set_aside: dict[TaskName, tuple[Reject, ...]]
-    #: What curation counted (:meth:`stages.ingest.curation.Curator.summary`), the pairs of
+    #: What curation counted (:meth:`stages.ingest.curation.curator.Curator.summary`), the pairs of
     #: near-duplicates, and a warning about names that look alike; empty: there is none.
     curated: dict[str, Any]
     near_duplicates: tuple[NearDuplicate, ...]
@@ -43,44 +43,54 @@ class Checked:
     unused: tuple[str, ...] = ()
 
     @property
-    def rows_set_aside(self) -> int:
+    def rows_rejected(self) -> int:
         """Number of rows that ingest sets aside; with those used, all that were read."""
-        return rows_set_aside(self.rejects)
+        return rows_rejected(self.rejects)
 
     @property
-    def parts_set_aside(self) -> int:
+    def parts_rejected(self) -> int:
         """Number of parts of rows (events, questions …) that ingest sets aside."""
         return sum(reject.reason in self.part_reasons and reject.rows is None for reject in self.rejects)
 
     @property
-    def files_set_aside(self) -> int:
+    def files_rejected(self) -> int:
         """Number of files that no row names."""
         return sum(reject.reason in FILE_REASONS for reject in self.rejects)
 
 
 def check(
-    params: Params, folder: Path, annotation_format: str | None, annotations: str | None, *, curate: bool = False
+    params: Params,
+    source: str,
+    annotation_format: str | None,
+    annotations: str | None,
+    videos: str | None = None,
+    *,
+    curate: bool = False,
 ) -> Checked:
-    """Examine every file of ``folder`` as ingest would, with the present parameters, and count the
-    resulting samples. ``curate``: also look at frames and for near-duplicates, whatever the
-    parameters say.
+    """Examine every file of ``source``, a folder or an address, as ingest would, with the present
+    parameters, and count the resulting samples.
+
+    Args:
+        videos: root of the videos, where that is another one.
+        curate: also look at frames and for near-duplicates, whatever the parameters say.
 
     Raises:
         SourceError: there is no such format; the folder or its annotation file cannot be used at
             all.
     """
     changed: dict[str, Any] = {
-        "source": str(folder),
+        "source": source,
         "format": annotation_format or params.ingest.format,
         "annotations": annotations,
+        "videos": videos,
     }
     if curate:
         asked = params.ingest.near_duplicates
         changed |= {"curate": True, "near_duplicates": "report" if asked == "off" else asked}
     # Not validated: a mapping that is only tried may lie anywhere.
     settings = params.ingest.model_copy(update=changed)
-    curator = Curator(settings)
-    clips, rejects, hazards, counts = examine_source(settings, params.seed, curator=curator)
+    opened, curator = open_source(settings), Curator(settings)
+    clips, rejects, hazards, counts = examine_source(settings, params.seed, source=opened, curator=curator)
     samples: dict[TaskName, int] = {}
     set_aside: dict[TaskName, tuple[Reject, ...]] = {}
     for task in params.synthesize.tasks.named:
@@ -97,5 +107,5 @@ def check(
         curated=curator.summary(clips),
         near_duplicates=tuple(curator.pairs),
         names_alike=warning(curator.names),
-        unused=unused_columns(settings),
+        unused=unused_columns(opened.params),
     )

@@ -18,8 +18,8 @@ from pathlib import Path
 from stages.domain.core.records import Reject, Span
 from stages.errors import InputError
 from stages.ingest.clips import Media
+from stages.ingest.curation.grouping import grouped
 from stages.ingest.examine import examine_files, journal_file
-from stages.ingest.grouping import grouped
 from stages.lib.annotations.annotation import Annotation, SourceError, videos_in
 from stages.lib.annotations.writing import write_annotations
 from stages.params import IngestParams, Params
@@ -72,7 +72,8 @@ def cut(params: Params, folder: Path, out: Path, lengths: Lengths, timeout_s: fl
     if not videos:
         raise SourceError("folder", f"{str(folder)!r} holds no video", "name the folder that holds the files")
     _check_own(out)
-    changes = {"source": str(folder), "curate": True, "timeout_s": timeout_s, "normalise": False}
+    plain = {"source": str(folder), "videos": None, "names": None}
+    changes = plain | {"curate": True, "timeout_s": timeout_s, "normalise": False}
     settings = params.ingest.model_copy(update=changes)
     journal = journal_file(settings)
     if not in_project:

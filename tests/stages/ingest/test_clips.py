@@ -12,9 +12,12 @@ from stages.ingest.clips import Media, frame_boundary, to_clip, without_duplicat
 from stages.ingest.split import assign_splits, drawn_split
 from stages.lib.annotations.annotation import Annotation
 from stages.params import IngestParams, Tolerance, Validation
+from tests.support.builders import media
 
 PARAMS = IngestParams(
     source="x",
+    videos=None,
+    names=None,
     format="jsonl",
     annotations=None,
     validation_share=0.2,
@@ -34,18 +37,7 @@ PARAMS = IngestParams(
 )
 
 
-MEDIA = Media(
-    sha256="0" * 64,
-    codec="h264",
-    width=64,
-    height=64,
-    rate=Fraction(25),
-    frames=50,
-    duration_s=Fraction(2),
-    starts_s=Fraction(0),
-    variable_rate=False,
-    hazards=(),
-)
+MEDIA = media(seconds=2)
 
 
 @pytest.mark.parametrize(

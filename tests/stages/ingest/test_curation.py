@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import tarfile
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -14,12 +15,12 @@ from PIL import Image
 from pydantic import ValidationError
 
 from stages.domain.core.records import Clip, Reject, Span
-from stages.ingest.curation import Curator
-from stages.ingest.duplicates import NearDuplicate, without_near_duplicates
+from stages.ingest.curation.curator import Curator
+from stages.ingest.curation.duplicates import NearDuplicate, without_near_duplicates
+from stages.ingest.curation.viewing import Viewed, Viewer, flags
+from stages.ingest.curation.watching import SMALL_PX, validate_watched
 from stages.ingest.examination import Asked, examine
 from stages.ingest.examine import examine_source
-from stages.ingest.viewing import Viewed, Viewer, flags
-from stages.ingest.watching import SMALL_PX, validate_watched
 from stages.lib.video import encoder
 from stages.lib.video.encoder import encode, ffmpeg_binary, validate
 from stages.lib.video.errors import VideoError
@@ -28,6 +29,7 @@ from stages.lib.video.reader import read_frames
 from stages.params import IngestParams, load_params
 from tests.support.builders import clip
 from tests.support.checkout import ROOT
+from tests.support.servers.files import file_server
 from tests.support.siblings import REAL_CLIPS, needs_real_clips
 
 PARAMS = load_params(ROOT / "params.yaml").ingest
@@ -166,7 +168,7 @@ def test_near_duplicates_are_found_reported_across_splits_and_dropped(
         f=np.full_like(first, 90),
     )
     curator, journal = Curator(params), tmp_path / "state/journal.jsonl"
-    clips, _, _, counts = examine_source(params, 7, journal, curator)
+    clips, _, _, counts = examine_source(params, 7, journal, curator=curator)
     assert [pair.clips for pair in curator.pairs] == [("a", "b"), ("a", "c"), ("b", "c")]
     assert counts.used == 6, "reported only"
     across = sum(pair.across_splits for pair in curator.pairs)
@@ -174,11 +176,45 @@ def test_near_duplicates_are_found_reported_across_splits_and_dropped(
     assert f"3 pairs of near-duplicates, {across} across splits." in curator.card(clips)
 
     dropping = Curator(params := params.model_copy(update={"near_duplicates": "drop"}))
-    kept, rejects, _, counts = examine_source(params, 7, journal, dropping)
+    kept, rejects, _, counts = examine_source(params, 7, journal, curator=dropping)
     assert len(kept) == 4
     assert {reject.reason for reject in rejects} == {"near-duplicate"}
     assert (counts.read, counts.used) == (6, 4)
     assert dropping.pairs == curator.pairs
+
+
+def test_videos_elsewhere_are_curated_as_those_of_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where the cache holds one of them at a time, and in tars."""
+    monkeypatch.setenv("VIDBRIDGE_WORKERS", "1")
+    monkeypatch.setenv("VIDBRIDGE_SOURCE_CACHE", str(tmp_path / "cache"))
+    made, tars, journal = tmp_path / "made", tmp_path / "tars", tmp_path / "state/journal.jsonl"
+    made.mkdir()
+    tars.mkdir()
+    params = source(
+        made, a=scene(1), b=np.concatenate([scene(1), scene(2)]), c=np.ascontiguousarray(scene(1)[:, ::2, ::2])
+    )
+    names = [f"{name}.mp4" for name in "abc"]
+    for number, name in enumerate(names):
+        with tarfile.open(tars / f"{number}.tar", "w") as tar:
+            tar.add(made / name, name)
+
+    def found(asked: IngestParams) -> tuple[list[Clip], list[NearDuplicate]]:
+        curator = Curator(asked)
+        return examine_source(asked, 7, journal, curator=curator).clips, curator.pairs
+
+    expected = found(params)
+    assert [clip.shots for clip in expected[0]] == [(), (16,), ()]
+    assert [near.clips for near in expected[1]] == [("a", "c")]
+    journal.unlink()
+    largest = max((made / name).stat().st_size for name in names)
+    with file_server(made) as web, monkeypatch.context() as small:
+        small.setenv("VIDBRIDGE_SOURCE_CACHE_GB", str(1.5 * largest / 1e9))
+        served = params.model_copy(update={"source": f"{web.address}/annotations.jsonl"})
+        assert found(served) == expected
+        assert found(served) == expected
+        assert [len(web.bodies(name)) for name in names] == [1, 1, 1], "what was seen is not fetched again"
+    journal.unlink()
+    assert found(params.model_copy(update={"videos": str(tars)})) == expected
 
 
 def pair(one: Clip, other: Clip) -> NearDuplicate:
@@ -203,7 +239,7 @@ def test_nothing_is_looked_at_unless_it_is_asked_for(tmp_path: Path, monkeypatch
     params = source(tmp_path, a=scene(1)).model_copy(update={"curate": False, "near_duplicates": "off"})
     assert params.near_duplicates == "off"
     curator = Curator(params)
-    (clip,) = examine_source(params, 7, None, curator).clips
+    (clip,) = examine_source(params, 7, curator=curator).clips
     assert (clip.shots, clip.flags) == (None, None)
     assert not {"shots", "flags"} & set(json.loads(clip.model_dump_json(exclude_none=True)))
     assert (curator.summary([clip]), curator.card([clip])) == ({}, "")
@@ -275,5 +311,5 @@ def test_no_two_different_real_clips_are_near_duplicates(tmp_path: Path, monkeyp
     changes = {"source": str(tmp_path), "curate": True, "near_duplicates": "report", "timeout_s": 60}
     params = IngestParams.model_validate(PARAMS.model_dump() | changes)
     curator = Curator(params)
-    assert len(examine_source(params, 7, None, curator).clips) == len(names)
+    assert len(examine_source(params, 7, curator=curator).clips) == len(names)
     assert [pair.clips for pair in curator.pairs] == [("SAR-2by3", "h264-png"), ("testsrc2_vp8", "testsrc2_vp9")]

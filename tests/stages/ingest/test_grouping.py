@@ -8,7 +8,7 @@ import pytest
 from pydantic import ValidationError
 
 from stages.domain.core.records import Split
-from stages.ingest.grouping import alike, grouped, warning
+from stages.ingest.curation.grouping import alike, grouped, warning
 from stages.ingest.split import assign_splits
 from stages.lib.annotations.annotation import Annotation
 from stages.params import IngestParams, load_params

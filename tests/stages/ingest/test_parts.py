@@ -15,24 +15,13 @@ from stages.ingest.card import data_card, summarise
 from stages.ingest.clips import Media, to_clip, without_duplicates
 from stages.ingest.parts import equal_spans, to_clips
 from stages.ingest.split import assign_splits, recordings
-from stages.lib.annotations.annotation import PART_REASONS, Annotation, rows_set_aside
+from stages.lib.annotations.annotation import PART_REASONS, Annotation, rows_rejected
 from stages.params import IngestParams, load_params
+from tests.support.builders import media
 from tests.support.checkout import ROOT
 
 PARAMS = load_params(ROOT / "params.yaml").ingest
-#: Ten seconds at 25 frames a second.
-FILE = Media(
-    sha256="0" * 64,
-    codec="h264",
-    width=64,
-    height=64,
-    rate=Fraction(25),
-    frames=250,
-    duration_s=Fraction(10),
-    starts_s=Fraction(0),
-    variable_rate=False,
-    hazards=(),
-)
+FILE = media(seconds=10)
 
 
 def _row(start: float | str | None, end: float | str | None, *events: tuple[float, float], **about: Any) -> Annotation:
@@ -244,7 +233,7 @@ def test_a_recording_that_is_too_long_is_taken_in_parts() -> None:
         "event-outside-clip",
     ]
     assert {reject.reason for reject in rejects} <= PART_REASONS
-    assert rows_set_aside(rejects) == 0
+    assert rows_rejected(rejects) == 0
     card = data_card(summarise(clips, rejects, {}), "x")
     assert "\n4 clips are parts of 1 files; no file's parts are in two splits.\n" in card
     assert "\n0 rows were rejected" in card

@@ -17,7 +17,7 @@ from stages.ingest import examine as examining
 from stages.ingest.card import summarise
 from stages.ingest.examination import Asked, FileReport, examine
 from stages.ingest.examine import examine_source
-from stages.lib.annotations.annotation import rows_set_aside
+from stages.lib.annotations.annotation import rows_rejected
 from stages.lib.video.encoder import encode, ffmpeg_binary
 from stages.params import ExcludedVideo, IngestParams, load_params
 from tests.support.checkout import ROOT
@@ -40,7 +40,9 @@ def examined(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Names of the files that are examined, in this process: starting others takes longer."""
     names: list[str] = []
 
-    def in_process(asked: Sequence[Asked], params: IngestParams, reencoded: Path | None) -> Iterator[FileReport]:
+    def in_process(
+        asked: Sequence[Asked], params: IngestParams, reencoded: Path | None, _files: object
+    ) -> Iterator[FileReport]:
         for one in asked:
             names.append(one.video)
             yield examine(one, Path(params.source), reencoded)
@@ -77,7 +79,7 @@ def test_a_file_is_examined_once_and_its_rows_are_all_counted(folder: Path, exam
         "missing-file",
         "part-outside-file",
     ]
-    assert counts.read == counts.used + rows_set_aside(rejects)
+    assert counts.read == counts.used + rows_rejected(rejects)
 
 
 def test_a_divided_recording_is_one_row_whatever_becomes_of_its_parts(folder: Path) -> None:
@@ -96,8 +98,8 @@ def test_a_divided_recording_is_one_row_whatever_becomes_of_its_parts(folder: Pa
         ("copy@6.6-10", "duplicate-video", 0),
     ]
     assert counts == (4, 2)
-    assert counts.read == counts.used + rows_set_aside(rejects)
-    assert summarise(clips, rejects, {})["rows_set_aside"] == 2
+    assert counts.read == counts.used + rows_rejected(rejects)
+    assert summarise(clips, rejects, {})["rows_rejected"] == 2
     # A part that a row of its own has taken is not missing twice.
     rows[2:] = [{"video": "copy.mp4", "id": "0", "start": 0, "end": 3.3, "source": "a"}]
     clips, rejects, _, counts = examine_source(_source(folder, *rows, longer="parts", max_duration_s=4), 7)
@@ -117,7 +119,7 @@ def test_a_removed_file_takes_all_its_parts_with_it(folder: Path) -> None:
         *((f"a@{n}-{n + 2}", "removed-on-request") for n in range(0, 10, 2)),
         ("copy@1-3", "removed-on-request"),
     ]
-    assert counts.read == counts.used + rows_set_aside(rejects)
+    assert counts.read == counts.used + rows_rejected(rejects)
 
 
 def test_a_reencoded_file_is_written_once_for_all_its_parts(folder: Path, tmp_path: Path) -> None:

@@ -43,7 +43,7 @@ class Mapper:
         #: Columns that a row had; by column of the mapping, how many of ``rows`` lacked it.
         self.seen: dict[str, None] = {}
         self.lacking: dict[str, int] = {}
-        #: Columns that the mapping does not name, and how many rows were set aside for them.
+        #: Columns that the mapping does not name, and how many rows were rejected for them.
         self.unmapped: dict[str, int] = {}
         self.rows = 0
 
@@ -86,7 +86,7 @@ class Mapper:
             entries = [] if entry is None else entries_of(entry, self.mapping.each, "each")
             found = [self.locator.locate(one, where) for one in entries]
         except ColumnProblem:
-            # It is set aside already, with a reason of its own.
+            # It is rejected already, with a reason of its own.
             return frozenset()
         finally:
             self.locator.example = example
@@ -125,7 +125,7 @@ class Mapper:
         return Entry(whole, raw.key, None, raw.file, raw.split)
 
     def _unfit(self, entry: Entry, where: str) -> Reject | None:
-        for rule in self.mapping.set_aside:
+        for rule in self.mapping.reject:
             if holds(entry, rule.when):
                 return reject(where, rule.reason, rule.why)
         return None

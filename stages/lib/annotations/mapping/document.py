@@ -128,7 +128,7 @@ _TABLES: dict[str, type[BaseModel]] = {
     "subjects": schema.Subjects,
     "conversation": schema.Conversation,
     "joins": schema.Join,
-    "set_aside": schema.SetAside,
+    "reject": schema.Rejection,
     "split": schema.Splits,
     "times": schema.Times,
     "parse": schema.Parsed,

@@ -214,7 +214,7 @@ def _parsed(value: Any) -> Any:
     return {"form": value} if isinstance(value, str) else value
 
 
-class SetAside(Record):
+class Rejection(Record):
     """Rows that are not used, and why."""
 
     when: Conditions = Field(min_length=1)
@@ -240,7 +240,7 @@ class Mapping(Record):
     #: By column: a regular expression whose named groups become columns. A question mark behind
     #: the column: what does not match is left alone.
     patterns: dict[str, Pattern] = Field(default_factory=dict)
-    set_aside: tuple[SetAside, ...] = ()
+    reject: tuple[Rejection, ...] = ()
     #: Each row is several: one for each of these entries.
     each: Each | None = None
 
@@ -284,9 +284,9 @@ class Mapping(Record):
         for join in self.joins.values():
             names |= _roots(join.equals, inside=False)
         names |= _each_roots(self.each, inside=False)
-        for rule in self.set_aside:
+        for rule in self.reject:
             names |= {root for path in rule.when for root in _roots(path, inside=False)}
-        for text in _texts(self, skipped=("set_aside", "joins", "parse", "patterns", "each", "files", "ignore")):
+        for text in _texts(self, skipped=("reject", "joins", "parse", "patterns", "each", "files", "ignore")):
             names |= _roots(text, inside=self.each is not None)
         parts: tuple[Listed, ...] = (*self.events, *self.qa, *self.open_qa, *self.subjects)
         for spec in parts:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from stages.lib.annotations.annotation import Annotation, rows_set_aside
+from stages.lib.annotations.annotation import Annotation, rows_rejected
 from stages.lib.annotations.collect import Source
 from stages.lib.annotations.formats import FORMATS
 from stages.lib.annotations.jsonl import read_annotations
@@ -28,7 +28,7 @@ def _read(folder: Path, *rows: Any, videos: tuple[str, ...] = ("a.mp4", "b.mp4")
 
 
 def _adds_up(source: Source) -> bool:
-    return source.read == sum(row.rows for row in source.rows) + rows_set_aside(source.rejects)
+    return source.read == sum(row.rows for row in source.rows) + rows_rejected(source.rejects)
 
 
 A, B = {"video": "a.mp4"}, {"video": "b.mp4"}
@@ -102,7 +102,7 @@ def test_parts_of_a_file_are_clips_of_their_own_and_one_id_names_one_clip(tmp_pa
     assert {row.source_id for row in rows} == {"a", "b"}
     assert (rows[1].caption, rows[1].captions, rows[1].rows) == ("part 1", ("part 1 again",), 2)
     assert [(reject.item, reject.reason) for reject in rejects] == [("annotations.jsonl:7", "duplicate-id")]
-    assert rows_set_aside(rejects) == 1
+    assert rows_rejected(rejects) == 1
 
 
 def test_a_part_that_takes_no_time_is_set_aside(tmp_path: Path) -> None:
@@ -190,4 +190,4 @@ def test_rows_read_are_rows_used_and_rows_set_aside(name: str, tmp_path: Path) -
     assert _adds_up(source), source
     assert source.read == held
     assert source.rows
-    assert rows_set_aside(source.rejects) >= 2
+    assert rows_rejected(source.rejects) >= 2

@@ -64,6 +64,8 @@ def read(
             "source": str(folder),
             "format": name,
             "annotations": annotations,
+            "videos": None,
+            "names": None,
             "validation_share": 0.1,
             "test_share": 0.1,
             "min_frames": 8,

@@ -5,13 +5,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from stages.domain.core.records import Clip, Sample, Segment, Span, Timeline
+from stages.domain.core.records import Clip, Segment, Span
 from stages.domain.core.timeline import SamplingRate, interleave, mask, plain, resolve, sample_indices
 from stages.lib.video import loader as edits
 from stages.lib.video.encoder import encode
@@ -24,6 +25,7 @@ from stages.synthesize.contact_sheets import SheetRow, contact_sheet, sample_she
 from stages.tools.serving.decode import DecodeRequest, load_bounded
 from stages.tracking.lineage.uri import TrackingError
 from stages.tracking.registry.servable import parse_usage, usage_of
+from tests.support.builders import sample_about
 from tests.support.checkout import ROOT
 from tests.support.video.numbered_frames import FRAMES, RATE, draw_numbers, read_numbers
 
@@ -57,17 +59,7 @@ def _clip(name: str, width: int = 64, height: int = 64) -> Clip:
 CLIPS = {"a": _clip("a"), "b": _clip("b"), "tall": _clip("tall", 64, 128)}
 
 
-def _sample(timeline: Timeline, name: str = "sample") -> Sample:
-    return Sample(
-        sample_id=name,
-        task="caption",
-        clip_id=timeline.clip_ids[0],
-        split="train",
-        timeline=timeline,
-        sampled_frames=SHOWN,
-        question="what ?",
-        reference="that",
-    )
+_sample = partial(sample_about, shown=SHOWN)
 
 
 MASKED = mask(plain("a", FRAMES, RATE), Span(start=20, stop=40))

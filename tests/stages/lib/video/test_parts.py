@@ -6,13 +6,14 @@ from __future__ import annotations
 import json
 import subprocess
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from stages.domain.core.frames import Fit
-from stages.domain.core.records import Clip, Excerpt, Sample, Segment, Span, Timeline
+from stages.domain.core.records import Clip, Excerpt, Segment, Span, Timeline
 from stages.domain.core.timeline import interleave, mask, plain
 from stages.ingest.examination import Asked, examine
 from stages.ingest.examine import examine_source
@@ -23,6 +24,7 @@ from stages.lib.video.reader import read_frames
 from stages.params import load_params
 from stages.runtime.frame_cache import FrameStore
 from stages.tools.dataset import browse, export
+from tests.support.builders import sample_about
 from tests.support.checkout import ROOT
 from tests.support.video.numbered_frames import draw_numbers, read_numbers
 
@@ -65,17 +67,7 @@ def _clip(path: str, first: int, frames: int, name: str = "", **changes: object)
     return Clip.model_validate(values | changes)
 
 
-def _sample(timeline: Timeline, name: str = "sample", shown: int = 8) -> Sample:
-    return Sample(
-        sample_id=name,
-        task="caption",
-        clip_id=timeline.clip_ids[0],
-        split="train",
-        timeline=timeline,
-        sampled_frames=shown,
-        question="what ?",
-        reference="that",
-    )
+_sample = partial(sample_about, shown=8)
 
 
 @pytest.fixture(params=["whole clips", "samples only"])

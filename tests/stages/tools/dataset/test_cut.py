@@ -69,9 +69,10 @@ def film(seeds: tuple[int, ...], frames: int = 24) -> np.ndarray[tuple[int, ...]
 
 def call(folder: Path, out: Path) -> Cut:
     params = load_params(ROOT / "params.yaml")
-    # A cut looks at every frame, whatever ingest decodes.
+    # A cut looks at every frame of its folder, whatever ingest decodes, and from where.
     sampled = params.ingest.validation.model_copy(update={"mode": "sampled"})
-    params = params.model_copy(update={"ingest": params.ingest.model_copy(update={"validation": sampled})})
+    elsewhere = {"validation": sampled, "videos": "s3://bucket/films"}
+    params = params.model_copy(update={"ingest": params.ingest.model_copy(update=elsewhere)})
     return cut(params, folder, out, PLAIN, 60, in_project=False)
 
 

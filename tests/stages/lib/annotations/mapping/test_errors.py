@@ -40,7 +40,7 @@ def test_every_shipped_mapping_loads_and_says_what_it_is_for(name: str) -> None:
         ("video: $row", r"'\$row' is unknown: there are \$key, \$value"),
         ("video: {path: v, cut: true}", "`cut` is set, and the mapping names no `start` and `end`"),
         ("video: v\npatterns: {v: '('}", "is no regular expression"),
-        ("video: v\nset_aside: [{when: {}, reason: x, why: y}]", "set_aside.0.when"),
+        ("video: v\nreject: [{when: {}, reason: x, why: y}]", "reject.0.when"),
         ("- {video: v}\n- {video: w, files: x}", "0.files: is missing"),
         ("[]", "the document is empty"),
         ("text", "need a table of keys, found str"),

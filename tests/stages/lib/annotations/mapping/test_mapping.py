@@ -359,7 +359,7 @@ def test_messages_in_parts(tmp_path: Path) -> None:
 
 def test_rows_that_a_rule_sets_aside_and_placeholders(mapped: Mapped) -> None:
     mapping = """
-    set_aside: [{when: {kind: [image, audio]}, reason: no-video, why: "kind: only videos are read"}]
+    reject: [{when: {kind: [image, audio]}, reason: no-video, why: "kind: only videos are read"}]
     video: v
     events: {span: at, caption: t}
     ignore: [kind]

@@ -19,7 +19,7 @@ import numpy.typing as npt
 from scipy.fft import dctn
 
 from stages.domain.core.records import Record, Span
-from stages.ingest.watching import SMALL_PX
+from stages.ingest.curation.watching import SMALL_PX
 from stages.lib.video.probe import Probe
 
 #: A picture is described every half second, and at least this many times in a file.
@@ -102,7 +102,7 @@ class Pictures:
 
 class Viewer:
     """Receives every decoded frame of a file once, in order, from
-    :func:`stages.ingest.watching.validate_watched`.
+    :func:`stages.ingest.curation.watching.validate_watched`.
 
     Args:
         rate: frames per second.

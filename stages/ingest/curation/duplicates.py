@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from stages.domain.core.records import Clip, Record, Reject, Split
-from stages.ingest.viewing import FLAT, Pictures
+from stages.ingest.curation.viewing import FLAT, Pictures
 
 #: Places of a clip that are compared, evenly over its length, and the fewest at which both clips
 #: have contrast.

@@ -10,9 +10,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from stages.domain.core.records import Clip, Reject, Span, Split
-from stages.ingest.duplicates import NearDuplicate, Signature, near_duplicates, signature, without_near_duplicates
-from stages.ingest.grouping import Alike, alike, grouped, warning
-from stages.ingest.viewing import Viewed, flags
+from stages.ingest.curation.duplicates import (
+    NearDuplicate,
+    Signature,
+    near_duplicates,
+    signature,
+    without_near_duplicates,
+)
+from stages.ingest.curation.grouping import Alike, alike, grouped, warning
+from stages.ingest.curation.viewing import Viewed, flags
 from stages.lib.annotations.annotation import Annotation
 from stages.params import IngestParams
 
