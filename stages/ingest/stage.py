@@ -34,7 +34,7 @@ def main() -> int:
         copy_normalised(clips, journal, paths.CLIPS)
         write_rows(paths.CLIPS / paths.MANIFEST_FILE, clips)
         write_rows(paths.CLIPS / paths.REJECTS_FILE, rejects)
-        if params.ingest.near_duplicates != "off":
+        if params.ingest.near_duplicates is not None:
             write_rows(paths.CLIPS / paths.NEAR_DUPLICATES_FILE, curator.pairs)
         summary = summarise(clips, rejects, hazards) | curator.summary(clips)
         write_json(paths.CLIPS / paths.SUMMARY_FILE, summary)

@@ -135,9 +135,9 @@ class IngestParams(Table):
     #: Look at every frame while a file is decoded: shot boundaries, and static, black and
     #: letterboxed clips. With ``validation.mode: auto``, files are then decoded whole.
     curate: bool
-    #: Clips that show the same, encoded otherwise: do not look for them, ``report`` them, or
-    #: ``drop`` all but one of each group. Needs ``curate``.
-    near_duplicates: Literal["off", "report", "drop"]
+    #: Clips that show the same, encoded otherwise: ``report`` them, or ``drop`` all but one of each
+    #: group, either of which needs ``curate``; null: do not look for them.
+    near_duplicates: Literal["report", "drop"] | None
 
     @field_validator("source_pattern")
     @classmethod
@@ -157,10 +157,10 @@ class IngestParams(Table):
 
     @model_validator(mode="after")
     def _looks_at_what_it_compares(self) -> IngestParams:
-        if self.near_duplicates != "off" and not self.curate:
+        if self.near_duplicates is not None and not self.curate:
             raise ValueError(
                 f"near_duplicates: {self.near_duplicates!r} compares what is seen while files are decoded; set curate:"
-                ' true, or near_duplicates: "off"'
+                " true, or near_duplicates: null"
             )
         return self
 

@@ -55,7 +55,7 @@ class Curator:
         first = clip.first_frame
         part = Span(start=first, stop=first + clip.frames)
         pictures = viewed.pictures_in(part)
-        if self._params.near_duplicates != "off":
+        if self._params.near_duplicates is not None:
             self._signatures[clip.clip_id] = signature(pictures, clip.frames, clip.rate)
         found = flags(pictures, clip.frames / clip.rate)
         return clip.model_copy(update={"shots": viewed.shots_in(part), "flags": found or None})
@@ -74,7 +74,7 @@ class Curator:
         if self._params.curate:
             counts["shots"] = shots_of(clips)
             counts["flagged"] = dict(sorted(Counter(flag for clip in clips for flag in clip.flags or ()).items()))
-        if self._params.near_duplicates != "off":
+        if self._params.near_duplicates is not None:
             counts["near_duplicates"] = {
                 "pairs": len(self.pairs),
                 "across_splits": sum(pair.across_splits for pair in self.pairs),
@@ -90,7 +90,7 @@ class Curator:
             if table := self.summary(clips).get(counts):
                 lines += ["", f"| {title} | clips |", "|---|---|", *(f"| {key} | {n:,} |" for key, n in table.items())]
         across = [pair for pair in self.pairs if pair.across_splits]
-        if self._params.near_duplicates != "off":
+        if self._params.near_duplicates is not None:
             dropped = ", dropped to one each" if self._params.near_duplicates == "drop" else ""
             lines += ["", f"{len(self.pairs):,} pairs of near-duplicates{dropped}, {len(across):,} across splits."]
         if self.pairs:

@@ -85,8 +85,7 @@ def check(
         "videos": videos,
     }
     if curate:
-        asked = params.ingest.near_duplicates
-        changed |= {"curate": True, "near_duplicates": "report" if asked == "off" else asked}
+        changed |= {"curate": True, "near_duplicates": params.ingest.near_duplicates or "report"}
     # Not validated: a mapping that is only tried may lie anywhere.
     settings = params.ingest.model_copy(update=changed)
     opened, curator = open_source(settings), Curator(settings)

@@ -33,7 +33,7 @@ PARAMS = IngestParams(
     exclude=(),
     source_pattern=None,
     curate=False,
-    near_duplicates="off",
+    near_duplicates=None,
 )
 
 

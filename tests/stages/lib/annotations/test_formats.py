@@ -79,7 +79,7 @@ def read(
             "exclude": [],
             "source_pattern": None,
             "curate": False,
-            "near_duplicates": "off",
+            "near_duplicates": None,
         }
     )
     rows, rejects, _ = read_source(params)
