@@ -54,7 +54,7 @@ def missing(params: Params, folder: Path, count: int) -> Callable[[], Any]:
     (folder / "annotations.jsonl").write_text("".join(_row(n) for n in range(count)), encoding="utf-8")
 
     def work() -> None:
-        found = check(params, folder, "jsonl", None)
+        found = check(params, str(folder), "jsonl", None)
         if len(found.rejects) != count:
             raise RuntimeError(f"{len(found.rejects)} of {count} rows were rejected")
 

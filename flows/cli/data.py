@@ -1,4 +1,4 @@
-"""``vidbridge data``: check, browse, export and remove videos and samples. Runs no stage."""
+"""``vidbridge data``: check, cut, browse, export and remove videos and samples. Runs no stage."""
 
 from __future__ import annotations
 
@@ -14,13 +14,15 @@ from flows.errors import UsageError
 #: Maximum number of displayed names that DVC cannot store.
 _NAMES = 3
 #: Key of params.yaml to what was typed here in its place.
-_TYPED = {"ingest.source": "folder", "ingest.annotations": "--annotations"}
+_TYPED = {"ingest.source": "folder", "ingest.annotations": "--annotations", "ingest.videos": "--videos"}
 
 Name = TypeVar("Name", bound=str)
 
 
 def check(
-    folder: Annotated[Path, typer.Argument(help="Folder with videos and their annotations.")],
+    folder: Annotated[
+        str, typer.Argument(help="Folder with videos and their annotations, or its address (s3://, gs://, https://).")
+    ],
     format: Annotated[
         str | None,
         typer.Option(
@@ -30,17 +32,73 @@ def check(
     annotations: Annotated[
         str | None, typer.Option(help="Annotation file in the folder, or wildcards; default: the format's usual one.")
     ] = None,
+    videos: Annotated[
+        str | None, typer.Option(help="Folder or address of the videos; default: beside the annotations.")
+    ] = None,
+    curate: Annotated[
+        bool,
+        typer.Option("--curate", help="Also find shots, static, black and letterboxed clips, and near-duplicates."),
+    ] = False,
     every: Annotated[bool, typer.Option("--all", help="List everything that is rejected.")] = False,
     as_json: app.JsonOption = False,
 ) -> None:
     """Show what ingest would accept and reject, and why.
 
-    Writes nothing; exits with 1 if nothing would be accepted. Example: vidbridge data check
+    Writes nothing; exits with 1 if nothing would be accepted. What is fetched stays in
+    VIDBRIDGE_SOURCE_CACHE. Example: vidbridge data check
     ~/coin --format coin
     """
     from flows.processes.environment import project_or_none
 
-    if not _check(project_or_none(), folder.expanduser().resolve(), format, annotations, every=every, as_json=as_json):
+    places = (_place(folder), None if videos is None else _place(videos))
+    found = _check(project_or_none(), *places, format, annotations, curate=curate, every=every, as_json=as_json)
+    if not found:
+        raise typer.Exit(app.FAILURE)
+
+
+def cut(
+    folder: Annotated[str, typer.Argument(help="Folder of this machine with recordings.")],
+    out: Annotated[
+        Path | None, typer.Option(help="Annotation file to write; default: annotations.jsonl in the folder.")
+    ] = None,
+    min_s: Annotated[float, typer.Option(min=0.1, help="Shortest clip, in seconds; shorter shots are left out.")] = 4,
+    max_s: Annotated[
+        float, typer.Option(min=0.2, help="Longest clip, in seconds; longer shots are divided evenly.")
+    ] = 30,
+    join: Annotated[
+        bool, typer.Option("--join", help="Join shots that are too short to their neighbours instead.")
+    ] = False,
+    timeout_s: Annotated[float, typer.Option(min=1, help="Time limit for one recording, in seconds.")] = 3600,
+    as_json: app.JsonOption = False,
+) -> None:
+    """Cut long recordings into clips at shot boundaries.
+
+    Nothing is encoded: the clips are rows of an annotation file, each with video, start, end and
+    source. Clips of one recording are never in two splits. Every recording is decoded once, about
+    as fast as ffmpeg does; a cut that was stopped goes on where it was, and an ingest of the folder
+    with `ingest.curate` needs no second decode.
+
+    A shot shorter than --min-s is left out, or joined with --join, and then a clip may show several
+    shots. A shot longer than --max-s gives several clips of equal length.
+
+    Then: vidbridge data check FOLDER; set ingest.source to it; let `synthesize.writer.events` tell
+    what happens.
+
+    Example: vidbridge data cut ~/recordings --min-s 6 --max-s 20
+    """
+    from flows.processes.environment import project_or_none
+    from stages.runtime.sources.addresses import is_remote
+
+    if is_remote(folder):
+        raise UsageError(
+            "folder",
+            f"{folder!r} is not on this machine",
+            "cut a copy of its files; then name the rows as ingest.source, and the address as ingest.videos",
+        )
+    place = Path(folder).expanduser()
+    target = (out.expanduser() if out else place / "annotations.jsonl").resolve()
+    found = _cut(project_or_none(), place.resolve(), target, (min_s, max_s, join), timeout_s, as_json=as_json)
+    if not found:
         raise typer.Exit(app.FAILURE)
 
 
@@ -97,16 +155,25 @@ def remove(
     removal.remove(app.root(), videos, yes=yes, undo=undo, as_json=as_json)
 
 
+def _place(address: str) -> str:
+    """An address as it was typed; a path of this machine in full."""
+    from stages.runtime.sources.addresses import is_remote
+
+    return address if is_remote(address) else str(Path(address).expanduser().resolve())
+
+
 def _check(
     root: Path | None,
-    folder: Path,
+    source: str,
+    videos: str | None,
     annotation_format: str | None,
     annotations: str | None,
     *,
+    curate: bool,
     every: bool,
     as_json: bool,
 ) -> bool:
-    """Print what ingest would accept and reject of a folder, why, and the samples it would give;
+    """Print what ingest would accept and reject of a source, why, and the samples it would give;
     returns False if it accepts nothing.
     """
     from itertools import islice
@@ -116,27 +183,31 @@ def _check(
     from flows.content.names import is_utf8, unstorable_names
     from flows.params_file.recipes import params_or_default
     from stages.runtime.paths import MAPPING_SUFFIXES
+    from stages.runtime.sources.addresses import fault_of_address, fault_of_source, is_remote
+    from stages.runtime.sources.failures import SourceAccessError
     from stages.tools.dataset.check import SourceError
     from stages.tools.dataset.check import check as examine
 
-    if not is_utf8(str(folder)):
-        raise UsageError("folder", f"{str(folder)!r}: its name is not UTF-8", "rename it")
+    if not is_utf8(source):
+        raise UsageError("folder", f"{source!r}: its name is not UTF-8", "rename it")
+    if (fault := fault_of_source(source)) is not None:
+        raise UsageError("folder", *fault)
+    if videos is not None and (fault := fault_of_address(videos)) is not None:
+        raise UsageError("--videos", *fault)
     params, out = params_or_default(root), show.console()
     if annotation_format is None and root is not None and params.ingest.format.endswith(MAPPING_SUFFIXES):
         annotation_format = str(root / params.ingest.format)
     try:
-        report = examine(params, folder, annotation_format, annotations)
-    except SourceError as error:
+        report = examine(params, source, annotation_format, annotations, videos, curate=curate)
+    except (SourceError, SourceAccessError) as error:
         names = _TYPED if annotation_format is None else {**_TYPED, "ingest.format": "--format"}
         parts = [error.field, error.problem, error.remedy]
         for key, typed in names.items():
             parts = [part.replace(key, typed) for part in parts]
         raise UsageError(*parts) from error
-    unstorable = list(islice(unstorable_names(folder), _NAMES))
+    unstorable = [] if is_remote(source) else list(islice(unstorable_names(Path(source)), _NAMES))
     if as_json:
-        show.document(
-            {"folder": str(folder), "recipe": params.recipe, **checked_document(report), "unstorable": unstorable}
-        )
+        show.document({"folder": source, "recipe": params.recipe, **checked_document(report), "unstorable": unstorable})
         return bool(report.clips)
     if root is None:
         out.print(f"no project here: with the parameters of the recipe {params.recipe}")
@@ -144,6 +215,42 @@ def _check(
     for problem in unstorable:
         out.print(problem, style="red", soft_wrap=True)
     return bool(report.clips)
+
+
+def _cut(
+    root: Path | None,
+    folder: Path,
+    out: Path,
+    lengths: tuple[float, float, bool],
+    timeout_s: float,
+    *,
+    as_json: bool,
+) -> bool:
+    """Cut the recordings of a folder, and print what came of it; returns False if no clip did."""
+    from fractions import Fraction
+
+    from flows.console import show
+    from flows.console.data import cut_document, show_cut
+    from flows.params_file.recipes import params_or_default
+    from stages.tools.dataset.cut import Lengths
+    from stages.tools.dataset.cut import cut as write
+
+    least_s, most_s = (Fraction(str(seconds)) for seconds in lengths[:2])
+    if most_s < 2 * least_s:
+        raise UsageError(
+            "--max-s",
+            f"{lengths[1]:g} is less than twice --min-s, {lengths[0]:g}, so that halves of a shot would be too short",
+            f"set {2 * lengths[0]:g} or more, or a smaller --min-s",
+        )
+    if not out.parent.is_dir():
+        raise UsageError("--out", f"{str(out.parent)!r} is not a folder", "make it, or name a file in another one")
+    chosen = Lengths(least_s, most_s, lengths[2])
+    found = write(params_or_default(root), folder, out, chosen, timeout_s, in_project=root is not None)
+    if as_json:
+        show.document({"folder": str(folder), "out": str(out), **cut_document(found)})
+    else:
+        show_cut(show.console(), found, folder, out)
+    return bool(found.clips)
 
 
 def _export(root: Path, out: Path, kind: str, tasks: Sequence[str], splits: Sequence[str], limit: int | None) -> None:

@@ -44,8 +44,8 @@ COMMANDS: Mapping[str, Callable[..., None]] = {
 #: A group's help, and its commands.
 GROUPS: Mapping[str, tuple[str, Mapping[str, Callable[..., None]]]] = {
     "data": (
-        "Check, browse, export and remove videos and samples. Example: vidbridge data check /path/to/videos",
-        {"check": data.check, "browse": data.browse, "export": data.export, "remove": data.remove},
+        "Check, cut, browse, export and remove videos and samples. Example: vidbridge data check /path/to/videos",
+        {"check": data.check, "cut": data.cut, "browse": data.browse, "export": data.export, "remove": data.remove},
     ),
     "recipe": (
         "List, show and use recipes for params.yaml. Example: vidbridge recipe use smoke",

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -11,8 +12,10 @@ from rich.table import Table
 from rich.text import Text
 
 from stages.domain.core.records import SPLITS, Reject
+from stages.runtime import paths
 from stages.runtime.plain import one_line
 from stages.tools.dataset.check import Checked
+from stages.tools.dataset.cut import Cut
 
 #: Rejects printed for each reason, unless all are requested.
 _EXAMPLES = 3
@@ -49,13 +52,46 @@ def show_checked(out: Console, found: Checked, *, every: bool) -> None:
         table.add_row(
             "not for decord", _counts(found.hazards) if found.hazards else "none: decord is right on all of them"
         )
+        for name, counts in _curated(found):
+            table.add_row(name, counts)
         table.add_row("samples", ", ".join(f"{count:,} {task}" for task, count in found.samples.items()))
         out.print(table)
     if found.unused:
         out.print(f"columns not used: {', '.join(map(one_line, found.unused))}", soft_wrap=True, markup=False)
+    if found.names_alike:
+        out.print(Text(one_line(f"warning: {found.names_alike}"), "yellow"), soft_wrap=True)
+    _near_duplicates(out, found, every=every)
     _rejects(out, "rejected by ingest", found.rejects, every=every)
     for task, rejects in found.set_aside.items():
         _rejects(out, f"rejected by synthesize: {task}", rejects, every=every)
+
+
+def show_cut(out: Console, found: Cut, folder: Path, file: Path) -> None:
+    """Print what a cut gave and left out, and the next command."""
+    out.print(
+        f"{found.recordings:,} recordings of {float(found.recordings_s):,.1f} s, {found.shots:,} shots:"
+        f" {found.clips:,} clips of {float(found.clips_s):,.1f} s"
+    )
+    if found.short:
+        out.print(f"{found.short:,} shots of {float(found.short_s):,.1f} s left out: shorter than --min-s (or: --join)")
+    _rejects(out, "cannot be read", found.rejects, every=False)
+    out.print(f"written: {one_line(str(file))}", soft_wrap=True)
+    named = "" if file == folder / paths.ANNOTATIONS_FILE else f" --annotations {one_line(str(file))}"
+    out.print(f"next: vidbridge data check {one_line(str(folder))} --format jsonl{named}", soft_wrap=True)
+
+
+def cut_document(found: Cut) -> dict[str, Any]:
+    """Plain values of the same."""
+    return {
+        "recordings": found.recordings,
+        "recordings_s": float(found.recordings_s),
+        "shots": found.shots,
+        "clips": found.clips,
+        "clips_s": float(found.clips_s),
+        "short": found.short,
+        "short_s": float(found.short_s),
+        "rejects": [reject.model_dump(mode="json") for reject in found.rejects],
+    }
 
 
 def checked_document(found: Checked) -> dict[str, Any]:
@@ -71,11 +107,38 @@ def checked_document(found: Checked) -> dict[str, Any]:
         "clips": [clip.model_dump(mode="json") for clip in found.clips],
         "rejects": [reject.model_dump(mode="json") for reject in found.rejects],
         "unused_columns": list(found.unused),
+        "curated": found.curated,
+        "near_duplicates": [pair.model_dump(mode="json") for pair in found.near_duplicates],
+        "names_alike": found.names_alike or None,
         "part_reasons": sorted(found.part_reasons),
         "set_aside": {
             task: [reject.model_dump(mode="json") for reject in rejects] for task, rejects in found.set_aside.items()
         },
     }
+
+
+def _curated(found: Checked) -> Iterator[tuple[str, str]]:
+    """Rows of the table on what curation counted; none if it is off."""
+    if "shots" in found.curated:
+        yield "shots", _counts(Counter(found.curated["shots"]))
+        yield "flagged", _counts(Counter(found.curated["flagged"])) or "none: no static, black or letterboxed clip"
+    if "near_duplicates" in found.curated:
+        pairs, across = found.curated["near_duplicates"].values()
+        yield "near-duplicates", f"{pairs:,} pairs, {across:,} of them across splits"
+
+
+def _near_duplicates(out: Console, found: Checked, *, every: bool) -> None:
+    """Print pairs of near-duplicates: all that are across splits, and some of the others."""
+    across = [pair for pair in found.near_duplicates if pair.across_splits]
+    within = [pair for pair in found.near_duplicates if not pair.across_splits]
+    if found.near_duplicates:
+        out.print(Text("\nnear-duplicates", "bold"))
+    for pair in (*across, *(within if every else within[:_EXAMPLES])):
+        places = " and ".join(dict.fromkeys(pair.splits))
+        names = ", ".join(one_line(clip) for clip in pair.clips)
+        out.print(Text(f"        {names}: {pair.bits:g} of 63 bits apart, in {places}"), soft_wrap=True)
+    if not every and len(within) > _EXAMPLES:
+        out.print(f"        … and {len(within) - _EXAMPLES:,} more within a split; --all lists them")
 
 
 def _told(found: Checked) -> dict[str, int]:

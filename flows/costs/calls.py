@@ -25,6 +25,8 @@ from stages.runtime import paths
 #: A proposed question is tried from nothing, from the other clip and from its own; each answer gets
 #: a verdict.
 _TRIES_OF_A_QUESTION = 3
+#: A proposed event is read again, and both readings are compared.
+_READINGS_OF_AN_EVENT = 2
 
 
 @dataclass(frozen=True)
@@ -83,6 +85,9 @@ class _Counts:
                 proposed = _times(self._made(task, ("train",)), writer.tries)
                 written = _plus(written, proposed)
                 judged = _plus(judged, _times(proposed, task_of(task).judge_calls(writer.traces.rewards)))
+        if writer.events is not None:
+            per_clip = writer.tries * (1 + _READINGS_OF_AN_EVENT * writer.events.most)
+            written = _plus(written, _times(self._clips(SPLITS), per_clip))
         yield Calls("writer", written)
         if writer.traces is not None and isinstance(writer.traces.judge, OpenAIJudgeParams):
             yield Calls("judge", judged)

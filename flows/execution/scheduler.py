@@ -108,7 +108,13 @@ def run_stage(root: Path, step: PlanStep, env: dict[str, str], cancelled: thread
     logger = get_run_logger()
     try:
         result = reproduce.reproduce(
-            root, step.name, logger.info, env, timeout_s=step.meta.timeout_s, cancelled=cancelled
+            root,
+            step.name,
+            logger.info,
+            env,
+            timeout_s=step.meta.timeout_s,
+            cancelled=cancelled,
+            forced=step.forced,
         )
     except StageCancelled as error:
         return _cancelled(error)

@@ -14,6 +14,7 @@ from flows.processes.environment import scratch, state
 from stages.ingest.examine import journal_file
 from stages.params import Params
 from stages.runtime import paths as layout
+from stages.runtime.sources.store import open_store
 from stages.tracking.lineage.git import git
 from stages.tracking.lineage.uri import TrackingError
 
@@ -49,6 +50,7 @@ def leftovers(
             yield from _put_together(project, kind, pinned, keep_s)
         yield from _aged("serving", state(project).glob("serving-*"), keep_s)
         yield from _journals(project, params, removed, keep_s)
+        yield from _fetched(project, removed, keep_s)
         yield from _aged("frames", (project / layout.FRAMES).glob("*.npy"), keep_s)
     for clone in projects:
         if clone != root:
@@ -111,8 +113,7 @@ def _aged(kind: str, paths: Iterator[Path], keep_s: float) -> Iterator[Leftover]
 
 
 def _journals(project: Path, params: Params, removed: frozenset[str], keep_s: float) -> Iterator[Leftover]:
-    source = project / Path(params.ingest.source).expanduser()
-    present = journal_file(params.ingest.model_copy(update={"source": str(source)})).name
+    present = journal_file(params.ingest.below(project)).name
     for journal in sorted((project / layout.EXAMINED).glob("*.jsonl")):
         files = journal.with_suffix("")
         for sha256 in sorted(removed):
@@ -122,6 +123,19 @@ def _journals(project: Path, params: Params, removed: frozenset[str], keep_s: fl
         yield Leftover("examined", journal, why)
         if files.is_dir():
             yield Leftover("examined", files, why)
+
+
+def _fetched(project: Path, removed: frozenset[str], keep_s: float) -> Iterator[Leftover]:
+    """Files of remote sources and of tars. A cache outside of the project keeps its own bound; what
+    was removed on request goes from there as well.
+    """
+    folder = open_store(project).folder
+    own = folder.resolve().is_relative_to(project.resolve())
+    for path in sorted((folder / "objects").glob("*/*")):
+        if path.name.partition(".")[0] in removed:
+            yield Leftover("fetched", path, None)
+        elif own:
+            yield Leftover("fetched", path, _young(newest(path), keep_s))
 
 
 def _needed_clone(root: Path, clone: Path, keep_s: float) -> str | None:

@@ -18,7 +18,19 @@ from stages.tracking.lineage.uri import TrackingError
 
 #: Folders of the state that hold no clone.
 _NO_CLONES = frozenset(
-    ("loaded", "servable", "mlflow-artifacts", "scratch", "frames", "examined", "prefect", "remote", "unsent", "cache")
+    (
+        "loaded",
+        "servable",
+        "mlflow-artifacts",
+        "scratch",
+        "frames",
+        "sources",
+        "examined",
+        "prefect",
+        "remote",
+        "unsent",
+        "cache",
+    )
 )
 _CLONE_LEVELS = 4
 

@@ -19,6 +19,7 @@ from flows.content.opened import opened_content
 from flows.errors import DvcError, UsageError
 from flows.processes.stream import TimedOut
 from flows.repro import package_code
+from flows.repro.outside import INGEST, changed_videos
 from flows.repro.remote_process import ask_in_own_process
 from flows.repro.steps import Plan
 from flows.repro.walk import walk
@@ -111,7 +112,10 @@ def _planned(
     stages = [stage for stage in content.repo.index.stages if stage.cmd]
     wanted = closure(whole, selected(stages, target))
     checkouts.check(content.repo, wanted)
-    return walk(content, target, wanted, whole, remote, lost, final)
+    ingests = any(stage.cmd and stage.name == INGEST for stage in wanted)
+    why = changed_videos(Path(content.repo.root_dir)) if ingests else None
+    forced = {} if why is None else {INGEST: why}
+    return walk(content, target, wanted, whole, remote, lost, final, forced)
 
 
 def _plan_in_own_process(root: Path, target: str, lost: frozenset[str], ask_s: float) -> Plan | str:

@@ -19,8 +19,10 @@ from flows.processes.prefect_server import answers
 from flows.repro.steps import Plan
 from stages.domain.tasks.rewards import SentenceLikeness
 from stages.errors import VidbridgeError
-from stages.params import OpenAIJudgeParams, Params, Precision, PretrainedModelParams, TrainingRow
+from stages.params import IngestParams, OpenAIJudgeParams, Params, Precision, PretrainedModelParams, TrainingRow
 from stages.runtime import paths
+from stages.runtime.sources.addresses import is_remote
+from stages.runtime.sources.failures import SourceAccessError
 from stages.tracking.lineage.git import FIRST_COMMIT, head, is_repository
 from stages.tracking.lineage.uri import (
     TrackingError,
@@ -312,7 +314,10 @@ def _source(root: Path, params: Params, plan: Plan) -> list[VidbridgeError]:
     if mapping.endswith(paths.MAPPING_SUFFIXES) and not (root / mapping).is_file():
         return [FlowError("ingest.format", f"{mapping!r} does not exist", "write the mapping, or correct the path")]
     field, value = "ingest.source", params.ingest.source
-    folder = root / Path(value).expanduser()
+    ingest = params.ingest.below(root)
+    if not ingest.is_plain_folder and (is_remote(value) or Path(ingest.source).exists()):
+        return _reachable(ingest) if "ingest" in _verbs(plan) else []
+    folder = Path(ingest.source)
     if not folder.is_dir():
         remedy = f"name that of your videos in params.yaml ({paths.CORPUS}: generated)"
         return [FlowError(field, f"{value!r} is not a folder", remedy)]
@@ -332,6 +337,17 @@ def _source(root: Path, params: Params, plan: Plan) -> list[VidbridgeError]:
         FlowError(field, f"{str(link)!r} is a link that leads nowhere, and DVC cannot hash it", remedy)
         for link in islice(_dangling_links(folder), 3)
     ]
+
+
+def _reachable(ingest: IngestParams) -> list[VidbridgeError]:
+    """Check that what ingest fetches can be listed, before anything starts."""
+    from stages.runtime.sources.watch import check_reachable
+
+    try:
+        check_reachable(ingest.roots)
+    except SourceAccessError as error:
+        return [error]
+    return []
 
 
 def _dangling_links(folder: Path) -> Iterator[Path]:

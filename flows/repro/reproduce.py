@@ -143,11 +143,13 @@ def reproduce(
     *,
     timeout_s: float | None = None,
     cancelled: threading.Event | None = None,
+    forced: bool = False,
 ) -> StageResult:
     """Run one stage through DVC, its output line by line into ``log``. DVC's lock is waited for;
     its dependencies are not run.
 
-    ``env`` is added to the environment of the stage. Returns when DVC has committed the stage's
+    ``env`` is added to the environment of the stage. ``forced``: run it although DVC sees no
+    change. Returns when DVC has committed the stage's
     outputs to its cache.
 
     Raises:
@@ -172,7 +174,7 @@ def reproduce(
         tail.append(text)
         log(text)
 
-    options = ["--verbose"] if verbosity.is_verbose() else []
+    options = [*(["--verbose"] if verbosity.is_verbose() else []), *(["--force"] if forced else [])]
     command = [sys.executable, checkouts.COMMAND, "--wait-for-lock", "repro", *options, "--single-item", stage]
     started = time.monotonic()
     try:

@@ -62,6 +62,8 @@ class PlanStep:
     entry: str | None = None
     #: Tables and values of ``params.yaml`` that it depends on, as ``dvc.yaml`` names them.
     params: tuple[str, ...] = ()
+    #: It has inputs that DVC does not see: it is run whatever DVC knows of it.
+    forced: bool = False
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from flows.content import checkouts, run_cache
 from flows.content.remote import Remote, seen_of
 from flows.errors import DvcError, UnsafeContent
 from flows.repro.changed_files import changed_files
+from flows.repro.outside import Outside
 from flows.repro.steps import InRemote, Plan, PlanStep, StageMeta, State
 from stages.runtime.plain import one_line
 from stages.tracking.lineage.cache import ContentStore
@@ -47,6 +48,7 @@ class _StageState:
     unanswered: bool = False
     remote: InRemote | None = None
     entry: str | None = None
+    forced: bool = False
 
 
 def walk(
@@ -57,14 +59,17 @@ def walk(
     remote: Remote | None,
     lost: frozenset[str],
     final: bool,
+    forced: Mapping[str, str],
 ) -> Plan:
     """Plan these DVC stages, which are in a valid order and end with the target.
 
     ``remote`` None: queries nothing, and relies on what the remote was seen to hold. ``lost``:
     objects that it does not have although it reported them. ``final``: nothing more will be
-    queried, so a stage whose outs are in no cache has to run.
+    queried, so a stage whose outs are in no cache has to run. ``forced``: stages with inputs that
+    DVC does not see, so that its run cache is of no use for them; and why they have to run, if they
+    do.
     """
-    walk = _Walk(content, remote, lost)
+    walk = _Walk(content, remote, lost, forced)
     found: dict[Any, _StageState] = {}
     for stage in stages:
         upstream = [found[up] for up in graph.successors(stage) if up in found]
@@ -108,13 +113,17 @@ def _step(one: _StageState, needed: bool) -> PlanStep:
         meta=one.meta,
         remote=remote,
         entry=None if one.why else one.entry,
+        forced=one.forced,
         params=tuple(sorted(name for dep in one.stage.deps for name in getattr(dep, "params", ()))),
     )
 
 
 class _Walk:
-    def __init__(self, content: ContentStore, remote: Remote | None, lost: frozenset[str]) -> None:
+    def __init__(
+        self, content: ContentStore, remote: Remote | None, lost: frozenset[str], forced: Mapping[str, str]
+    ) -> None:
         self._content, self._remote, self._lost = content, remote, lost
+        self._forced, self._outside = forced, Outside()
         self.notes: list[str] = []
         self._configured = content.remote_name()
 
@@ -135,7 +144,10 @@ class _Walk:
                     changes.append(f"dep {dep} changed")
             for dep in stage.deps:
                 if not overlapping(str(dep), running) and not overlapping(str(dep), away):
-                    changes.extend(_changes(dep))
+                    changes.extend(self._outside.changes(dep) if Outside.holds(dep) else _changes(dep))
+        one.forced = one.name in self._forced
+        if changes != ["never ran"] and (reason := self._forced.get(one.name)):
+            changes.append(reason)
         following = [
             f"{dep} will change ({running[over]})" for dep in stage.deps if (over := overlapping(str(dep), running))
         ]
@@ -151,7 +163,7 @@ class _Walk:
             one.outs = {str(out): str(out.hash_info.value) for out in stage.outs if out.hash_info}
             one.why = self._place(one, stage.outs)
             return one
-        if not self._from_runs(one, changes, upstream_outs):
+        if one.forced or not self._from_runs(one, changes, upstream_outs):
             one.why = changes
         return one
 
@@ -285,7 +297,9 @@ class _Walk:
 
         for dep in stage.deps:
             over = None if isinstance(dep, ParamsDependency) else overlapping(str(dep), made)
-            if over is None:
+            if over is None and Outside.holds(dep):
+                dep.hash_info, dep.meta = self._outside.present(dep), Meta()
+            elif over is None:
                 try:
                     dep.save()
                 except (DvcException, OSError):

@@ -1,12 +1,10 @@
 """Examination of one file: probe, complete or sampled decoding, hash, and re-encoding where decord
-must not read it."""
+must not read it; also a look at every frame, if asked for."""
 
 from __future__ import annotations
 
 import errno
 import hashlib
-import os
-import stat
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
@@ -15,6 +13,9 @@ from typing import Any, NamedTuple
 from stages.domain.core.records import Exact, Record
 from stages.ingest import conversion
 from stages.ingest.clips import Media
+from stages.ingest.curation import watching
+from stages.ingest.curation.viewing import Viewed, Viewer
+from stages.ingest.files import LocatedFile, state_of
 from stages.lib.video import container, encoder, errors, folders, packets, pictures, rotation, times
 from stages.lib.video import probe as probing
 from stages.lib.video.errors import FfmpegMissing, VideoError
@@ -49,6 +50,8 @@ class FileReport(Record):
     rate: Exact | None = None
     media: Media | None = None
     problem: Problem | None = None
+    #: What was seen of its frames, if they were watched.
+    viewed: Viewed | None = None
 
 
 #: Reason of a file that raised an unexpected exception.
@@ -61,23 +64,32 @@ class Asked(NamedTuple):
     """A file or frame folder to examine.
 
     ``rate``: frames per second that its row states; ``frame_rate``: those of a video that does not
-    tell its own; ``whole``: decode every frame, not only a few pictures.
+    tell its own; ``whole``: decode every frame, not only a few pictures; ``watch``: look at every
+    frame, too; ``file``: where it was brought to, if it is not in the source folder.
     """
 
     video: str
     rate: Fraction | None = None
     frame_rate: Fraction | None = None
     whole: bool = True
+    watch: bool = False
+    file: LocatedFile | None = None
 
 
-def examine(asked: Asked, folder: Path, reencoded: Path | None) -> FileReport:
+def examine(asked: Asked, folder: Path, reencoded: Path | None, timeout_s: float = encoder.TIMEOUT_S) -> FileReport:
     """Probe, decode and hash one file, and re-encode it into ``reencoded`` where decord must not
-    read it; runs in a worker."""
-    video, path = asked.video, folder / asked.video
+    read it; runs in a worker. ``timeout_s``: time limit for decoding it, if longer than usual."""
+    video = asked.video
     identity: dict[str, Any] = {"video": video, "size": 0, "mtime_ns": 0, "whole": asked.whole, "rate": asked.rate}
     try:
-        identity["size"], identity["mtime_ns"] = state_of(path)
-        return FileReport(**identity, media=_media(asked, path, reencoded))
+        if asked.file is None:
+            path = folder / video
+            stamp = state_of(path)
+        else:
+            path, stamp = asked.file.here(), asked.file.stamp
+        identity |= {"size": stamp[0], "mtime_ns": stamp[1]}
+        media, viewed = _media(asked, path, reencoded, max(timeout_s, encoder.TIMEOUT_S))
+        return FileReport(**identity, media=media, viewed=viewed)
     except VideoError as error:
         return FileReport(**identity, problem=Problem(reason=error.reason, detail=error.detail))
     except FfmpegMissing:
@@ -91,32 +103,25 @@ def examine(asked: Asked, folder: Path, reencoded: Path | None) -> FileReport:
         return FileReport(**identity, problem=Problem(reason=UNEXPECTED, detail=detail))
 
 
-def state_of(path: str | Path) -> tuple[int, int]:
-    """Size of a file or frame folder, and the time of its last modification in nanoseconds."""
-    status = os.stat(path)  # noqa: PTH116 - for many files: a Path costs as much as the call
-    return folders.state_of(Path(path)) if stat.S_ISDIR(status.st_mode) else (status.st_size, status.st_mtime_ns)
-
-
 class _Validated(NamedTuple):
     """Facts about a file. ``skip``: number of frames that a decoder emits before the first complete
-    one."""
+    one; ``viewed``: what was seen, if it was watched."""
 
     probe: Probe
     skip: int
     look: Look
+    viewed: Viewed | None
 
 
-def _media(asked: Asked, path: Path, reencoded: Path | None) -> Media:
+def _media(asked: Asked, path: Path, reencoded: Path | None, timeout_s: float) -> tuple[Media, Viewed | None]:
     video, whole = asked.video, asked.whole
     if path.is_dir():
-        probe = folders.probe_folder(path, asked.rate or asked.frame_rate)
-        folders.validate_folder(path, whole)
-        found, sha256 = _Validated(probe, 0, Look()), folders.digest_of(path)
+        found, sha256 = _validated_folder(asked, path), folders.digest_of(path)
     else:
-        found = _validated(video, path, whole, asked.rate, asked.frame_rate)
+        found = _validated(asked, path, timeout_s)
         if found.probe.hazards and reencoded is not None and not whole:
             # To be encoded again it is decoded anyway, and then as it would be by default.
-            found = _validated(video, path, True, asked.rate, asked.frame_rate)
+            found = _validated(asked._replace(whole=True), path, timeout_s)
         with path.open("rb") as file:
             sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     probe, starts_s, hazards = found.probe, found.probe.starts_s, found.probe.hazards
@@ -129,13 +134,13 @@ def _media(asked: Asked, path: Path, reencoded: Path | None) -> Media:
             conversion.normalise_folder(path, out, probe, NORMALISE_CRF)
         else:
             conversion.normalise(path, out, probe, found.look, NORMALISE_CRF, found.skip)
-        before, probe = probe, _validated(video, out, whole).probe
+        before, probe = probe, _validated(Asked(video, whole=whole), out, timeout_s).probe
         if probe.hazards or probe.frames != before.frames:
             change = (
                 f"{before.frames} frames became {probe.frames}, {', '.join(probe.hazards) or 'nothing'} against them"
             )
             raise VideoError("normalise-failed", f"{video}: {change}; encode it again by other means")
-    return Media(
+    media = Media(
         sha256=sha256,
         codec=probe.codec,
         width=probe.width,
@@ -149,6 +154,7 @@ def _media(asked: Asked, path: Path, reencoded: Path | None) -> Media:
         normalised=normalised,
         normalised_for=hazards if normalised else (),
     )
+    return media, found.viewed
 
 
 def _normalised_name(sha256: str, probe: Probe) -> str:
@@ -159,25 +165,35 @@ def _normalised_name(sha256: str, probe: Probe) -> str:
     return f"{paths.NORMALISED}/{sha256[:32]}.mp4"
 
 
-def _validated(
-    video: str, path: Path, whole: bool, stated: Fraction | None = None, default: Fraction | None = None
-) -> _Validated:
-    """Probe a file and decode all of it, or a few of its pictures.
+def _validated_folder(asked: Asked, path: Path) -> _Validated:
+    """Probe a frame folder and decode all of its pictures, or a few."""
+    probe = folders.probe_folder(path, asked.rate or asked.frame_rate)
+    if not asked.watch:
+        folders.validate_folder(path, asked.whole)
+        return _Validated(probe, 0, Look(), None)
+    viewer = Viewer(probe.rate, probe.frames)
+    watching.validate_folder_watched(path, viewer.see)
+    return _Validated(probe, 0, Look(), viewer.viewed(probe, 0))
 
-    Args:
-        stated, default: frames per second of a raw stream: as its row states it, and if neither the
-            row nor the stream does.
+
+def _validated(asked: Asked, path: Path, timeout_s: float) -> _Validated:
+    """Probe a file and decode all of it, or a few of its pictures.
 
     Raises:
         VideoError: a picture is damaged, or the number of decoded frames differs from that of its
             packets.
     """
-    probe = _probed(path, stated, default)
-    if not whole and not _to_decode_whole(probe):
+    video = asked.video
+    probe = _probed(path, asked.rate, asked.frame_rate)
+    if not asked.whole and not _to_decode_whole(probe):
         sampled = pictures.look_at_samples(path)
         if sampled is not None:
-            return _Validated(replace(probe, hazards=(*probe.hazards, *sampled.hazards)), 0, sampled)
-    decoded = encoder.validate(path)
+            return _Validated(replace(probe, hazards=(*probe.hazards, *sampled.hazards)), 0, sampled, None)
+    viewer = Viewer(probe.rate, probe.frames) if asked.watch else None
+    if viewer is None:
+        decoded = encoder.validate(path, timeout_s)
+    else:
+        decoded = watching.validate_watched(path, viewer.see, timeout_s)
     skip = len(decoded) - probe.frames
     if not 0 <= skip <= probe.dropped:
         raise VideoError(
@@ -186,7 +202,8 @@ def _validated(
     if probe.times is not None and decoded[skip:] != probe.times and probing.UNTRUSTED_TIMES not in probe.hazards:
         probe = probing.probe(path, distrust=True)
     look = pictures.first_look(path)
-    return _Validated(replace(probe, hazards=(*probe.hazards, *look.hazards)), skip, look)
+    viewed = None if viewer is None else viewer.viewed(probe, skip)
+    return _Validated(replace(probe, hazards=(*probe.hazards, *look.hazards)), skip, look, viewed)
 
 
 #: Hazards of which a few pictures cannot tell whether they are faults: the header counts other

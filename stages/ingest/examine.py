@@ -24,10 +24,14 @@ from pydantic import ValidationError
 from stages.domain.core.records import Clip, Reject, reject_order
 from stages.ingest import conversion, examination
 from stages.ingest.clips import row_reject, without_duplicates
-from stages.ingest.examination import EXAMINING, UNEXPECTED, Asked, FileReport, Problem, examine, state_of
+from stages.ingest.curation import viewing, watching
+from stages.ingest.curation.curator import Curator
+from stages.ingest.examination import EXAMINING, UNEXPECTED, Asked, FileReport, Problem, examine
+from stages.ingest.files import Files, state_of
 from stages.ingest.parts import to_clips
+from stages.ingest.source import OpenSource, open_source
 from stages.ingest.split import assign_splits, recordings
-from stages.lib.annotations.annotation import Annotation
+from stages.lib.annotations.annotation import Annotation, rows_rejected
 from stages.lib.annotations.formats import read_source
 from stages.params import IngestParams
 from stages.runtime import paths
@@ -59,23 +63,38 @@ class Examined(NamedTuple):
     rows: RowCounts
 
 
-def examine_source(params: IngestParams, seed: int, journal: Path | None = None) -> Examined:
-    """Read the source folder and examine each file that a usable row is about, once.
+def examine_source(
+    params: IngestParams,
+    seed: int,
+    journal: Path | None = None,
+    source: OpenSource | None = None,
+    curator: Curator | None = None,
+) -> Examined:
+    """Read the source and examine each file that a usable row is about, once.
 
     Args:
-        params: the source folder, and the limits of a clip.
+        params: the source, and the limits of a clip.
         seed: seed of the splits.
         journal: file of the reports, beside the folder of re-encoded files; None: examine every
             file and re-encode none.
+        source: the source, if it was opened before.
+        curator: keeps what curation finds, if the caller wants to read it.
 
     Raises:
-        SourceError: the source folder cannot be used at all.
+        SourceError: the source cannot be used at all.
+        SourceAccessError: it cannot be listed or fetched.
     """
+    source = source or open_source(params)
+    curator = curator or Curator(params)
     with _collected_later():
-        rows, rejects, read = read_source(params)
+        rows, rejects, read = read_source(source.params)
+        rows = curator.recordings(rows)
+    rejects += source.rejects
+    read += rows_rejected(source.rejects)
     # Splits are assigned before anything is excluded, so that a removal moves no other clip.
     sources = recordings(rows)
     splits, conflicts = assign_splits(rows, params, seed)
+    curator.splits(rows, splits)
     placed = [row for row in sorted(rows, key=lambda row: row.clip_id) if row.clip_id in splits]
     names = {normpath(video.video) for video in params.exclude}
     rejects += [_removed(row, "named in ingest.exclude") for row in placed if normpath(row.video) in names]
@@ -87,12 +106,13 @@ def examine_source(params: IngestParams, seed: int, journal: Path | None = None)
     contents = {video.sha256: video.video for video in params.exclude if video.sha256 is not None}
     made: list[tuple[Annotation, Clip]] = []
     hazards: Counter[str] = Counter()
-    whole = params.validation.is_whole(len(of_file))
+    whole = params.decodes_whole(len(of_file))
+    rates = (next((row.rate for row in about if row.rate is not None), None) for about in of_file.values())
     asked = [
-        Asked(video, next((row.rate for row in about if row.rate is not None), None), params.frame_rate, whole)
-        for video, about in of_file.items()
+        Asked(video, rate, params.frame_rate, whole, watch=params.curate)
+        for video, rate in zip(of_file, rates, strict=True)
     ]
-    for about_file, report in zip(of_file.values(), _reports(asked, params, journal), strict=True):
+    for about_file, report in zip(of_file.values(), _reports(asked, params, source.files, journal), strict=True):
         if report.media is None:
             assert report.problem is not None
             rejects += [_unusable(row, report.problem) for row in about_file]
@@ -105,25 +125,30 @@ def examine_source(params: IngestParams, seed: int, journal: Path | None = None)
         for row in about_file:
             clips, set_aside = to_clips(row, splits[row.clip_id], report.media, params, sources[row.clip_id])
             rejects += set_aside
-            made += [(row, clip) for clip in clips]
+            made += [(row, curator.take(clip, report.viewed)) for clip in clips]
     gc.unfreeze()
-    kept, duplicates, used = _without_duplicates(made)
+    kept, duplicates, used = _without_duplicates(made, curator)
     return Examined(kept, sorted(rejects + conflicts + duplicates, key=reject_order), hazards, RowCounts(read, used))
 
 
-def _without_duplicates(made: Sequence[tuple[Annotation, Clip]]) -> tuple[list[Clip], list[Reject], int]:
-    """Drop clips of equal content. Returns the others, the rejects, and the number of rows that
-    gave one of the others.
+def _without_duplicates(
+    made: Sequence[tuple[Annotation, Clip]], curator: Curator
+) -> tuple[list[Clip], list[Reject], int]:
+    """Drop clips of equal content, and near-duplicates as the curator is told to. Returns the
+    others, the rejects, and the number of rows that gave one of the others.
 
     A row that gave several clips is rejected by the reject of the first of them, if all are
     dropped.
     """
-    kept, rejects = without_duplicates(clip for _, clip in made)
-    alive = {id(clip) for clip in kept}
+    different, same = without_duplicates(clip for _, clip in made)
+    kept, near = curator.without_near_duplicates(different)
+    differ, alive = ({id(clip) for clip in clips} for clips in (different, kept))
     used = {row.clip_id: row.rows for row, clip in made if id(clip) in alive}
-    dropped = sorted((pair for pair in made if id(pair[1]) not in alive), key=lambda pair: pair[1].clip_id)
+    in_order = sorted(made, key=lambda pair: pair[1].clip_id)
+    dropped = [pair for pair in in_order if id(pair[1]) not in differ]
+    dropped += [pair for pair in in_order if id(pair[1]) in differ - alive]
     counted, told = set(used), []
-    for (row, _), reject in zip(dropped, rejects, strict=True):
+    for (row, _), reject in zip(dropped, [*same, *near], strict=True):
         rows = 0 if row.clip_id in counted else row.rows
         counted.add(row.clip_id)
         told.append(reject.model_copy(update={"rows": None if rows == 1 else rows}))
@@ -154,15 +179,25 @@ def _collected_later() -> Iterator[None]:
             gc.enable()
 
 
-def _reports(asked: Sequence[Asked], params: IngestParams, journal: Path | None) -> Iterator[FileReport]:
+def examine_files(videos: Sequence[str], params: IngestParams, journal: Path) -> Iterator[FileReport]:
+    """Yield the report of each video of the plain folder ``ingest.source``, decoded whole, whatever
+    its annotations say, in order. A second call goes on where the first one ended."""
+    asked = [Asked(video, None, params.frame_rate, watch=params.curate) for video in videos]
+    yield from _reports(asked, params, None, journal)
+    gc.unfreeze()
+
+
+def _reports(
+    asked: Sequence[Asked], params: IngestParams, files: Files | None, journal: Path | None
+) -> Iterator[FileReport]:
     """Yield the report of each video, in order: from the journal if the file has not changed since,
-    otherwise by examining it."""
-    folder = Path(params.source)
+    otherwise by examining it. ``files``: None: they are in the folder ``ingest.source``."""
     if journal is None:
-        yield from _examined(asked, params, None)
+        yield from _examined(asked, params, None, files)
         return
     reencoded = journal.with_suffix("") if params.normalise else None
-    earlier = _read_journal(journal, folder, reencoded, params.frame_rate)
+    here = Path(params.source) if files is None else files
+    earlier = _read_journal(journal, here, reencoded, params.frame_rate, params.curate)
     known = [earlier.get(one) for one in asked]
     new = [one for one, report in zip(asked, known, strict=True) if report is None]
     if earlier:
@@ -172,7 +207,7 @@ def _reports(asked: Sequence[Asked], params: IngestParams, journal: Path | None)
     with journal.open("a", encoding="utf-8") as lines:
         # Ends a line that a kill cut short.
         lines.write("\n" if lines.tell() else "")
-        new_reports = _examined(new, params, reencoded)
+        new_reports = _examined(new, params, reencoded, files)
         for report in known:
             if report is not None:
                 yield report
@@ -186,8 +221,19 @@ def _reports(asked: Sequence[Asked], params: IngestParams, journal: Path | None)
             yield report
 
 
-def _examined(asked: Sequence[Asked], params: IngestParams, reencoded: Path | None) -> Iterator[FileReport]:
-    work = partial(examine, folder=Path(params.source), reencoded=reencoded)
+def _examined(
+    asked: Sequence[Asked], params: IngestParams, reencoded: Path | None, files: Files | None
+) -> Iterator[FileReport]:
+    if files is None:
+        yield from _examined_here(asked, params, reencoded)
+        return
+    by_name = {one.video: one for one in asked}
+    for batch in files.batches(list(by_name)):
+        yield from _examined_here([by_name[file.name]._replace(file=file) for file in batch], params, reencoded)
+
+
+def _examined_here(asked: Sequence[Asked], params: IngestParams, reencoded: Path | None) -> Iterator[FileReport]:
+    work = partial(examine, folder=Path(params.source), reencoded=reencoded, timeout_s=params.timeout_s)
     results = map_items(work, asked, "ingest", timeout_s=params.timeout_s)
     for one, result in zip(asked, results, strict=True):
         if isinstance(result, ItemFailure):
@@ -199,12 +245,12 @@ def _examined(asked: Sequence[Asked], params: IngestParams, reencoded: Path | No
 
 
 def journal_file(params: IngestParams) -> Path:
-    """Return the journal of the source folder; a change of the examining code starts another
-    journal."""
-    folder = Path(params.source)
-    code = [Path(module.__file__ or "") for module in (*EXAMINING, conversion, examination)]
+    """Return the journal of the source; a change of the examining code starts another journal."""
+    where = Path(params.source).resolve() if params.is_plain_folder else params.roots
+    code = [Path(module.__file__ or "") for module in (*EXAMINING, conversion, examination, viewing, watching)]
     code.append(Path(__file__))
-    identity = f"{folder.resolve()} {params.normalise} {params.frame_rate} {code_digest(code)}"
+    curated = " curated" if params.curate else ""
+    identity = f"{where} {params.normalise} {params.frame_rate}{curated} {code_digest(code)}"
     name = hashlib.sha256(identity.encode()).hexdigest()[:16]
     return paths.EXAMINED / f"{name}.jsonl"
 
@@ -218,26 +264,25 @@ def copy_normalised(clips: Sequence[Clip], journal: Path, folder: Path) -> None:
 
 
 def _read_journal(
-    journal: Path, folder: Path, reencoded: Path | None, frame_rate: Fraction | None
+    journal: Path, files: Path | Files, reencoded: Path | None, frame_rate: Fraction | None, watch: bool = False
 ) -> dict[Asked, FileReport]:
     """Read the reports of files that have not changed since. A last line that a kill cut short is
     skipped."""
     reports: dict[Asked, FileReport] = {}
     if not journal.is_file():
         return reports
-    root = str(folder)
     with journal.open("rb") as lines, _collected_later():
         for line in lines:
             try:
                 report = FileReport.model_validate_json(line)
-                state = state_of(f"{root}/{report.video}")
+                state = state_of(f"{files}/{report.video}") if isinstance(files, Path) else files.stamp(report.video)
             except (ValidationError, OSError):
                 continue
             normalised = report.media.normalised if report.media is not None else None
             missing = normalised is not None and not (reencoded is not None and (reencoded / normalised).is_file())
             # A sampled validation is no whole one, nor the other way round: the result must not
             # depend on what was done before.
-            asked = Asked(report.video, report.rate, frame_rate, report.whole)
+            asked = Asked(report.video, report.rate, frame_rate, report.whole, watch)
             if state == (report.size, report.mtime_ns) and not missing:
                 reports[asked] = report
             else:

@@ -3,6 +3,7 @@
 from stages.params.data import CorpusParams, ExcludedVideo, IngestParams, SynthesizeParams, Tolerance, Validation
 from stages.params.evaluation import GateParams, GaugeLimits, GaugeName
 from stages.params.judging import (
+    EventParams,
     HeldOutJudgeParams,
     JudgeParams,
     OpenAIJudgeParams,
@@ -18,6 +19,7 @@ from stages.params.types import ParamsError, Precision
 __all__ = [
     "VISION_TARGET",
     "CorpusParams",
+    "EventParams",
     "ExcludedVideo",
     "Family",
     "GateParams",

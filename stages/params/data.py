@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from pathlib import PurePosixPath
+import re
+from pathlib import Path, PurePosixPath
 from typing import Annotated, Literal
 
 from pydantic import Field, StringConstraints, field_validator, model_validator
@@ -14,6 +15,8 @@ from stages.domain.tasks.synthesis import TaskSettings
 from stages.params.judging import WriterParams
 from stages.params.types import Fraction01, Positive, Table
 from stages.runtime.paths import MAPPING_SUFFIXES, MAPPINGS
+from stages.runtime.sources.addresses import fault_of_address, fault_of_name, fault_of_source, is_remote, place_of
+from stages.runtime.sources.videos import NameRules, Roots
 
 
 class CorpusParams(Table):
@@ -50,6 +53,24 @@ class ExcludedVideo(Table):
     sha256: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")] | None
 
 
+class NamesParams(Table):
+    """How names in the rows become paths of files below the folder of the videos."""
+
+    #: Taken from the front of a name, as ``data/videos/`` of ``data/videos/a.mp4``; rows whose
+    #: video begins otherwise find no file.
+    strip: str
+    #: Put there instead.
+    add: str
+    #: Put behind a name that leaves it out, such as ``.mp4``.
+    extension: Annotated[str, StringConstraints(pattern=r"^(\.[A-Za-z0-9]+)?$")]
+
+    @model_validator(mode="after")
+    def _stays_below_the_folder(self) -> NamesParams:
+        if self.add and (fault := fault_of_name(self.add)) is not None:
+            raise ValueError(f"add: {fault}; write a folder below that of the videos, such as train/")
+        return self
+
+
 class Validation(Table):
     """How much of each file ingest decodes."""
 
@@ -66,9 +87,15 @@ class Validation(Table):
 
 
 class IngestParams(Table):
-    #: A folder with videos and their annotations, absolute or relative to the project;
-    #: ``data/corpus`` is the generated one.
+    #: Videos and their annotations: a folder, absolute or relative to the project (``data/corpus``
+    #: is the generated one), a folder or file of a bucket (``s3://``, ``gs://``), the annotation
+    #: file on a web server (``https://``), or WebDataset tars in any of them. Keys come from the
+    #: environment.
     source: str = Field(min_length=1)
+    #: Folder of the videos, or address, where it is not the annotations' own; null: beside them.
+    videos: str | None
+    #: Rules for names in the rows that are not paths below that folder; null: they are.
+    names: NamesParams | None
     #: Format of the annotations: one of code, a mapping that the package brings
     #: (:mod:`stages.lib.annotations.formats`), or the path of one of the project, below
     #: ``mappings/``.
@@ -102,6 +129,76 @@ class IngestParams(Table):
     #: Videos removed on request (written by ``vidbridge data remove``); ``vidbridge recipe use``
     #: keeps them.
     exclude: tuple[ExcludedVideo, ...]
+    #: Regular expression with one group on the path of a video: the recording that a clip is of, if
+    #: its annotation names no source; null: each file is a recording.
+    source_pattern: str | None
+    #: Look at every frame while a file is decoded: shot boundaries, and static, black and
+    #: letterboxed clips. With ``validation.mode: auto``, files are then decoded whole.
+    curate: bool
+    #: Clips that show the same, encoded otherwise: ``report`` them, or ``drop`` all but one of each
+    #: group, either of which needs ``curate``; null: do not look for them.
+    near_duplicates: Literal["report", "drop"] | None
+
+    @field_validator("source_pattern")
+    @classmethod
+    def _has_one_group(cls, pattern: str | None) -> str | None:
+        if pattern is None:
+            return None
+        try:
+            groups = re.compile(pattern).groups
+        except re.error as error:
+            raise ValueError(f"source_pattern: {pattern!r} is not a regular expression ({error})") from error
+        if groups != 1:
+            raise ValueError(
+                f"source_pattern: {pattern!r} has {groups} groups; put the recording's name, and nothing else, into"
+                " parentheses, as in '^(.*)_[0-9]+[.]' ((?:…) groups without a name)"
+            )
+        return pattern
+
+    @model_validator(mode="after")
+    def _looks_at_what_it_compares(self) -> IngestParams:
+        if self.near_duplicates is not None and not self.curate:
+            raise ValueError(
+                f"near_duplicates: {self.near_duplicates!r} compares what is seen while files are decoded; set curate:"
+                " true, or near_duplicates: null"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _decodes_what_it_looks_at(self) -> IngestParams:
+        if self.curate and self.validation.mode == "sampled":
+            raise ValueError(
+                "validation.mode: 'sampled' decodes a few pictures of a file, and curate looks at every frame; set"
+                " mode: auto or whole, or curate: false"
+            )
+        return self
+
+    @property
+    def roots(self) -> Roots:
+        """Where rows and videos are."""
+        rules = NameRules() if self.names is None else NameRules(**self.names.model_dump())
+        return Roots(self.source, self.videos, rules)
+
+    @property
+    def is_plain_folder(self) -> bool:
+        """True if the readers of annotations and of videos can work in the folder itself."""
+        if is_remote(self.source) or self.videos is not None or self.names is not None:
+            return False
+        return place_of(self.source).file is None and not self.roots.local_shards
+
+    def below(self, root: Path) -> IngestParams:
+        """The same, with paths of this machine counted from ``root``."""
+        roots = self.roots.below(root)
+        mapping = str(root / self.format) if self.format.endswith(MAPPING_SUFFIXES) else self.format
+        return self.model_copy(update={"source": roots.source, "videos": roots.videos, "format": mapping})
+
+    @model_validator(mode="after")
+    def _names_readable_addresses(self) -> IngestParams:
+        if (fault := fault_of_source(self.source)) is not None:
+            raise ValueError(f"source: {fault}")
+        if self.videos is not None and (fault := fault_of_address(self.videos)) is not None:
+            raise ValueError(f"videos: {fault}")
+        return self
 
     @field_validator("format")
     @classmethod
@@ -122,6 +219,10 @@ class IngestParams(Table):
                 f"validation_share + test_share is {held_out:g}: it must stay below 1, or nothing is left to train on"
             )
         return self
+
+    def decodes_whole(self, videos: int) -> bool:
+        """True if every frame of a source of so many videos is decoded."""
+        return self.curate or self.validation.is_whole(videos)
 
 
 class SynthesizeParams(Table):

@@ -71,9 +71,28 @@ class TraceParams(Table):
     rewards: RewardRules
 
 
+class EventParams(Table):
+    """Events of clips whose annotation has none, told by the writer's model from pictures, which it
+    must accept.
+
+    An event is kept if a second reading, which is shown only its own pictures and nothing of the
+    first one, tells the same event.
+    """
+
+    #: Number of pictures of a clip in the first reading, and largest number of an event in the
+    #: second.
+    frames: int = Field(ge=4)
+    #: Largest size of a picture; larger frames are scaled down.
+    max_pixels: int = Field(ge=4096)
+    #: Largest number of events of a clip.
+    most: int = Field(gt=0)
+    #: Shortest event, in seconds.
+    min_s: float = Field(gt=0)
+
+
 class WriterParams(Table):
-    """A language model that writes MixVidQA questions and traces. Its address comes from the
-    environment, as for the judge."""
+    """A language model that writes MixVidQA questions and traces, and tells events. Its address
+    comes from the environment, as for the judge."""
 
     #: Name of the model at the endpoint.
     model: str = Field(min_length=1)
@@ -85,13 +104,15 @@ class WriterParams(Table):
     max_tokens: int = Field(gt=0)
     #: Seed of the first proposal; each further proposal uses the next number.
     seed: int = Field(ge=0)
-    #: Largest number of proposals for a question or a trace.
+    #: Largest number of proposals for a question, a trace or the events of a clip.
     tries: int = Field(gt=0)
     questions: bool
     traces: TraceParams | None
+    #: null: clips without events stay so.
+    events: EventParams | None
 
     @model_validator(mode="after")
     def _writes_something(self) -> WriterParams:
-        if not self.questions and self.traces is None:
-            raise ValueError("questions false and traces null: nothing is written; set `writer: null`")
+        if not self.questions and self.traces is None and self.events is None:
+            raise ValueError("questions false, traces null and events null: nothing is written; set `writer: null`")
         return self

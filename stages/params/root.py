@@ -14,7 +14,7 @@ from typing import Any, cast
 from pydantic import Field, ValidationError, model_validator
 
 from stages.domain.core.prompts import PromptTexts
-from stages.domain.tasks import task_of
+from stages.domain.tasks import mix_vid_qa, task_of
 from stages.domain.tasks.rewards import RewardRules
 from stages.errors import Fault
 from stages.params.data import CorpusParams, IngestParams, SynthesizeParams
@@ -160,6 +160,16 @@ class Params(Table):
                     " model that reads (kind: openai, see infra/recipes/vidbridge-r1.yaml and VIDBRIDGE_JUDGE_URL), or"
                     f" accept the rough measure with {name}.kind: rule_on_real_text"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _shots_are_known(self) -> Params:
+        mixing = self.synthesize.tasks.of(mix_vid_qa.TASK)
+        if mixing is not None and mixing.one_shot and not self.ingest.curate:
+            raise ValueError(
+                f"synthesize.tasks.{mix_vid_qa.NAME}.one_shot: true, and ingest.curate is false, so that no clip's"
+                " shots are known; set ingest.curate: true, or one_shot: false"
+            )
         return self
 
     @model_validator(mode="after")

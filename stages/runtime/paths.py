@@ -52,6 +52,8 @@ CORPUS = Path("data/corpus")
 CLIPS = Path("data/clips")
 #: Clip rows.
 MANIFEST_FILE = "manifest.jsonl"
+#: NearDuplicate rows, if ``ingest.near_duplicates`` asks for them.
+NEAR_DUPLICATES_FILE = "near_duplicates.jsonl"
 #: The data card: counts, licences, what was rejected; for people.
 CARD_FILE = "card.md"
 NORMALISED = "normalised"
@@ -59,6 +61,9 @@ NORMALISED = "normalised"
 #: Written by synthesize: a file a split and task (:func:`samples_file`), rejects, summary, contact
 #: sheets.
 SAMPLES = Path("data/samples")
+#: Captioned rows: events that the writer's model told of clips without, if
+#: ``synthesize.writer.events`` asks for them.
+EVENTS_FILE = "events.jsonl"
 #: ``<task>.png``: the frames of some samples, for people.
 SHEETS = "sheets"
 
@@ -115,6 +120,8 @@ DATABASE = STATE / "mlflow.db"
 SCRATCH = STATE / "scratch"
 #: Decoded frames, unless VIDBRIDGE_FRAME_CACHE names a folder.
 FRAMES = STATE / "frames"
+#: Fetched files of remote sources and of tars, unless VIDBRIDGE_SOURCE_CACHE names a folder.
+SOURCES = STATE / "sources"
 #: Answers of judges, unless VIDBRIDGE_JUDGE_CACHE names a folder.
 JUDGE_ANSWERS = STATE / "judge"
 #: Models assembled for loading, and versions as MLflow serves them.

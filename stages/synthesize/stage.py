@@ -10,13 +10,15 @@ import sys
 from contextlib import closing
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 from stages.domain.tasks import mix_vid_qa
-from stages.lib.rows.jsonl import write_json
+from stages.lib.rows.jsonl import write_json, write_rows
 from stages.lib.rows.samples import sheet_samples
 from stages.lib.video.open import frame_loader
 from stages.params import Params, SynthesizeParams, load_params
 from stages.runtime import paths
+from stages.synthesize.captioner import Captioner, caption_manifest
 from stages.synthesize.contact_sheets import sample_sheet
 from stages.synthesize.manifest import REMEMBERED, Manifest
 from stages.synthesize.shards import (
@@ -48,10 +50,13 @@ def _synthesise(params: Params, scratch: Path) -> str | None:
     """Make all samples. Returns the reason why they must not be used; None if they can be."""
     settings = params.synthesize
     with stage_run("synthesize", params) as run:
-        counts = synthesise_manifest(MANIFEST, settings, params.seed, scratch, paths.SAMPLES)
-        writer = _write(settings, scratch, counts)
-        guesses = text_only(MANIFEST, settings, params.seed, scratch)
-        written = {"writer": writer.tally.table} if writer else {}
+        manifest, captioner = _tell_events(params, scratch)
+        counts = synthesise_manifest(manifest, settings, params.seed, scratch, paths.SAMPLES)
+        writer = _write(settings, manifest, scratch, counts)
+        guesses = text_only(manifest, settings, params.seed, scratch)
+        written: dict[str, Any] = {"writer": writer.tally.table} if writer else {}
+        if captioner is not None:
+            written["captioner"] = captioner.table
         reasons = dict(sorted(counts.rejects.items()))
         guess_row = (
             None
@@ -64,7 +69,7 @@ def _synthesise(params: Params, scratch: Path) -> str | None:
         )
         decord = _write_sheets(params)
         total = sum(sum(tasks.values()) for tasks in counts.samples.values())
-        cost = writer.usage if writer else {}
+        cost = (writer.usage if writer else {}) | (captioner.usage if captioner else {})
         run.summary({"samples": total, "rejects": counts.rejects.total(), "frames_served_by_decord": decord, **cost})
         aside = "".join(f", {count} rejected: {reason}" for reason, count in reasons.items())
         print(
@@ -76,14 +81,27 @@ def _synthesise(params: Params, scratch: Path) -> str | None:
     return None if guesses is None else _given_away(guesses, settings.max_text_only)
 
 
-def _write(settings: SynthesizeParams, scratch: Path, counts: SampleCounts) -> Writer | None:
+def _tell_events(params: Params, scratch: Path) -> tuple[Path, Captioner | None]:
+    """Let the writer's model tell the events of clips without, if the parameters say so. Returns
+    the manifest to make samples of."""
+    writer = params.synthesize.writer
+    if writer is None or writer.events is None:
+        return MANIFEST, None
+    captioner = Captioner(writer, frame_loader(params))
+    manifest, told = caption_manifest(MANIFEST, captioner, scratch)
+    write_rows(paths.SAMPLES / paths.EVENTS_FILE, told)
+    print(f"synthesize: {captioner}")
+    return manifest, captioner
+
+
+def _write(settings: SynthesizeParams, manifest: Path, scratch: Path, counts: SampleCounts) -> Writer | None:
     """Let the writer of the parameters write questions and traces, and move samples that it failed
     to write to the rejects."""
     if settings.writer is None:
         return None
     writer = Writer(settings.writer)
-    with closing(Manifest(MANIFEST, scratch / INDEX_FILE)) as manifest:
-        set_aside = write_samples(paths.SAMPLES, lru_cache(REMEMBERED)(manifest.named), settings.tasks.named, writer)
+    with closing(Manifest(manifest, scratch / INDEX_FILE)) as clips:
+        set_aside = write_samples(paths.SAMPLES, lru_cache(REMEMBERED)(clips.named), settings.tasks.named, writer)
     with (paths.SAMPLES / paths.REJECTS_FILE).open("a", encoding="utf-8") as rejects:
         for split, rows in set_aside.items():
             if rows:

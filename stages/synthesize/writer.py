@@ -180,7 +180,7 @@ def write_questions(samples: Sequence[Sample], clip_of: Callable[[str], Clip], w
     kept: dict[int, Sample] = {}
     for draw in range(writer.params.tries):
         waiting = [n for n in range(len(samples)) if n not in kept]
-        proposals = _answers(writer.propose, {n: ask_for_question(*descriptions[n], draw) for n in waiting})
+        proposals = answers_of(writer.propose, {n: ask_for_question(*descriptions[n], draw) for n in waiting})
         candidates: dict[int, Sample] = {}
         for n, proposal in proposals.items():
             if not isinstance(proposal, WrittenQuestion):
@@ -228,11 +228,11 @@ def _verdicts(
     for n in candidates:
         own, other = descriptions[n]
         texts |= {(n, "blind"): "", (n, "other"): other, (n, "own"): own}
-    answers = _answers(
+    answers = answers_of(
         writer.check, {key: ask_to_try(candidates[key[0]].question, text) for key, text in texts.items()}
     )
     readable = {key: answer.answer for key, answer in answers.items() if isinstance(answer, Tried)}
-    return _answers(writer.check, {key: ask_right(candidates[key[0]], answer) for key, answer in readable.items()})
+    return answers_of(writer.check, {key: ask_right(candidates[key[0]], answer) for key, answer in readable.items()})
 
 
 def _unfit(blind: Record | None, other: Record | None, own: Record | None) -> str | None:
@@ -263,7 +263,7 @@ def write_traces(
     for draw in range(writer.params.tries):
         # For a clip without a description, a writer could only guess.
         waiting = [n for n in range(len(samples)) if n not in kept and descriptions[n][0]]
-        proposals = _answers(writer.propose, {n: ask_for_trace(samples[n], *descriptions[n], draw) for n in waiting})
+        proposals = answers_of(writer.propose, {n: ask_for_trace(samples[n], *descriptions[n], draw) for n in waiting})
         replies = {}
         for n, proposal in proposals.items():
             if (problem := _unusable(proposal, descriptions[n][0])) is not None:
@@ -313,7 +313,7 @@ def _other(sample: Sample) -> str:
     return next(clip_id for clip_id in sample.timeline.clip_ids if clip_id != sample.clip_id)
 
 
-def _answers(endpoint: Endpoint, questions: Mapping[Key, Question]) -> dict[Key, Record]:
+def answers_of(endpoint: Endpoint, questions: Mapping[Key, Question]) -> dict[Key, Record]:
     """Send all questions at once, and return the answer to each; a verdict ``invalid`` if it was
     not readable.
 

@@ -190,6 +190,10 @@ class Clip(Record):
     questions: tuple[Question, ...] = ()
     #: None: there are none.
     open_questions: tuple[OpenQuestion, ...] | None = None
+    #: First frames of all shots but the first; empty: it is one shot; None: nobody looked.
+    shots: tuple[int, ...] | None = None
+    #: ``black``, ``static``, ``letterboxed``; None: none of them, or nobody looked.
+    flags: tuple[str, ...] | None = None
 
     @property
     def decord_safe(self) -> bool:
@@ -248,9 +252,8 @@ class Clip(Record):
 
     @model_validator(mode="after")
     def _lies_in_its_file(self) -> Clip:
-        if self.excerpt is not None and self.excerpt.first + self.frames > self.excerpt.file_frames:
-            of = f"{self.excerpt.first} to {self.excerpt.first + self.frames} of a file of {self.excerpt.file_frames}"
-            raise ValueError(f"excerpt: frames {of}")
+        if (stop := self.first_frame + self.frames) > self.file_frames:
+            raise ValueError(f"excerpt: frames {self.first_frame} to {stop} of a file of {self.file_frames}")
         return self
 
     @model_validator(mode="after")
@@ -367,9 +370,7 @@ class Verdict(Record):
     @model_validator(mode="after")
     def _score_iff_scored(self) -> Verdict:
         if (self.outcome == "scored") != (self.score is not None):
-            raise ValueError(
-                f"outcome {self.outcome!r} and score {self.score!r} contradict each other: only 'scored' has a score"
-            )
+            raise ValueError(f"outcome {self.outcome!r} and score {self.score!r} contradict: only 'scored' has a score")
         return self
 
 

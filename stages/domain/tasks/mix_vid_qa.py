@@ -55,6 +55,12 @@ class Settings(BaseSettings):
     max_piece_s: Exact
     #: Fewest sampled frames in every piece.
     min_piece_frames: int = Field(ge=1)
+    #: Mix only clips of one shot (``ingest.curate`` finds them): a cut inside a clip looks like
+    #: the cut to the other clip.
+    one_shot: bool
+    #: Mix also clips that are different parts of one recording, as where a long recording holds
+    #: unrelated shots.
+    one_recording: bool
 
     @model_validator(mode="after")
     def _ordered(self) -> Settings:
@@ -66,14 +72,18 @@ class Settings(BaseSettings):
         return self
 
 
-def unsuitable(clip: Partner, partner: Partner) -> str | None:
+def unsuitable(clip: Partner, partner: Partner, settings: Settings) -> str | None:
     """Reason why these two must not be mixed; None if they may.
 
-    They must come from different source videos, show different classes, and share no attribute that
-    a question could name.
+    They must come from different source videos (or parts of one, if the settings say so), show
+    different classes, and share no attribute that a question could name.
     """
-    if clip.source_id == partner.source_id:
+    if clip.source_id == partner.source_id and not settings.one_recording:
         return "same source video"
+    if clip.overlaps(partner):
+        return "same part of one file"
+    if settings.one_shot and not partner.one_shot:
+        return "several shots"
     if clip.label is not None and clip.label == partner.label:
         return f"same class {clip.label!r}"
     shared = clip.named & partner.named
@@ -108,6 +118,9 @@ def _tells(clip: Clip) -> bool:
 
 
 def _mixed(clip: Clip, settings: Settings, context: Context) -> TaskSamples:
+    if settings.one_shot and clip.shots != ():
+        found = "nobody looked for its shots" if clip.shots is None else f"it has {len(clip.shots) + 1} shots"
+        return [], [Reject(item=clip.clip_id, reason="not-one-shot", detail=f"{found} (mix_vid_qa.one_shot)")]
     samples: list[Sample] = []
     rejects: list[Reject] = []
     used: set[str] = set()
@@ -118,7 +131,7 @@ def _mixed(clip: Clip, settings: Settings, context: Context) -> TaskSamples:
             (
                 c
                 for c in islice(context.ring.walk(key), SEARCHED)
-                if c.clip_id not in used and unsuitable(about, c) is None
+                if c.clip_id not in used and unsuitable(about, c, settings) is None
             ),
             None,
         )

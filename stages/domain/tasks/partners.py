@@ -18,7 +18,9 @@ class Partner(NamedTuple):
     """The facts about a clip that mixing needs; small, so that a hundred thousand of them can be
     searched.
 
-    ``named``: attributes of its subjects, words by which a question may name the clip.
+    ``named``: attributes of its subjects, words by which a question may name the clip; ``path`` and
+    ``first``: its file, and the number of its first frame there; ``one_shot``: it is known to be
+    one.
     """
 
     clip_id: str
@@ -27,11 +29,22 @@ class Partner(NamedTuple):
     named: frozenset[str]
     frames: int
     rate: Fraction
+    path: str
+    first: int
+    one_shot: bool
+
+    def overlaps(self, other: Partner) -> bool:
+        """True if both show some frame of one file."""
+        apart = self.first + self.frames <= other.first or other.first + other.frames <= self.first
+        return self.path == other.path and not apart
 
 
 def as_partner(clip: Clip) -> Partner:
     named = frozenset(word for subject in clip.subjects for word in subject.attributes)
-    return Partner(clip.clip_id, clip.source_id, clip.label, named, clip.frames, clip.rate)
+    first = clip.first_frame
+    return Partner(
+        clip.clip_id, clip.source_id, clip.label, named, clip.frames, clip.rate, clip.path, first, clip.shots == ()
+    )
 
 
 class Ring:

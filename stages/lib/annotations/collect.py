@@ -164,16 +164,20 @@ def _misplaced(video: str, folder: Path, links: Links) -> tuple[str, str] | None
         )
         return "outside-folder", detail
     if target.is_dir():
-        return _pictures_elsewhere(video, target, links)
+        return pictures_elsewhere(video, target, links)
     if not target.is_file():
         return "missing-file", f"video: {video!r} is not a file"
     return None
 
 
-def _pictures_elsewhere(video: str, folder: Path, links: Links) -> tuple[str, str] | None:
-    """Check the links in a folder that is a video in pictures, as the folder itself is checked."""
-    with os.scandir(folder) as entries:
-        linked = sorted(entry.name for entry in entries if entry.is_symlink())
+def pictures_elsewhere(video: str, folder: Path, links: Links) -> tuple[str, str] | None:
+    """Check the links in a folder that is a video in pictures, as the folder itself is checked:
+    reason and detail of a reject, or None."""
+    try:
+        with os.scandir(folder) as entries:
+            linked = sorted(entry.name for entry in entries if entry.is_symlink())
+    except OSError as error:
+        return "missing-file", f"video: {video!r} cannot be read ({_reason(error)})"
     for name in linked:
         try:
             leads_out = links.lead_out(folder / name)

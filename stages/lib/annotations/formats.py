@@ -8,7 +8,7 @@ from pathlib import Path
 from stages.lib.annotations import activitynet_captions, coin, jsonl, kinetics, vidbridge_r1
 from stages.lib.annotations.annotation import SourceError
 from stages.lib.annotations.collect import Format, Source
-from stages.lib.annotations.mapping.document import is_path, shipped
+from stages.lib.annotations.mapping.document import is_path, load, shipped
 from stages.lib.annotations.mapping.reader import ignored_columns, read_mapped
 from stages.params import IngestParams
 
@@ -41,6 +41,18 @@ def unused_columns(params: IngestParams) -> tuple[str, ...]:
     if params.format in FORMATS:
         return ()
     return ignored_columns(Path(params.source), params.annotations, _mapping(params.format))
+
+
+def second_tables(params: IngestParams) -> tuple[str, ...]:
+    """List the files, or wildcards, of second tables that a mapping joins to the rows.
+
+    Raises:
+        SourceError, MappingError: as :func:`read_source`.
+    """
+    if params.format in FORMATS:
+        return ()
+    joins = [join for mapping in load(_mapping(params.format)) for join in mapping.joins.values()]
+    return tuple(dict.fromkeys(join.file for join in joins if join.file is not None))
 
 
 def _mapping(name: str) -> Path:

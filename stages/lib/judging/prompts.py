@@ -176,17 +176,39 @@ FORMS: dict[str, Form] = {form.name: form for form in _MARKINGS.values()} | {
 }
 
 
+class Picture(NamedTuple):
+    """A picture that a question shows. ``url``: the picture itself, as a ``data:`` address."""
+
+    caption: str
+    url: str
+
+
 class Question(NamedTuple):
     """One request to a model; equal questions have equal answers. ``draw`` distinguishes several
-    draws for the same text."""
+    draws for the same text; ``pictures``: each with its caption, behind the text."""
 
     form: Form
     text: str
     draw: int
+    pictures: tuple[Picture, ...] = ()
 
     @property
-    def messages(self) -> list[dict[str, str]]:
-        return [{"role": "system", "content": self.form.system}, {"role": "user", "content": self.text}]
+    def messages(self) -> list[dict[str, Any]]:
+        return [{"role": "system", "content": self.form.system}, {"role": "user", "content": self._content}]
+
+    @property
+    def _content(self) -> str | list[dict[str, Any]]:
+        if not self.pictures:
+            return self.text
+        captioned = [
+            part
+            for picture in self.pictures
+            for part in (
+                {"type": "text", "text": picture.caption},
+                {"type": "image_url", "image_url": {"url": picture.url}},
+            )
+        ]
+        return [{"type": "text", "text": self.text}, *captioned]
 
     @property
     def response_format(self) -> dict[str, Any]:

@@ -177,20 +177,25 @@ def encode_stream(
     unfinished.replace(path)
 
 
-def validate_command(path: Path) -> list[str]:
+def validate_command(path: Path, times: str = "pipe:1", small_px: int | None = None) -> list[str]:
     """Build the command of a whole-file decode that stops at the first error and prints each
-    frame's time."""
+    frame's time to ``times``; with ``small_px``, it also writes each frame to standard output, as
+    BGR of that width and height."""
     source = ffmpeg.input(str(path.absolute()), protocol_whitelist="file,pipe", format_whitelist=CONTAINERS, threads=1)
     # V, not v: cover art is not a moving picture, and may be the first stream.
     # A frame without metadata would not be printed.
     printed = (
         source["V:0"]
         .filter("metadata", mode="add", key="frame", value="1")
-        .filter("metadata", mode="print", file="pipe:1")
+        .filter("metadata", mode="print", file=times)
     )
-    output = printed.output("-", format="null", fps_mode="passthrough", copyts=None)
+    if small_px is None:
+        output = printed.output("-", format="null", fps_mode="passthrough", copyts=None)
+    else:
+        scaled = printed.filter("scale", small_px, small_px, flags="area+accurate_rnd+full_chroma_int+bitexact")
+        output = scaled.output("pipe:1", format="rawvideo", pix_fmt="bgr24", fps_mode="passthrough", copyts=None)
     command: list[str] = output.global_args(
-        "-hide_banner", "-nostdin", "-loglevel", "error", "-nostats", "-xerror"
+        "-hide_banner", "-nostdin", "-loglevel", "error", "-nostats", "-xerror", "-filter_complex_threads", "1"
     ).compile(cmd=ffmpeg_binary())
     return command
 
@@ -210,6 +215,11 @@ def validate(path: Path, timeout_s: float = TIMEOUT_S) -> tuple[int | None, ...]
         done = run_ffmpeg(validate_command(path), timeout_s)
     except subprocess.TimeoutExpired as error:
         raise VideoError("timeout", f"{path.name}: decoding did not end within {timeout_s:g} s") from error
+    return decoded_times(path, done)
+
+
+def decoded_times(path: Path, done: subprocess.CompletedProcess[bytes]) -> tuple[int | None, ...]:
+    """Parse what a command of :func:`validate_command` printed; raises as :func:`validate`."""
     times = tuple(_time(line) for line in done.stdout.splitlines() if line.startswith(b"frame:"))
     if done.returncode or not times:
         raise VideoError("damaged", f"{path.name}: {last_lines(done.stderr) or 'no frame could be decoded'}")

@@ -32,6 +32,7 @@ from stages.lib.video.reader import Facts, ReadStats, read_frames
 from stages.lib.video.times import PacketIndex
 from stages.runtime.code_digest import code_digest
 from stages.runtime.frame_cache import FrameStore
+from stages.runtime.sources.videos import Videos
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -72,7 +73,7 @@ class FrameLoader:
 
     Args:
         clips: the manifest by clip id.
-        source: the folder that the clips' paths are relative to.
+        source: the folder that the clips' paths are relative to, or what finds their files.
         cache_bytes: bound on the cached pixels; 0 caches none.
         manifest: the manifest's folder, which holds the clips that ingest has re-encoded.
         store: cache of frames on disk; None: no cache on disk.
@@ -83,7 +84,7 @@ class FrameLoader:
     def __init__(
         self,
         clips: Mapping[str, Clip],
-        source: Path,
+        source: Path | Videos,
         cache_bytes: int,
         manifest: Path | None = None,
         store: FrameStore | None = None,
@@ -95,7 +96,7 @@ class FrameLoader:
         self._contents: dict[str, str] = {}
         self._clips = clips
         self._source = source
-        self._manifest = manifest or source
+        self._manifest = manifest or (source if isinstance(source, Path) else Path())
         self._cache_bytes = cache_bytes
         self._cached: OrderedDict[tuple[str, str], Pixels] = OrderedDict()
         self._held_bytes = 0
@@ -161,8 +162,16 @@ class FrameLoader:
         return pixels
 
     def path(self, clip: Clip) -> Path:
-        """Path of the file from which this clip is read."""
-        return (self._manifest if clip.normalised else self._source) / clip.path
+        """Path of the file from which this clip is read, fetched where it is not here.
+
+        Raises:
+            SourceAccessError: it cannot be fetched, or is not the one that ingest saw.
+        """
+        if clip.normalised:
+            return self._manifest / clip.path
+        if isinstance(self._source, Path):
+            return self._source / clip.path
+        return self._source.path(clip.path, clip.sha256)
 
     def _fetch(self, timeline: Timeline, indices: Sequence[int]) -> tuple[Pixels, bool]:
         """Load frames, and tell if they are on disk. Small clips skip the disk: decoding them is

@@ -13,6 +13,7 @@ from stages.lib.video.loader import FrameLoader
 from stages.params import Params
 from stages.runtime import paths
 from stages.runtime.frame_cache import FrameStore
+from stages.runtime.sources.videos import open_videos
 
 #: Default of VIDBRIDGE_FRAME_CACHE_MB: bound on decoded frames in memory, in MB.
 FRAME_CACHE_MB = 512
@@ -28,7 +29,7 @@ def frame_loader(params: Params, fit: Callable[[], Fit] | None = None) -> FrameL
         InputError: VIDBRIDGE_FRAME_CACHE_MB or VIDBRIDGE_FRAME_DISK_GB is not a number.
     """
     store = None if fit is None else frame_store()
-    return FrameLoader(load_clips(), Path(params.ingest.source), frame_memory_bytes(), paths.CLIPS, store, fit)
+    return FrameLoader(load_clips(), open_videos(params.ingest.roots), frame_memory_bytes(), paths.CLIPS, store, fit)
 
 
 def frame_memory_bytes() -> int:

@@ -29,6 +29,7 @@ from stages.lib.video.reader import choose
 from stages.pages.render import fill_page, in_base64, reference_text
 from stages.params import Params, load_params
 from stages.runtime import paths
+from stages.runtime.sources.videos import open_videos
 
 #: Height of a frame on the page, and its JPEG quality: enough to see what happens.
 FRAME_PX, JPEG_QUALITY = 84, 78
@@ -49,7 +50,7 @@ def browse(root: Path, out: Path, samples: int) -> Path:
     if not (paths.SAMPLES / paths.SUMMARY_FILE).exists():
         raise InputError(f"{paths.SAMPLES / paths.SUMMARY_FILE}", "no samples yet", "run vidbridge run synthesize")
     clips = load_clips()
-    loader = FrameLoader(clips, Path(params.ingest.source), cache_bytes=0, manifest=paths.CLIPS)
+    loader = FrameLoader(clips, open_videos(params.ingest.roots), cache_bytes=0, manifest=paths.CLIPS)
     rows = [_sample(sample, clips, loader, params) for sample in _samples(params, samples)]
     rejects, reasons = _rejects()
     page = fill_page(

@@ -5,11 +5,15 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Any
 
 from stages.domain.core.records import Clip, Reject, TaskName, reject_order
 from stages.domain.tasks.synthesis import synthesise
+from stages.ingest.curation.curator import Curator
+from stages.ingest.curation.duplicates import NearDuplicate
+from stages.ingest.curation.grouping import warning
 from stages.ingest.examine import RowCounts, examine_source
+from stages.ingest.source import open_source
 from stages.lib.annotations.annotation import FILE_REASONS, PART_REASONS, SourceError, rows_rejected
 from stages.lib.annotations.formats import unused_columns
 from stages.params import Params
@@ -28,6 +32,11 @@ class Checked:
     rows: RowCounts
     samples: dict[TaskName, int]
     set_aside: dict[TaskName, tuple[Reject, ...]]
+    #: What curation counted (:meth:`stages.ingest.curation.curator.Curator.summary`), the pairs of
+    #: near-duplicates, and a warning about names that look alike; empty: there is none.
+    curated: dict[str, Any]
+    near_duplicates: tuple[NearDuplicate, ...]
+    names_alike: str
     #: Reasons of rejects that are parts of rows.
     part_reasons: frozenset[str] = PART_REASONS
     #: Columns of the annotations that their mapping does not use.
@@ -49,22 +58,53 @@ class Checked:
         return sum(reject.reason in FILE_REASONS for reject in self.rejects)
 
 
-def check(params: Params, folder: Path, annotation_format: str | None, annotations: str | None) -> Checked:
-    """Examine every file of ``folder`` as ingest would, with the present parameters, and count the
-    resulting samples.
+def check(
+    params: Params,
+    source: str,
+    annotation_format: str | None,
+    annotations: str | None,
+    videos: str | None = None,
+    *,
+    curate: bool = False,
+) -> Checked:
+    """Examine every file of ``source``, a folder or an address, as ingest would, with the present
+    parameters, and count the resulting samples.
+
+    Args:
+        videos: root of the videos, where that is another one.
+        curate: also look at frames and for near-duplicates, whatever the parameters say.
 
     Raises:
         SourceError: there is no such format; the folder or its annotation file cannot be used at
             all.
     """
-    changed = {"source": str(folder), "format": annotation_format or params.ingest.format, "annotations": annotations}
+    changed: dict[str, Any] = {
+        "source": source,
+        "format": annotation_format or params.ingest.format,
+        "annotations": annotations,
+        "videos": videos,
+    }
+    if curate:
+        changed |= {"curate": True, "near_duplicates": params.ingest.near_duplicates or "report"}
     # Not validated: a mapping that is only tried may lie anywhere.
     settings = params.ingest.model_copy(update=changed)
-    clips, rejects, hazards, counts = examine_source(settings, params.seed)
+    opened, curator = open_source(settings), Curator(settings)
+    clips, rejects, hazards, counts = examine_source(settings, params.seed, source=opened, curator=curator)
     samples: dict[TaskName, int] = {}
     set_aside: dict[TaskName, tuple[Reject, ...]] = {}
     for task in params.synthesize.tasks.named:
         rows = list(synthesise(clips, task, params.synthesize.tasks, params.synthesize.sampled_frames, params.seed))
         samples[task] = sum(len(accepted) for _, accepted, _ in rows)
         set_aside[task] = tuple(sorted((reject for _, _, refused in rows for reject in refused), key=reject_order))
-    return Checked(tuple(clips), tuple(rejects), hazards, counts, samples, set_aside, unused=unused_columns(settings))
+    return Checked(
+        tuple(clips),
+        tuple(rejects),
+        hazards,
+        counts,
+        samples,
+        set_aside,
+        curated=curator.summary(clips),
+        near_duplicates=tuple(curator.pairs),
+        names_alike=warning(curator.names),
+        unused=unused_columns(opened.params),
+    )

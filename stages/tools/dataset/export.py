@@ -36,6 +36,7 @@ from stages.lib.video.loader import FrameLoader
 from stages.pages.render import fill
 from stages.params import Params, load_params
 from stages.runtime import paths
+from stages.runtime.sources.videos import Roots, open_videos
 from stages.runtime.workers import map_whole
 
 Kind = Literal["mp4", "trl", "datasets"]
@@ -129,18 +130,18 @@ def _rows(split: Split, task: TaskName) -> Iterator[Sample]:
 
 
 @lru_cache(maxsize=1)
-def _loader(source: str) -> FrameLoader:
-    return FrameLoader(load_clips(), Path(source), cache_bytes=0, manifest=paths.CLIPS)
+def _loader(roots: Roots) -> FrameLoader:
+    return FrameLoader(load_clips(), open_videos(roots), cache_bytes=0, manifest=paths.CLIPS)
 
 
-def _render_one(sample: Sample, source: str, folder: Path) -> None:
+def _render_one(sample: Sample, roots: Roots, folder: Path) -> None:
     path = folder / video_name(sample)
     if not path.exists():
-        render(sample, _loader(source), path)
+        render(sample, _loader(roots), path)
 
 
 def _videos(samples: Sequence[Sample], params: Params, out: Path) -> None:
-    work = partial(_render_one, source=params.ingest.source, folder=out / "videos")
+    work = partial(_render_one, roots=params.ingest.roots, folder=out / "videos")
     map_whole(
         work,
         samples,
@@ -237,7 +238,7 @@ def _parquet(chosen: dict[tuple[Split, TaskName], list[Sample]], params: Params,
 
 
 def _picture_rows(samples: Sequence[Sample], split: Split, params: Params) -> Iterator[dict[str, Any]]:
-    loader = _loader(params.ingest.source)
+    loader = _loader(params.ingest.roots)
     for sample in tqdm(samples, desc=f"export {split}", unit="sample", mininterval=1):
         yield _picture_row(sample, params, loader)
 

@@ -12,11 +12,12 @@ from posixpath import normpath
 
 from stages.domain.core.records import SPLITS, Sample
 from stages.errors import InputError
+from stages.ingest.source import open_source
 from stages.lib.annotations.annotation import Annotation
 from stages.lib.annotations.formats import read_source
 from stages.lib.rows.jsonl import iterate_rows
 from stages.lib.video.folders import digest_of
-from stages.params import ExcludedVideo, Params
+from stages.params import ExcludedVideo, IngestParams
 from stages.runtime import paths as layout
 from stages.tracking.lineage.uri import TrackingError
 from stages.tracking.registry.removals import Manifests, Row, holds, manifest_rows
@@ -63,8 +64,9 @@ def find(session: Session, names: Sequence[str], versions: Sequence[Version]) ->
     Raises:
         RemovalError: a name matches no video, or several (an id that two sources use).
     """
-    source = session.root / Path(session.params.ingest.source).expanduser()
-    rows = _annotations(session.params, source)
+    ingest = session.params.ingest.below(session.root)
+    source = Path(ingest.source)
+    rows = _annotations(ingest)
     present = list(_present(session.root))
     rows_of_clips = list(dict.fromkeys([*present, *_earlier(session, versions)]))
     videos_by_path: dict[str, Video] = {}
@@ -86,12 +88,13 @@ def find(session: Session, names: Sequence[str], versions: Sequence[Version]) ->
     return list(videos_by_path.values())
 
 
-def _annotations(params: Params, source: Path) -> list[Annotation]:
+def _annotations(params: IngestParams) -> list[Annotation]:
     from stages.lib.annotations.annotation import SourceError
+    from stages.runtime.sources.failures import SourceAccessError
 
     try:
-        return read_source(params.ingest.model_copy(update={"source": str(source)}))[0]
-    except SourceError:
+        return read_source(open_source(params).params)[0]
+    except (SourceError, SourceAccessError):
         return []  # Empty, or not here: manifests may have the name.
 
 

@@ -31,6 +31,7 @@ from stages.params import Params
 from stages.runtime import paths
 from stages.runtime.endpoint.settings import model_endpoint_settings
 from stages.runtime.plain import one_line
+from stages.runtime.sources.videos import open_videos
 from stages.tools.suites.engines.answers import Answers, open_answers
 from stages.tools.suites.engines.contents import CONTENTS_FILE, Contents
 from stages.tools.suites.engines.endpoint import JPEG_QUALITY, MP4_CRF, EndpointModel, Form
@@ -333,7 +334,7 @@ def _sample_loader(
     @cache
     def loader() -> FrameLoader:
         return FrameLoader(
-            dict(clips()), videos or root / params.ingest.source, frame_memory_bytes(), root / paths.CLIPS
+            dict(clips()), videos or open_videos(params.ingest.roots, root), frame_memory_bytes(), root / paths.CLIPS
         )
 
     def load(sample: Sample) -> Frames:

@@ -92,8 +92,9 @@ def _record(name: str, entry: Mapping[str, Any]) -> StageRecord:
 
 
 def _hashes(items: Any) -> dict[str, str]:
-    # A dep that was missing when the stage was locked has only a path.
-    return {str(item["path"]): str(item.get("md5") or item.get("etag") or "") for item in items}
+    # DVC's name of a hash is the file system's: of folders and local files, buckets, web servers. A
+    # dep that was missing when the stage was locked has only a path.
+    return {str(item["path"]): str(item.get("md5") or item.get("etag") or item.get("checksum") or "") for item in items}
 
 
 def record_of(stage: Any) -> StageRecord:
@@ -106,6 +107,22 @@ def record_of(stage: Any) -> StageRecord:
         return _record(stage.name, to_single_stage_lockfile(stage))
     finally:
         stage.outs = outs
+
+
+def _save_deps(stage: Any) -> None:
+    """Hash a stage's inputs; one in a bucket that does not answer keeps the hash of the lock."""
+    outside = [(dep, dep.hash_info) for dep in stage.deps if dep.fs is not None and dep.fs.protocol != "local"]
+    stage.deps, deps = [dep for dep in stage.deps if all(dep is not other for other, _ in outside)], stage.deps
+    try:
+        stage.save_deps(allow_missing=True)
+    finally:
+        stage.deps = deps
+    for dep, locked in outside:
+        try:
+            dep.save()
+        except Exception:
+            # Of any client. The stage reports it if it reads the bucket.
+            dep.hash_info = locked
 
 
 def current_stage(root: Path, name: str) -> StageRecord | None:
@@ -125,7 +142,7 @@ def current_stage(root: Path, name: str) -> StageRecord | None:
     try:
         with Repo(str(root)) as repo:
             stage = repo.stage.load_one(str(root / PIPELINE_FILE), name)
-            stage.save_deps(allow_missing=True)
+            _save_deps(stage)
             return record_of(stage)
     except StageNotFound:
         return None

@@ -16,6 +16,7 @@ from stages.domain.core.digest import digest
 from stages.runtime import paths as layout
 from stages.runtime.code_digest import code_digest
 from stages.runtime.leases import lease
+from stages.runtime.sources.addresses import is_remote
 from stages.tracking.lineage.declared import declared_stage
 from stages.tracking.lineage.lockfile import StageRecord, is_code, read_lock
 from stages.tracking.runs.store import is_first_rank
@@ -119,14 +120,16 @@ def _contents(inputs: Sequence[str], locked: Mapping[str, StageRecord]) -> dict[
             for path in inputs:
                 hashes[path] |= {record.deps.get(path, "")} - {""}
     return {
-        path: outs.get(path) or (hashes[path].pop() if len(hashes[path]) == 1 else _content(Path(path)))
-        for path in inputs
+        path: outs.get(path) or (hashes[path].pop() if len(hashes[path]) == 1 else _content(path)) for path in inputs
     }
 
 
-def _content(path: Path) -> str:
+def _content(name: str) -> str:
     """Hash of an input that ``dvc.lock`` does not list (a verb run by hand): names, sizes and
-    times."""
+    times. Of a bucket or a web server there is none: ``data/clips`` has the hash of each file."""
+    if is_remote(name):
+        return name
+    path = Path(name)
     files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
     rows = [f"{p.relative_to(path.parent)} {p.stat().st_size} {p.stat().st_mtime_ns}" for p in files]
     return hashlib.sha256("\n".join(rows).encode()).hexdigest()

@@ -158,6 +158,7 @@ def test_trouble_with_files_is_one_sentence_with_the_path(project: Path) -> None
             ({}, ["data", "check", "params.yaml/inside"]),
             ({}, ["data", "check", ".", "--format", "coins"]),
             ({"VIDBRIDGE_PROJECT": str(project / "params.yaml")}, ["plan"]),
+            ({}, ["data", "cut", "s3://bucket/films"]),
         ],
     )
     for one in shown:
@@ -168,6 +169,7 @@ def test_trouble_with_files_is_one_sentence_with_the_path(project: Path) -> None
         "params.yaml.unfinished", str(project / "params.yaml.unfinished")
     )
     assert ".jsonl:1: " in shown[1].stderr
+    assert "folder: 's3://bucket/films' is not on this machine; cut a copy of its files" in shown[5].stderr
 
 
 def test_a_defect_keeps_its_traceback_and_says_where_it_goes(project: Path) -> None:

@@ -101,7 +101,7 @@ def test_a_writer_needs_the_endpoint_when_samples_are_made(monkeypatch: pytest.M
     monkeypatch.delenv("VIDBRIDGE_WRITER_URL", raising=False)
     assert endpoints(parse_params(raw), judged=True, written=True) == {}
     author = {"model": "author", "revision": "r1", "temperature": 0.7, "max_tokens": 300, "seed": 0, "tries": 2}
-    raw["synthesize"]["writer"] = {**author, "questions": True, "traces": None}
+    raw["synthesize"]["writer"] = {**author, "questions": True, "traces": None, "events": None}
     params = parse_params(raw)
     assert endpoints(params, judged=True, written=False) == {}
     assert endpoints(params, judged=False, written=True) == {"JUDGE": "synthesize.writer is on"}

@@ -16,6 +16,8 @@ from tests.support.builders import media
 
 PARAMS = IngestParams(
     source="x",
+    videos=None,
+    names=None,
     format="jsonl",
     annotations=None,
     validation_share=0.2,
@@ -29,6 +31,9 @@ PARAMS = IngestParams(
     frame_rate=None,
     normalise=False,
     exclude=(),
+    source_pattern=None,
+    curate=False,
+    near_duplicates=None,
 )
 
 

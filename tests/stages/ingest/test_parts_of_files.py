@@ -40,7 +40,9 @@ def examined(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Names of the files that are examined, in this process: starting others takes longer."""
     names: list[str] = []
 
-    def in_process(asked: Sequence[Asked], params: IngestParams, reencoded: Path | None) -> Iterator[FileReport]:
+    def in_process(
+        asked: Sequence[Asked], params: IngestParams, reencoded: Path | None, _files: object
+    ) -> Iterator[FileReport]:
         for one in asked:
             names.append(one.video)
             yield examine(one, Path(params.source), reencoded)

@@ -14,6 +14,8 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, NamedTuple
 
+from tests.support.judges.viewer import Shown, event_of, events_in, pictures_of
+
 KEY = "sk-test-0123456789abcdef"
 
 
@@ -38,6 +40,7 @@ class Asked(NamedTuple):
     before: dict[str, str]  # what stands before the fence
     inside: dict[str, str]  # what stands inside it
     seed: int
+    pictures: tuple[Shown, ...] = ()
 
 
 def read_question(body: Mapping[str, Any]) -> Asked:
@@ -49,13 +52,16 @@ def read_question(body: Mapping[str, Any]) -> Asked:
     assert form["type"] == "json_schema"
     assert form["json_schema"]["strict"] is True
     assert form["json_schema"]["schema"]["additionalProperties"] is False
-    lines = user["content"].splitlines()
+    content = user["content"]
+    text, pictures = (content, ()) if isinstance(content, str) else (content[0]["text"], pictures_of(content[1:]))
+    assert isinstance(content, str) or pictures, "a list holds pictures"
+    lines = text.splitlines()
     fences = [n for n, line in enumerate(lines) if line.startswith("FENCE")]
     assert len(fences) == 2, "one fence"
     first, last = fences
     assert lines[first] == lines[last]
     assert re.fullmatch(r"FENCE [0-9a-f]{24}", lines[first])
-    assert user["content"].count(lines[first]) == 2, "the fence is nowhere else"
+    assert text.count(lines[first]) == 2, "the fence is nowhere else"
     assert last == len(lines) - 1, "nothing comes after it"
 
     def fields(part: list[str]) -> dict[str, str]:
@@ -63,10 +69,11 @@ def read_question(body: Mapping[str, Any]) -> Asked:
 
     return Asked(
         form["json_schema"]["name"],
-        user["content"],
+        text,
         fields(lines[:first]),
         fields(lines[first + 1 : last]),
         body["seed"],
+        pictures,
     )
 
 
@@ -74,6 +81,12 @@ def verdict(asked: Asked) -> dict[str, Any]:
     """Words that are equal are right; nothing that a text says about itself counts."""
     if asked.kind.startswith(("write_", "try_")):
         return written(asked)
+    if asked.kind == "propose_events":
+        return {"events": list(events_in(asked.pictures))[: int(asked.before["most"])]}
+    if asked.kind == "read_event":
+        return {"caption": event_of(asked.pictures)}
+    if asked.kind == "same_event":
+        return {"reason": "", "same": asked.inside["first"] == asked.inside["second"]}
     if asked.kind == "events":
         return {"events": [part for part in asked.inside["description"].split(" then ") if part][:10]}
     if asked.kind == "entailed":

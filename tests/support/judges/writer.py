@@ -16,4 +16,4 @@ def settings(*traced: TaskName, judge: dict[str, Any] | None = None, **changes: 
         {"tasks": traced, "least": 1.0, "judge": judge or RULE, "rewards": rules().model_dump()} if traced else None
     )
     values = {"model": "author", "revision": "r1", "temperature": 0.7, "max_tokens": 300, "seed": 10, "tries": 3}
-    return WriterParams.model_validate({**values, "questions": True, "traces": traces, **changes})
+    return WriterParams.model_validate({**values, "questions": True, "traces": traces, "events": None, **changes})

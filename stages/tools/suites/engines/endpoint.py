@@ -4,12 +4,10 @@ each video prepared once."""
 from __future__ import annotations
 
 import asyncio
-import base64
 import tempfile
 from collections import Counter
 from collections.abc import Sequence
 from fractions import Fraction
-from io import BytesIO
 from itertools import groupby
 from pathlib import Path
 from typing import Any, Literal
@@ -23,6 +21,7 @@ from stages.domain.core.frames import Frames
 from stages.lib.video.encoder import encode
 from stages.lib.video.errors import VideoError
 from stages.runtime.endpoint.client import NoAnswer, Refused, complete, open_client
+from stages.runtime.endpoint.pictures import data_url, fitted, jpeg_url
 from stages.runtime.endpoint.settings import EndpointSettings
 from stages.tools.suites.engines.models import MAX_PIXELS_PER_FRAME
 from stages.tools.suites.engines.questions import Answer, Load, OnAnswers, Question, apply_view
@@ -199,26 +198,10 @@ def content_of(frames: Frames, form: Form) -> list[Any]:
     Raises:
         VideoError: they cannot be encoded.
     """
-    pictures = [_fitted(pixels) for pixels in frames.pixels]
+    pictures = [fitted(pixels, MAX_PIXELS_PER_FRAME) for pixels in frames.pixels]
     if form == "mp4":
-        return [{"type": "video_url", "video_url": {"url": _data_url("video/mp4", _mp4(pictures, frames))}}]
-    return [
-        {"type": "image_url", "image_url": {"url": _data_url("image/jpeg", _jpeg(picture))}} for picture in pictures
-    ]
-
-
-def _fitted(pixels: np.ndarray[Any, np.dtype[np.uint8]]) -> Image.Image:
-    """Picture of a frame with even sides, scaled down if it is too large."""
-    picture = Image.fromarray(pixels)
-    scale = min(1.0, (MAX_PIXELS_PER_FRAME / (picture.width * picture.height)) ** 0.5)
-    size = (max(2, int(picture.width * scale) // 2 * 2), max(2, int(picture.height * scale) // 2 * 2))
-    return picture if size == picture.size else picture.resize(size, Image.Resampling.BICUBIC)
-
-
-def _jpeg(picture: Image.Image) -> bytes:
-    out = BytesIO()
-    picture.save(out, "JPEG", quality=JPEG_QUALITY)
-    return out.getvalue()
+        return [{"type": "video_url", "video_url": {"url": data_url("video/mp4", _mp4(pictures, frames))}}]
+    return [{"type": "image_url", "image_url": {"url": jpeg_url(picture, JPEG_QUALITY)}} for picture in pictures]
 
 
 def _mp4(pictures: Sequence[Image.Image], frames: Frames) -> bytes:
@@ -228,7 +211,3 @@ def _mp4(pictures: Sequence[Image.Image], frames: Frames) -> bytes:
         file = Path(folder) / "shown.mp4"
         encode(np.stack([np.asarray(picture) for picture in pictures]), rate, file, MP4_CRF)
         return file.read_bytes()
-
-
-def _data_url(kind: str, content: bytes) -> str:
-    return f"data:{kind};base64,{base64.b64encode(content).decode('ascii')}"

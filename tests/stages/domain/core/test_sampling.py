@@ -115,7 +115,8 @@ def test_each_sample_stores_its_own_number() -> None:
                 "events": {"min_s": 0, "max_s": 60, "places": ["middle"], "min_words": 1, "max_words": 40,
                            "forbidden": [], "unique": True},
             },
-            "mix_vid_qa": {"per_clip": 1, "max_clip_s": 10, "min_piece_s": 1, "max_piece_s": 5, "min_piece_frames": 1},
+            "mix_vid_qa": {"per_clip": 1, "max_clip_s": 10, "min_piece_s": 1, "max_piece_s": 5, "min_piece_frames": 1,
+                           "one_shot": False, "one_recording": False},
         }
     )  # fmt: skip
 

@@ -171,8 +171,11 @@ def test_mixed_samples_show_every_piece_of_two_unlike_clips() -> None:
         assert other not in sample.question
 
 
-def _unsuitable(first: Clip, second: Clip) -> str | None:
-    return mix_vid_qa.unsuitable(mix_vid_qa.as_partner(first), mix_vid_qa.as_partner(second))
+def _unsuitable(first: Clip, second: Clip, **changes: bool) -> str | None:
+    chosen = SETTINGS.of(mix_vid_qa.TASK)
+    assert chosen is not None
+    partners = mix_vid_qa.as_partner(first), mix_vid_qa.as_partner(second)
+    return mix_vid_qa.unsuitable(*partners, chosen.model_copy(update=changes))
 
 
 def test_clips_of_one_source_or_of_one_look_are_not_mixed() -> None:
@@ -180,6 +183,39 @@ def test_clips_of_one_source_or_of_one_look_are_not_mixed() -> None:
     assert _unsuitable(clip(0), clip(1)) == "same class 'red bar'"
     assert _unsuitable(clip(0), clip(1, shape="circle")) == "both show 'red'"
     assert _unsuitable(clip(0), clip(1, colour="blue", rate="30000/1001")) is None
+
+
+def _part(number: int, first: int, colour: str) -> Clip:
+    """Part of one recording."""
+    excerpt = {"first": first, "file_frames": 100}
+    return clip(number, colour=colour, source_id="s", path="videos/long.mp4", excerpt=excerpt)
+
+
+def test_parts_of_one_recording_are_mixed_where_the_settings_say_so_and_never_with_themselves() -> None:
+    assert _unsuitable(_part(0, 0, "red"), _part(1, 16, "blue")) == "same source video"
+    assert _unsuitable(_part(0, 0, "red"), _part(1, 16, "blue"), one_recording=True) is None
+    assert _unsuitable(_part(0, 0, "red"), _part(1, 15, "blue"), one_recording=True) == "same part of one file"
+    assert _unsuitable(_part(0, 30, "red"), _part(1, 15, "blue"), one_recording=True) == "same part of one file"
+
+
+def test_only_clips_of_one_shot_are_mixed_where_the_settings_say_so() -> None:
+    one, several, unknown = clip(0, shots=()), clip(1, colour="blue", shots=(7,)), clip(2, colour="green")
+    assert _unsuitable(one, several, one_shot=True) == _unsuitable(one, unknown, one_shot=True) == "several shots"
+    assert _unsuitable(one, clip(3, colour="blue", shots=()), one_shot=True) is None
+    mixing = {"per_clip": 1, "max_clip_s": 10, "min_piece_s": 1, "max_piece_s": 1, "min_piece_frames": 2}
+    settings = TaskSettings.model_validate({"mix_vid_qa": {**mixing, "one_shot": True, "one_recording": False}})
+    made = {
+        c.clip_id: (samples, rejects)
+        for c, samples, rejects in synthesise(
+            [one, several, unknown, clip(3, colour="blue", shots=())], "mix_vid_qa", settings, 8, 7
+        )
+    }
+    assert {name: len(samples) for name, (samples, _) in made.items()} == {"c0": 1, "c1": 0, "c2": 0, "c3": 1}
+    assert [made[name][1][0].detail for name in ("c1", "c2")] == [
+        "it has 2 shots (mix_vid_qa.one_shot)",
+        "nobody looked for its shots (mix_vid_qa.one_shot)",
+    ]
+    assert {made[name][1][0].reason for name in ("c1", "c2")} == {"not-one-shot"}
 
 
 def _long(number: int, rate: str, seconds: int, **changes: object) -> Clip:
@@ -193,7 +229,17 @@ def _long(number: int, rate: str, seconds: int, **changes: object) -> Clip:
 
 
 MIX_SECONDS = TaskSettings.model_validate(
-    {"mix_vid_qa": {"per_clip": 1, "max_clip_s": 10, "min_piece_s": 1.5, "max_piece_s": 2, "min_piece_frames": 1}}
+    {
+        "mix_vid_qa": {
+            "per_clip": 1,
+            "max_clip_s": 10,
+            "min_piece_s": 1.5,
+            "max_piece_s": 2,
+            "min_piece_frames": 1,
+            "one_shot": False,
+            "one_recording": False,
+        }
+    }
 )
 
 

@@ -64,6 +64,8 @@ def read(
             "source": str(folder),
             "format": name,
             "annotations": annotations,
+            "videos": None,
+            "names": None,
             "validation_share": 0.1,
             "test_share": 0.1,
             "min_frames": 8,
@@ -75,6 +77,9 @@ def read(
             "frame_rate": None,
             "normalise": False,
             "exclude": [],
+            "source_pattern": None,
+            "curate": False,
+            "near_duplicates": None,
         }
     )
     rows, rejects, _ = read_source(params)

@@ -58,7 +58,7 @@ def _film(
 
 
 def _checked(folder: Path, annotation_format: str, annotations: str | None = None, recipe: Path = RECIPE) -> Checked:
-    return check(load_params(recipe), folder, annotation_format, annotations)
+    return check(load_params(recipe), str(folder), annotation_format, annotations)
 
 
 def _case(name: str, folder: Path, to: str, **films: float) -> Path:

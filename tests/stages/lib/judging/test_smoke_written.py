@@ -27,7 +27,7 @@ def switch_on(path: Path) -> None:
     }
     raw["synthesize"]["writer"] = {
         **{"model": "author", "revision": "r1", "temperature": 0.7, "max_tokens": 300, "seed": 0, "tries": 2},
-        **{"questions": True, "traces": traces},
+        **{"questions": True, "traces": traces, "events": None},
     }
     path.write_text(yaml.safe_dump(raw, sort_keys=False), encoding="utf-8")
     assert "judge: *" in path.read_text()

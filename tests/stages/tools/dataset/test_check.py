@@ -84,7 +84,7 @@ def test_chinese_annotations_give_what_their_english_counterpart_would(tmp_path:
     grey = np.stack([np.full((64, 64, 3), 20 + 4 * frame, np.uint8) for frame in range(40)])
     encode(grey, Fraction(10), tmp_path / "a.mp4", crf=18)
     params = load_params(ROOT / "infra/recipes/vidbridge-r1.yaml")
-    found = check(params, tmp_path, None, None)
+    found = check(params, str(tmp_path), None, None)
     assert (len(found.clips), found.rejects) == (1, ())
     assert [event.caption for event in found.clips[0].events] == ["一个人走进房间", "他在沙发上坐下"]
     assert (found.samples["dark_event_infer"], found.set_aside["dark_event_infer"]) == (1, ())
@@ -96,7 +96,9 @@ def test_chinese_annotations_give_what_their_english_counterpart_would(tmp_path:
 
 
 def test_rows_parts_and_questions_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def in_process(asked: Sequence[Asked], params: IngestParams, reencoded: Path | None) -> Iterator[FileReport]:
+    def in_process(
+        asked: Sequence[Asked], params: IngestParams, reencoded: Path | None, _files: object
+    ) -> Iterator[FileReport]:
         return (examine(one, Path(params.source), reencoded) for one in asked)
 
     monkeypatch.setattr(examining, "_examined", in_process)
@@ -116,7 +118,7 @@ def test_rows_parts_and_questions_are_counted(tmp_path: Path, monkeypatch: pytes
     params = load_params(ROOT / "params.yaml")
     settings = params.synthesize.tasks.model_copy(update={"qa": qa.Settings(per_clip=1, from_events=False)})
     synthesize = params.synthesize.model_copy(update={"tasks": settings})
-    found = check(params.model_copy(update={"synthesize": synthesize}), tmp_path, None, None)
+    found = check(params.model_copy(update={"synthesize": synthesize}), str(tmp_path), None, None)
     assert found.rows == (13, 7)
     assert (found.rows_rejected, found.parts_rejected, found.files_rejected) == (6, 1, 1)
     document = checked_document(found)

@@ -1,0 +1,1 @@
+"""Curation of clips: recordings by their names, shots and flags, near-duplicates."""

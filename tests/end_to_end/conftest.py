@@ -1,0 +1,1 @@
+from tests.support.judges.fixtures import server as server
