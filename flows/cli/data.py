@@ -257,13 +257,14 @@ def _export(root: Path, out: Path, kind: str, tasks: Sequence[str], splits: Sequ
     """Write samples for other tools, and print what was written and how to read it."""
     from flows.console import show
     from stages.domain.core.records import SPLITS
-    from stages.domain.tasks import TASK_NAMES
+    from stages.params import load_params
+    from stages.runtime.paths import PARAMS_FILE
     from stages.tools.dataset.export import KINDS
     from stages.tools.dataset.export import export as write
 
     kinds, names, wanted = (
         _among("--as", [kind], KINDS),
-        _among("--task", tasks, TASK_NAMES),
+        _among("--task", tasks, load_params(root / PARAMS_FILE).synthesize.tasks.named),
         _among("--split", splits, SPLITS),
     )
     if out.exists() and not (out.is_dir() and (not any(out.iterdir()) or (out / "README.md").exists())):

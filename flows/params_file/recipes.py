@@ -124,7 +124,8 @@ def smoke_version(root: Path | None, name: str) -> str:
     table |= {key: smoke[key] for key in _SMOKE_TABLES}
     table |= {
         "recipe": f"{name}-smoke",
-        "synthesize": smoke["synthesize"] | {"tasks": {task: tasks[task] for task in table["synthesize"]["tasks"]}},
+        "synthesize": smoke["synthesize"]
+        | {"tasks": {task: tasks.get(task, own) for task, own in table["synthesize"]["tasks"].items()}},
         "model": smoke["model"] | {"family": family},
         "judge": smoke["judge"],
         "held_out_judge": smoke["held_out_judge"],

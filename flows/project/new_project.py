@@ -30,11 +30,19 @@ _FILES = {
     url = ../.vidbridge/remote
 """,
     ".dvc/.gitignore": "/config.local\n/tmp\n/cache\n",
-    ".dvcignore": "# Nothing here is data: DVC neither hashes nor watches it.\n.git\n.venv\n.vidbridge\n__pycache__\n",
+    ".dvcignore": """\
+# Nothing here is data: DVC neither hashes nor watches it.
+.git
+.venv
+.vidbridge
+__pycache__
+/tasks/*.md
+""",
     ".gitignore": """\
 # State of this machine, and its settings.
 /.vidbridge/
 /.venv/
+__pycache__/
 /mlruns/
 .env
 # What the pipeline makes: dvc.lock names it, DVC keeps it.
@@ -51,6 +59,11 @@ _FILES = {
     f"{paths.MAPPINGS}/README.md": """\
 Mappings of annotations of your own, for `ingest.format: mappings/NAME.yaml`. DVC watches this
 folder: an edit in it runs ingest again.
+""",
+    f"{paths.OWN_TASKS}/README.md": """\
+Tasks of your own, for `tasks: {module: tasks/NAME.py}` in params.yaml. DVC watches this folder: an
+edit of any file but *.md runs the stages again that make or score samples. Every command in this
+project runs the modules that params.yaml names.
 """,
 }
 
@@ -106,10 +119,11 @@ def upgrade(root: Path) -> str:
             (root / paths.PIPELINE_FILE).write_text(new, encoding="utf-8")
         package_code.refresh(root)
         # Packages before 0.3 made projects without it, and DVC needs each dependency to exist.
-        (root / paths.MAPPINGS).mkdir(exist_ok=True)
-        readme = f"{paths.MAPPINGS}/README.md"
-        if not any((root / paths.MAPPINGS).iterdir()):
-            (root / readme).write_text(_FILES[readme], encoding="utf-8")
+        for folder in (paths.MAPPINGS, paths.OWN_TASKS):
+            (root / folder).mkdir(exist_ok=True)
+            readme = f"{folder}/README.md"
+            if not any((root / folder).iterdir()):
+                (root / readme).write_text(_FILES[readme], encoding="utf-8")
     lines = difflib.unified_diff(
         old.splitlines(keepends=True),
         new.splitlines(keepends=True),

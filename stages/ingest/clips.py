@@ -96,6 +96,7 @@ def to_clip(
         "subjects": row.subjects,
         "questions": row.qa,
         "open_questions": row.open_qa or None,
+        "answers": row.answers,
     }
     return clip_of(row, split, media, part, clip_id=row.clip_id, source_id=source_id or row.source_id, **told), tuple(
         rejects

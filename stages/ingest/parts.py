@@ -88,6 +88,7 @@ def _of_the_whole(row: Annotation) -> tuple[Reject, ...]:
     texts += [("question", question.question) for question in row.qa]
     texts += [("question", question.question) for question in row.open_qa]
     texts += [("subject", subject.name) for subject in row.subjects]
+    texts += [(f"answer of {task}", str(one)) for task, objects in (row.answers or {}).items() for one in objects]
     return tuple(
         part_reject(
             row,

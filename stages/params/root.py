@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from threading import RLock
 from typing import Any, cast
 
 from pydantic import Field, ValidationError, model_validator
@@ -21,14 +22,18 @@ from stages.params.data import CorpusParams, IngestParams, SynthesizeParams
 from stages.params.evaluation import AblationParams, EvaluationParams, GateParams
 from stages.params.judging import HeldOutJudgeParams, JudgeParams
 from stages.params.models import ModelParams
+from stages.params.own_tasks import TasksParams, load_own_tasks, own_modules
 from stages.params.training import DifficultyRow, GrpoRow, SftRow
 from stages.params.types import ParamsError, RowName, Table
 from stages.runtime import paths
 from stages.runtime.bounded_yaml import YamlError, read_yaml
 from stages.runtime.plain import one_line
+from stages.runtime.project import find_project
 
 _MOST_ERRORS = 20
 _QUOTED_CHARACTERS = 300
+#: The tasks of a project are those of the process while its parameters are checked.
+_LOADING = RLock()
 
 
 class Params(Table):
@@ -37,6 +42,7 @@ class Params(Table):
     seed: int = Field(ge=0, lt=2**32)
     corpus: CorpusParams
     ingest: IngestParams
+    tasks: TasksParams
     synthesize: SynthesizeParams
     prompt: PromptTexts
     model: ModelParams
@@ -278,11 +284,15 @@ def load_params(path: Path | str = paths.PARAMS_FILE) -> Params:
         ) from error
     except YamlError as error:
         raise ParamsError.from_error(error) from error
-    return parse_params(raw, str(path))
+    return parse_params(raw, str(path), path.parent if (path.parent / paths.PIPELINE_FILE).is_file() else None)
 
 
-def parse_params(raw: object, name: str = "params") -> Params:
+def parse_params(raw: object, name: str = "params", root: Path | None = None) -> Params:
     """Check parameters that are already in memory; each line of the error starts with ``name``.
+
+    The tasks of the project's own that they name are loaded, and are those of this process until
+    other parameters are read. ``root``: folder of the project whose they are; None: the project of
+    the working directory.
 
     Raises:
         ParamsError: ``raw`` is not a table, or breaks a rule.
@@ -293,7 +303,10 @@ def parse_params(raw: object, name: str = "params") -> Params:
             name, f"expected a table of parameters, {actual}", "take a recipe: vidbridge recipe use tiny --force"
         )
     try:
-        return Params.model_validate(raw)
+        with _LOADING:
+            modules = own_modules(raw)
+            load_own_tasks(root or (find_project() if modules else None) or Path(), modules)
+            return Params.model_validate(raw)
     except ValidationError as error:
         errors = [ParamsError(": ".join([name, *_field(e, raw)]), *_fault(e)) for e in error.errors()]
         if len(errors) > _MOST_ERRORS:

@@ -29,6 +29,9 @@ CODE = "code"
 #: the folder: an edit in it runs ingest again.
 MAPPINGS = "mappings"
 MAPPING_SUFFIXES = (".yaml", ".yml")
+#: Written by people: tasks of their own (Python), for ``tasks.module``. DVC watches the folder: an
+#: edit in it runs the stages again that make or score samples.
+OWN_TASKS = "tasks"
 
 # Outs of several stages.
 

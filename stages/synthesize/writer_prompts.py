@@ -12,7 +12,7 @@ from pydantic import ConfigDict, Field
 
 from stages.domain.core.records import Record, Sample, Subject
 from stages.domain.core.replies import render_analysis, render_reply
-from stages.domain.tasks import TASKS
+from stages.domain.tasks import TASKS, task_of
 from stages.domain.tasks.task import TraceBrief
 from stages.lib.judging.prompts import Form, Question, fenced
 
@@ -127,9 +127,12 @@ def _trace(brief: TraceBrief, analysed: bool) -> Form:
     return Form(brief.name, watching + _AS_VIEWER + brief.answer + _REPLY, WrittenTrace)
 
 
-_TRACES = {task.name: _trace(task.trace, task.analysed) for task in TASKS if task.trace is not None}
-#: All forms of requests to a writer.
-FORMS: tuple[Form, ...] = (_ASK, _TRY, *_TRACES.values())
+#: All forms of requests to a writer, for the tasks of this package.
+FORMS: tuple[Form, ...] = (
+    _ASK,
+    _TRY,
+    *(_trace(task.trace, task.analysed) for task in TASKS if task.trace is not None),
+)
 
 
 def ask_for_question(asked: str, mixed_in: str, draw: int) -> Question:
@@ -149,10 +152,11 @@ def ask_for_trace(sample: Sample, seen: str, mixed_in: str, draw: int) -> Questi
     Raises:
         ValueError: the task has no instruction for traces.
     """
-    if sample.task not in _TRACES:
+    task = task_of(sample.task)
+    if task.trace is None:
         raise ValueError(f"{sample.task}: a writer has no instruction for its traces; set `trace` in its Task")
     lettered = (f"{chr(ord('A') + n)}. {option}" for n, option in enumerate(sample.options))
     material = {"question": "\n".join((sample.question, *lettered)), "seen": seen}
     if len(sample.timeline.clip_ids) > 1:
         material["mixed_in"] = mixed_in
-    return fenced(_TRACES[sample.task], {}, material, draw)
+    return fenced(_trace(task.trace, task.analysed), {}, material, draw)

@@ -13,7 +13,7 @@ from functools import lru_cache
 from itertools import pairwise
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, StringConstraints, model_validator
+from pydantic import BaseModel, BeforeValidator, Field, JsonValue, PlainSerializer, StringConstraints, model_validator
 
 Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
@@ -21,6 +21,9 @@ SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 #: The name of a task. Rows check its form only; :mod:`stages.domain.tasks` lists the tasks and
 #: checks names that come as input.
 TaskName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]*$")]
+
+#: An object of JSON whose fields one task defines.
+Fields = dict[str, JsonValue]
 
 _EXACT = re.compile(r"[+-]?\d{1,12}(\.\d{1,12})?(/0*[1-9]\d{0,11})?")
 
@@ -46,10 +49,8 @@ def _fraction(text: str) -> Fraction:
 Exact = Annotated[Fraction, BeforeValidator(_exact), PlainSerializer(str, return_type=str)]
 
 
-class Record(BaseModel):
+class Record(BaseModel, frozen=True, extra="forbid"):
     """A frozen row that refuses unknown keys."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class Span(Record):
@@ -121,15 +122,11 @@ class Question(Record):
                 raise ValueError(f"option {letter} is empty; write it, or remove it and correct the answer")
             earlier = seen.setdefault(folded(option), letter)
             if earlier != letter:
-                raise ValueError(
-                    f"options {earlier} and {letter} are both {option!r}; an option must be right or wrong, so keep one"
-                    " of them"
-                )
+                both = f"options {earlier} and {letter} are both {option!r}"
+                raise ValueError(f"{both}; an option must be right or wrong, so keep one of them")
         if ord(self.answer) - ord("A") >= len(self.options):
-            raise ValueError(
-                f"answer {self.answer!r} names no option: there are {len(self.options)} (A to"
-                f" {chr(64 + len(self.options))})"
-            )
+            last = _LETTERS[len(self.options) - 1]
+            raise ValueError(f"answer {self.answer!r} names no option: there are {len(self.options)} (A to {last})")
         return self
 
 
@@ -190,6 +187,8 @@ class Clip(Record):
     questions: tuple[Question, ...] = ()
     #: None: there are none.
     open_questions: tuple[OpenQuestion, ...] | None = None
+    #: Objects that tasks read, by the task's name; None: there are none.
+    answers: dict[TaskName, tuple[Fields, ...]] | None = Field(default=None, exclude_if=lambda value: value is None)
     #: First frames of all shots but the first; empty: it is one shot; None: nobody looked.
     shots: tuple[int, ...] | None = None
     #: ``black``, ``static``, ``letterboxed``; None: none of them, or nobody looked.
@@ -216,8 +215,7 @@ class Clip(Record):
 
     @property
     def display_name(self) -> str | None:
-        """A name for the clip's content: its only subject with its attributes ("red bar"), else its
-        class label."""
+        """A name for its content: its only subject with attributes ("red bar"), else its label."""
         if len(self.subjects) == 1:
             return " ".join((*self.subjects[0].attributes, self.subjects[0].name))
         return self.label
@@ -352,11 +350,12 @@ class Sample(Record):
     #: Subjects that an analysis must name. If there are any, the prompt requests an analysis.
     subjects: tuple[Subject, ...] = ()
     trace: Trace | None = None
+    #: Facts that its score reads beside the reference, in fields of its task; None: none.
+    truth: Fields | None = Field(default=None, exclude_if=lambda value: value is None)
 
 
 class Verdict(Record):
-    """A judge's verdict on one reply. A judge that failed has its own outcome and never scores 0
-    for it.
+    """A judge's verdict on one reply. A failed judge has an outcome of its own and never scores 0.
 
     ``scored``: ``score`` is the number. ``invalid``: the judge's answer could not be parsed.
     ``unavailable``: no answer came.

@@ -10,7 +10,7 @@ from pydantic import Field
 
 from stages.domain.core.prompts import PromptTexts, sample_prompt
 from stages.domain.core.records import Record, Sample, Score, TaskName
-from stages.domain.tasks import TASK_NAMES
+from stages.domain.tasks import task_names
 
 #: Most prompts of each task logged per step; all their rollouts are logged, since an advantage
 #: compares them.
@@ -58,7 +58,7 @@ def shown_groups(
     """
     groups = {group[0].score.sample_id: group for group in _runs(rollouts, size)}
     drawn = sorted(groups, key=lambda sample_id: Random(f"{step}/{sample_id}").random())
-    kept = [i for task in TASK_NAMES for i in [i for i in drawn if samples[i].task == task][:PROMPTS_PER_TASK]]
+    kept = [i for task in task_names() for i in [i for i in drawn if samples[i].task == task][:PROMPTS_PER_TASK]]
     return [
         RolloutGroup(
             step=step,

@@ -1,14 +1,20 @@
 """One module per task: its samples, their synthesis, the question and the scoring of replies.
-:data:`TASKS` lists the tasks."""
+
+:data:`TASKS` lists the tasks of this package. A project may have tasks of its own, which
+:mod:`stages.params.own_tasks` loads and :func:`use_own_tasks` adds; :func:`every_task` lists all.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, WithJsonSchema
 
 from stages.domain.tasks import caption, dark_event_infer, mcqa, mix_vid_qa, qa, structured_caption
 from stages.domain.tasks.task import Task
 
-#: Every task. Tables and pages list them in this order.
+#: Every task of this package. Tables and pages list them in this order, then a project's own.
 TASKS: tuple[Task[Any], ...] = (
     dark_event_infer.TASK,
     mix_vid_qa.TASK,
@@ -19,13 +25,52 @@ TASKS: tuple[Task[Any], ...] = (
 )
 TASK_NAMES = tuple(task.name for task in TASKS)
 
-if TYPE_CHECKING:
-    KnownTask = str
-else:
-    #: The type of a task's name in input; rows hold :data:`~stages.domain.core.records.TaskName`.
-    KnownTask = Literal[TASK_NAMES]
-
 _BY_NAME = {task.name: task for task in TASKS}
+_own: dict[str, Task[Any]] = {}
+_again: Callable[[], None] | None = None
+
+
+def use_own_tasks(tasks: Sequence[Task[Any]], again: Callable[[], None] | None) -> None:
+    """Make these the project's own tasks in this process, instead of those before.
+
+    ``again``: makes them known in another process, where settings of theirs are unpickled; it can
+    be pickled itself. None: there are no tasks.
+
+    Raises:
+        ValueError: two tasks have one name, or one has the name of a task of this package.
+    """
+    global _own, _again
+    for number, task in enumerate(tasks):
+        if task.name in _BY_NAME:
+            raise ValueError(f"{task.name!r} is a task of vidbridge; give yours another name")
+        if task.name in (earlier.name for earlier in tasks[:number]):
+            raise ValueError(f"{task.name!r} names two tasks; give one of them another name")
+    _own, _again = {task.name: task for task in tasks}, again
+
+
+def own_tasks() -> tuple[Task[Any], ...]:
+    """The project's own tasks, in the order in which its modules define them."""
+    return tuple(_own.values())
+
+
+def own_tasks_again() -> Callable[[], None]:
+    """The function that makes the project's own tasks known in another process.
+
+    Raises:
+        ValueError: the project has no tasks of its own.
+    """
+    if _again is None:
+        raise ValueError("there are no tasks of the project's own")
+    return _again
+
+
+def every_task() -> tuple[Task[Any], ...]:
+    """Every task: those of this package, then the project's own."""
+    return (*TASKS, *_own.values())
+
+
+def task_names() -> tuple[str, ...]:
+    return tuple(task.name for task in every_task())
 
 
 def task_of(name: str) -> Task[Any]:
@@ -34,6 +79,26 @@ def task_of(name: str) -> Task[Any]:
     Raises:
         ValueError: no task has that name.
     """
-    if name not in _BY_NAME:
-        raise ValueError(f"task: {name!r} is not a task; name one of {', '.join(TASK_NAMES)}")
-    return _BY_NAME[name]
+    if (task := _BY_NAME.get(name) or _own.get(name)) is None:
+        raise ValueError(f"task: {unknown_task(name)}")
+    return task
+
+
+def unknown_task(name: str) -> str:
+    """The problem of a name that no task has, and its remedy."""
+    return f"{name!r} is not a task; name one of {', '.join(task_names())}, or the module that defines it: tasks.module"
+
+
+def is_analysed(name: str) -> bool:
+    """True if the thinking of the task's replies is an analysis; never of a project's own task,
+    known here or not."""
+    return name in _BY_NAME and _BY_NAME[name].analysed
+
+
+def _known(name: str) -> str:
+    return task_of(name).name
+
+
+#: The type of a task's name in input; rows hold :data:`~stages.domain.core.records.TaskName`. Its
+#: schema lists the tasks of this package.
+KnownTask = Annotated[str, AfterValidator(_known), WithJsonSchema({"type": "string", "enum": list(TASK_NAMES)})]

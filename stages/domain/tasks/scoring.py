@@ -6,9 +6,10 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 
 from stages.domain.core.records import Sample, Score, TaskName
-from stages.domain.core.replies import parse_reply
+from stages.domain.core.replies import Reply, parse_reply
 from stages.domain.tasks import task_of
 from stages.domain.tasks.rewards import Referee, RewardRules, lacks_thinking
+from stages.domain.tasks.task import AnswerForm
 
 
 def score_reply(sample: Sample, text: str, referee: Referee, rules: RewardRules) -> Score:
@@ -18,17 +19,10 @@ def score_reply(sample: Sample, text: str, referee: Referee, rules: RewardRules)
     A reply that fails the format gate scores 0; a reply that the judge could not score has value
     None.
     """
-    reply = parse_reply(text)
-    lacking = reply is not None and lacks_thinking(reply, sample, rules)
-    task_score = (
-        task_of(sample.task).score(reply, sample, referee, rules) if reply is not None and not lacking else None
-    )
+    reply, task = parse_reply(text), task_of(sample.task)
+    refused = _refused(reply, sample, task.form, rules)
+    task_score = task.score(reply, sample, referee, rules) if reply is not None and refused is None else None
     if task_score is None:
-        refused = "the thinking is not the JSON asked for"
-        if reply is None:
-            refused = "no think block followed by an answer block"
-        elif lacking:
-            refused = f"the thinking has fewer than {rules.min_thinking_words} words that are not the question's"
         return Score(
             sample_id=sample.sample_id,
             task=sample.task,
@@ -36,7 +30,7 @@ def score_reply(sample: Sample, text: str, referee: Referee, rules: RewardRules)
             format_ok=False,
             value=0.0,
             parts={"native": 0.0},
-            reason=refused,
+            reason=refused or ("the thinking is not the JSON asked for" if task.analysed else "not of the task's form"),
         )
     value = None if task_score.value is None else task_score.value / task_score.maximum
     native = {} if task_score.value is None else {"native": task_score.value}
@@ -49,6 +43,17 @@ def score_reply(sample: Sample, text: str, referee: Referee, rules: RewardRules)
         parts={**task_score.parts, **native},
         reason=task_score.reason,
     )
+
+
+def _refused(reply: Reply | None, sample: Sample, form: AnswerForm | None, rules: RewardRules) -> str | None:
+    """The reason why a reply fails the format gate; None if it passes."""
+    if reply is None:
+        return "no think block followed by an answer block"
+    if lacks_thinking(reply, sample, rules):
+        return f"the thinking has fewer than {rules.min_thinking_words} words that are not the question's"
+    if form is not None and form.parse(reply.answer) is None:
+        return f"the answer is not {form.about}"
+    return None
 
 
 def reward(score: Score, rules: RewardRules, leave_out: Collection[str]) -> float | None:

@@ -9,7 +9,7 @@ from typing import Generic, Literal, NamedTuple, TypeVar
 
 from pydantic import Field
 
-from stages.domain.core.records import Clip, Record, Reject, Sample, Subject, Timeline, Trace
+from stages.domain.core.records import Clip, Fields, Record, Reject, Sample, Subject, Timeline, Trace
 from stages.domain.core.replies import Reply
 from stages.domain.core.timeline import SampledFrames, frame_count, plain
 from stages.domain.tasks.partners import Ring
@@ -79,6 +79,17 @@ class TraceBrief:
     answer: str
 
 
+class AnswerForm(NamedTuple):
+    """Form that an answer must have, as a further condition of the format gate.
+
+    ``parse``: reads an answer; None if it does not have the form. ``about``: the form in a few
+    words ("a number"), for messages.
+    """
+
+    parse: Callable[[str], object | None]
+    about: str
+
+
 @dataclass(frozen=True)
 class Task(Generic[S]):
     """Definition of a task.
@@ -101,6 +112,9 @@ class Task(Generic[S]):
         marking: instruction for a language model as judge, if ``score`` calls ``covers`` or
             ``right``.
         trace: instruction for a language model that writes traces; None: traces cannot be written.
+        answers: type of the objects that rows may have for it in ``answers.<name>``
+            (:func:`answers_of`); None: it reads none.
+        form: form of its answers; None: any text.
     """
 
     name: str
@@ -115,6 +129,21 @@ class Task(Generic[S]):
     analysed: bool = False
     marking: Marking | None = None
     trace: TraceBrief | None = None
+    answers: type[Record] | None = None
+    form: AnswerForm | None = None
+
+
+A = TypeVar("A", bound=Record)
+
+
+def answers_of(clip: Clip, task: str, kind: type[A]) -> tuple[A, ...]:
+    """Read the objects that the clip's row has for the task, in their order; none if it has none.
+
+    Raises:
+        ValidationError: one is not a ``kind``. Synthesis rejects such a clip before it calls
+            ``make``.
+    """
+    return tuple(kind.model_validate(fields) for fields in (clip.answers or {}).get(task, ()))
 
 
 def sample_of(
@@ -130,6 +159,7 @@ def sample_of(
     options: tuple[str, ...] = (),
     events: tuple[str, ...] = (),
     subjects: tuple[Subject, ...] = (),
+    truth: Fields | None = None,
 ) -> Sample:
     """Build a sample about ``clip``. ``key``: its id behind the task's name; ``timeline``: None for
     the whole clip; the sample has the number of frames that ``sampled_frames`` gives it."""
@@ -149,4 +179,5 @@ def sample_of(
         events=events,
         subjects=subjects,
         trace=trace,
+        truth=truth,
     )

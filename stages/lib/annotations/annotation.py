@@ -16,8 +16,9 @@ from typing import Annotated, Any, NamedTuple, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, Field, PlainSerializer, ValidationError, model_validator
 
-from stages.domain.core.records import Exact, OpenQuestion, Question, Record, Reject, Split, Subject
+from stages.domain.core.records import Exact, Fields, OpenQuestion, Question, Record, Reject, Split, Subject, TaskName
 from stages.errors import InputError
+from stages.lib.annotations.answers import read_answers
 from stages.lib.annotations.choices import stated_letter, unlettered
 from stages.lib.annotations.links import walk
 
@@ -124,6 +125,9 @@ class Annotation(Record):
     #: Questions without options. In a file they may stand among those of ``qa``.
     open_qa: tuple[OpenQuestion, ...] = ()
     subjects: tuple[Subject, ...] = ()
+    #: Objects that tasks read, by the task's name; each task knows their fields, and synthesis
+    #: checks them. In a file, one of them need not stand in a list.
+    answers: dict[TaskName, tuple[Fields, ...]] | None = None
     #: Frames per second, of a video that does not tell it: a folder of pictures, or a raw stream.
     rate: Annotated[Exact, Field(gt=0)] | None = None
     #: ``FILE:LINE`` of the row.
@@ -189,7 +193,7 @@ _READERS_OWN = ("where", "length_s", "rows")
 #: itself may still be accepted.
 PART_REASONS = frozenset(
     {
-        *(f"bad-{part}" for part in ("event", "question", "subject", "caption")),
+        *(f"bad-{part}" for part in ("event", "question", "subject", "caption", "answer")),
         *("event-outside-clip", "event-without-frame", "caption-beyond-clip", "repeated-part"),
         *("event-across-parts", "about-whole-recording"),
     }
@@ -245,6 +249,9 @@ def annotated(
         if entries is not None:
             whole[field], problems = _entries(field, entries, where, at)
             parts += problems
+    if (given := whole.pop("answers", None)) is not None:
+        whole["answers"], problems = read_answers(given, where, ".".join(filter(None, [at, "answers"])))
+        parts += problems
     row = validated(Annotation, whole, where, at)
     # A row that is rejected is one reject; its parts are not reported as well.
     return (

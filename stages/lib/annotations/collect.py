@@ -141,7 +141,24 @@ def join(first: Annotation, row: Annotation, where: str) -> tuple[Annotation, li
             else:
                 known.append(value)
         changes[field] = tuple(known)
+    if row.answers:
+        changes["answers"], again = _with_answers(first, row, where)
+        repeated += again
     return first.model_copy(update=changes), repeated
+
+
+def _with_answers(first: Annotation, row: Annotation, where: str) -> tuple[Any, list[Reject]]:
+    """The objects by task of both rows, and rejects of those that the first has already."""
+    answers, repeated = {task: list(objects) for task, objects in (first.answers or {}).items()}, []
+    for task, objects in (row.answers or {}).items():
+        known = answers.setdefault(task, [])
+        for fields in objects:
+            if fields in known:
+                detail = f"{row.video}: the clip has this answer of {task} already ({first.where}): {fields!r:.200}"
+                repeated.append(reject(where, "repeated-part", detail))
+            else:
+                known.append(fields)
+    return {task: tuple(objects) for task, objects in answers.items()}, repeated
 
 
 def _misplaced(video: str, folder: Path, links: Links) -> tuple[str, str] | None:

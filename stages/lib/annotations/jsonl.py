@@ -6,7 +6,8 @@ A row, in the file on one line; only ``video`` is required::
      "split": "train", "label": "cooking", "licence": "CC BY 3.0",
      "events": [{"start": 0.0, "end": 1.5, "caption": "He peels it."}],
      "qa": [{"question": "What is peeled?", "options": ["An apple", "An onion"], "answer": "B"}],
-     "subjects": [{"name": "man", "attributes": ["tall"], "actions": ["peels an onion"]}]}
+     "subjects": [{"name": "man", "attributes": ["tall"], "actions": ["peels an onion"]}],
+     "answers": {"count": {"question": "How many onions?", "number": 3}}}
 
 Seconds are exact (``2.1`` is 21/10, ``"1001/30000"`` is that fraction).
 """

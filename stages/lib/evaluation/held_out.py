@@ -10,6 +10,7 @@ from stages.domain.core.records import Sample
 from stages.errors import InputError
 from stages.lib.rows.samples import load_samples, samples_present
 from stages.params import Params
+from stages.params.own_tasks import own_code
 
 
 def evaluation_samples(params: Params) -> list[Sample]:
@@ -42,10 +43,13 @@ def evaluation_digest(params: Params, samples: Sequence[Sample]) -> str:
     """Digest of everything that a score depends on apart from the policy: samples, prompts, judge,
     scoring, decoding.
 
-    Only scores with equal digests are compared.
+    Only scores with equal digests are compared. The code of the project's own tasks counts where
+    samples are of them.
     """
+    own = own_code({sample.task for sample in samples})
     return digest(
         {
+            **({} if own is None else {"own_tasks": own}),
             "samples": [sample.model_dump(mode="json") for sample in samples],
             "prompt": params.prompt.model_dump(mode="json"),
             "judge": params.judge.model_dump(mode="json"),

@@ -163,17 +163,16 @@ def _form(name: str, kind: str, system: str, about: str = "") -> Form:
     return Form(name, system, type(placeholder), about, placeholder)
 
 
+@cache
 def _marking(marking: Marking, title: str) -> Form:
     system = marking.preamble + FENCED + marking.rule + _AS_JSON + _TAILS[marking.scale]
     return _form(marking.name, marking.scale, system, f"{title}.")
 
 
-#: Form by task, for the tasks whose answers a judge marks.
-_MARKINGS = {task.name: _marking(task.marking, task.title) for task in TASKS if task.marking is not None}
-#: All forms of a judge, by name.
-FORMS: dict[str, Form] = {form.name: form for form in _MARKINGS.values()} | {
-    kind: _form(kind, kind, system) for kind, system in _SYSTEM.items()
-}
+#: All forms of a judge, by name, for the tasks of this package.
+FORMS: dict[str, Form] = {
+    task.marking.name: _marking(task.marking, task.title) for task in TASKS if task.marking is not None
+} | {kind: _form(kind, kind, system) for kind, system in _SYSTEM.items()}
 
 
 class Picture(NamedTuple):
@@ -242,12 +241,13 @@ def ask_right(sample: Sample, answer: str) -> Question:
 
 
 def _marked(sample: Sample, scale: str) -> Form:
-    marking = task_of(sample.task).marking
+    task = task_of(sample.task)
+    marking = task.marking
     if marking is None or marking.scale != scale:
         raise ValueError(
             f"{sample.task}: a judge has no instruction to mark by {scale!r}; add a `marking` of that scale to its Task"
         )
-    return _MARKINGS[sample.task]
+    return _marking(marking, task.title)
 
 
 def ask_events(text: str) -> Question:

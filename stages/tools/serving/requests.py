@@ -20,8 +20,7 @@ from typing import Any, NoReturn
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
-from stages.domain.core.records import Record
-from stages.domain.tasks import KnownTask
+from stages.domain.core.records import Record, TaskName
 from stages.tools.serving.limits import MAX_ROWS, MAX_TEXT, SHOWN, TEXT_BYTES
 from stages.tools.serving.refusal import Refused
 
@@ -46,7 +45,7 @@ class QuestionRow(Record):
     video: str | None = Field(None, description="Path of a file below the server's folder, with forward slashes.")
     video_base64: bytes | None = Field(None, description="Or the bytes of a file, as standard base64.")
     options: tuple[str, ...] = Field((), max_length=26, description="Choices, for a question of multiple choice.")
-    task: KnownTask | None = Field(
+    task: TaskName | None = Field(
         None, description="What the question is taken for; the version's own task when left out."
     )
 

@@ -36,7 +36,7 @@ from stages.domain.core.frames import Frames
 from stages.domain.core.prompts import render_prompt, render_question
 from stages.domain.core.replies import parse_reply
 from stages.domain.core.timeline import counts
-from stages.domain.tasks import task_of
+from stages.domain.tasks import TASK_NAMES, is_analysed
 from stages.runtime import paths
 from stages.tools.serving.files import OpenFile, open_named
 from stages.tools.serving.limits import (
@@ -180,7 +180,7 @@ class VideoAnswers(PythonModel):
         questions = []
         left_bytes = self._limits.max_bytes
         try:
-            for row in rows:
+            for number, row in enumerate(rows):
                 if row.video is not None:
                     file = open_named(self._limits.folder, row.video, self._limits.max_bytes)
                 else:
@@ -190,7 +190,10 @@ class VideoAnswers(PythonModel):
                     file.close()
                 file = files.setdefault(file.key, file)
                 question = render_question(row.question, row.options, self._usage.prompt)
-                analysed = self._usage.analysed if row.task is None else task_of(row.task).analysed
+                if row.task is not None and row.task not in (known := (*TASK_NAMES, *self._usage.tasks)):
+                    names = ", ".join(dict.fromkeys(known))
+                    raise Refused(400, f"row {number}: task: {row.task!r} is not one; a request has one of {names}")
+                analysed = self._usage.analysed if row.task is None else is_analysed(row.task)
                 questions.append(RowPrompt(render_prompt(question, self._usage.prompt, analysed=analysed), file))
         except BaseException:
             for file in files.values():

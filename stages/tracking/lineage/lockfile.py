@@ -11,16 +11,16 @@ from typing import Any
 
 from stages.domain.core.digest import digest
 from stages.runtime.bounded_yaml import MOST_LOCK_BYTES, MergeConflict, YamlError, parse_yaml
-from stages.runtime.paths import CODE, LOCK_FILE, PIPELINE_FILE
+from stages.runtime.paths import CODE, LOCK_FILE, OWN_TASKS, PIPELINE_FILE
 from stages.tracking.lineage.uri import TrackingError, quiet
 
 
 def is_code(dep: str) -> bool:
-    """Return whether a dependency is code: of this project's packages, the digests of an installed
-    package, or a Python file.
+    """Return whether a dependency is code: of this project's packages, of its own tasks, the
+    digests of an installed package, or a Python file.
     """
     path = PurePosixPath(dep)
-    return path.parts[0] in ("stages", "flows", CODE) or path.suffix == ".py"
+    return path.parts[0] in ("stages", "flows", CODE, OWN_TASKS) or path.suffix == ".py"
 
 
 @dataclass(frozen=True)

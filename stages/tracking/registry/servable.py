@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING
 from pydantic import Field, ValidationError
 
 from stages.domain.core.prompts import PromptTexts
-from stages.domain.core.records import Record
+from stages.domain.core.records import Record, TaskName
 from stages.domain.core.timeline import SampledFrames
-from stages.domain.tasks import KnownTask, task_of
+from stages.domain.tasks import is_analysed
 from stages.params import ModelParams, Params
 from stages.runtime import paths
 from stages.tracking.lineage.source import parse_source
@@ -50,8 +50,9 @@ class Usage(Record):
     max_new_tokens: int = Field(gt=0, le=MAX_TOKENS)
     #: The model it was trained from, and its precision in evaluation.
     model: ModelParams
-    #: Tasks of the row that produced it; empty for a base model.
-    tasks: tuple[KnownTask, ...]
+    #: Tasks of the row that produced it; empty for a base model. Tasks of a project's own are
+    #: names: their code is not needed for requests, and is not looked for.
+    tasks: tuple[TaskName, ...]
     #: Its videos were generated shapes.
     generated_corpus: bool
 
@@ -59,7 +60,7 @@ class Usage(Record):
     def analysed(self) -> bool:
         """True if a question without a task is to be answered with an analysis as its thinking: the
         row was trained on nothing else."""
-        return bool(self.tasks) and all(task_of(task).analysed for task in self.tasks)
+        return bool(self.tasks) and all(is_analysed(task) for task in self.tasks)
 
     @property
     def caution(self) -> str | None:

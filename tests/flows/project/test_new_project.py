@@ -49,8 +49,10 @@ def test_what_is_written_can_be_planned_and_nothing_is_overwritten(own: Path, tm
         "dvc.yaml",
         "mappings/README.md",
         "params.yaml",
+        "tasks/README.md",
     }
-    assert (own / "mappings/README.md").read_text() == (ROOT / "mappings/README.md").read_text()
+    for readme in ("mappings/README.md", "tasks/README.md"):
+        assert (own / readme).read_text() == (ROOT / readme).read_text()
     assert set(tracked) == files | {f"code/{stage}.txt" for stage in stages}
     assert len(make_plan(own).to_run) == 13
     assert deployment_name(own) == "nightly", "of the package, as the recipes are"

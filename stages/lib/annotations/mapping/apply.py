@@ -179,6 +179,7 @@ class Mapper:
             "qa": questions.qa,
             "open_qa": questions.open_qa,
             "subjects": self._subjects(entry),
+            "answers": self._answers(entry),
         }
         row, parts = annotated(raw, where, length_s=length)
         return Found(where, row, named, (*problems, *repeated, *questions.rejects, *parts))
@@ -244,6 +245,17 @@ class Mapper:
                     if path is not None and (value := value_of(one, path)) is not None:
                         subject[field] = value if isinstance(value, list | tuple) else [value]
                 found.append(subject)
+        return found
+
+    def _answers(self, entry: Entry) -> dict[str, list[dict[str, Any]]]:
+        found: dict[str, list[dict[str, Any]]] = {}
+        for spec in self.mapping.answers:
+            for one in entries_of(entry, spec.each, "answers"):
+                if holds(one, spec.when):
+                    values = {field: value_of(one, column) for field, column in spec.fields.items()}
+                    given = {field: value for field, value in values.items() if value is not None}
+                    if given:
+                        found.setdefault(spec.task, []).append(given)
         return found
 
 

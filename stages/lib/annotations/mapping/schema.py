@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from stages.domain.core.records import Exact, Record, Split
+from stages.domain.core.records import Exact, Record, Split, TaskName
 from stages.lib.annotations.choices import AnswerForm
 from stages.lib.annotations.mapping.columns import Conditions, checked, path_checked, paths_in, regular, steps
 from stages.lib.annotations.mapping.containers.raw import Kind
@@ -162,6 +162,14 @@ class Subjects(Listed):
     actions: Path | None = None
 
 
+class Answers(Listed):
+    """Objects that a task reads."""
+
+    task: TaskName
+    #: By field: the column whose value it gets, whatever that is; null: the field is left out.
+    fields: dict[Annotated[str, Field(min_length=1)], Column] = Field(min_length=1)
+
+
 class Conversation(Record):
     """Turns of a user and an assistant. Each pair becomes a multiple-choice question where options
     stand in the question, a caption where a description is asked for, and else an open question."""
@@ -263,6 +271,7 @@ class Mapping(Record):
     qa: Annotated[tuple[Choice, ...], BeforeValidator(_listed)] = ()
     open_qa: Annotated[tuple[Open, ...], BeforeValidator(_listed)] = ()
     subjects: Annotated[tuple[Subjects, ...], BeforeValidator(_listed)] = ()
+    answers: Annotated[tuple[Answers, ...], BeforeValidator(_listed)] = ()
     conversation: Conversation | None = None
     #: Texts that stand for a video in a question; they are removed.
     placeholders: tuple[str, ...] = ()
@@ -288,7 +297,7 @@ class Mapping(Record):
             names |= {root for path in rule.when for root in _roots(path, inside=False)}
         for text in _texts(self, skipped=("reject", "joins", "parse", "patterns", "each", "files", "ignore")):
             names |= _roots(text, inside=self.each is not None)
-        parts: tuple[Listed, ...] = (*self.events, *self.qa, *self.open_qa, *self.subjects)
+        parts: tuple[Listed, ...] = (*self.events, *self.qa, *self.open_qa, *self.subjects, *self.answers)
         for spec in parts:
             names |= _each_roots(spec.each, inside=self.each is not None)
             for text in _texts(spec, skipped=("each", "times")):
@@ -343,6 +352,7 @@ _COLUMNS = frozenset(
         "rate",
         "times",
         "conversation",
+        "fields",
     )
 )
 
@@ -354,6 +364,8 @@ def _texts(spec: Record, skipped: tuple[str, ...] = ()) -> Iterator[str]:
             for one in value if isinstance(value, tuple) else (value,):
                 if name == "when":
                     yield from value
+                elif name == "fields":
+                    yield from value.values()
                 elif isinstance(one, str) and one != "in_question":
                     yield one
                 elif isinstance(one, Conversation):
