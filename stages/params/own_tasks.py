@@ -34,6 +34,7 @@ from stages.runtime.plain import one_line
 
 PACKAGE = paths.OWN_TASKS
 _MODULE = re.compile(rf"{PACKAGE}/([A-Za-z_][A-Za-z0-9_]*/)*[A-Za-z_][A-Za-z0-9_]*\.py")
+_ANSWERS = ("letter", "statement", "caption", "value")
 _NAME = re.compile("[a-z][a-z0-9_]*")
 
 
@@ -221,7 +222,7 @@ def _fault(task: Any) -> tuple[str, str] | None:
         and issubclass(task.settings, BaseSettings),
         "make, a function": callable(task.make),
         "score, a function": callable(task.score),
-        "answer, one of letter, statement, caption": task.answer in ("letter", "statement", "caption"),
+        f"answer, one of {', '.join(_ANSWERS)}": task.answer in _ANSWERS,
         "all_or_nothing, True or False": isinstance(task.all_or_nothing, bool),
         "judge_calls, a function": callable(task.judge_calls),
         "parts, a tuple of one Part or more": isinstance(task.parts, tuple)

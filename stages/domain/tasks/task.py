@@ -103,7 +103,7 @@ class Task(Generic[S]):
         score: scores a well-formed reply; None if its thinking does not have the form that the task
             requires.
         answer: ``letter`` of an option; ``statement``, one fact in a few words; ``caption``, graded
-            by its share of the truth.
+            by its share of the truth; ``value``, in a form of its own (a number, spans, letters).
         all_or_nothing: replies earn 0 or the maximum. A bonus for all right replies of such a group
             vanishes once advantages are divided by the group's standard deviation.
         judge_calls: most requests to a judge per reply; 0: the task is scored by rule.
@@ -122,7 +122,7 @@ class Task(Generic[S]):
     settings: type[S]
     make: Callable[[Clip, S, Context], TaskSamples]
     score: Callable[[Reply, Sample, Referee, RewardRules], TaskScore | None]
-    answer: Literal["letter", "statement", "caption"]
+    answer: Literal["letter", "statement", "caption", "value"]
     all_or_nothing: bool
     judge_calls: Callable[[RewardRules], int]
     parts: tuple[Part, ...] = (Part("answer"),)
