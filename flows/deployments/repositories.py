@@ -13,7 +13,7 @@ from pathlib import Path
 from flows.errors import FlowError, UsageError
 from flows.processes.environment import RECIPES, recipe_files
 from stages.params import parse_params
-from stages.params.own_tasks import own_modules
+from stages.params.own_tasks import names_own_tasks
 from stages.runtime import paths
 from stages.runtime.bounded_yaml import YamlError, parse_yaml
 from stages.runtime.plain import redacted
@@ -117,7 +117,7 @@ def _check_params(text: str, name: str) -> None:
     try:
         table = parse_yaml(text, name)
         # Tasks of its own are code of the repository: the worker runs it, this command does not.
-        if not (isinstance(table, dict) and own_modules(table)):
+        if not names_own_tasks(table):
             parse_params(table, name)
     except YamlError as error:
         raise FlowError.from_error(error) from error

@@ -21,10 +21,10 @@ from pathlib import Path
 from types import CodeType, ModuleType
 from typing import Annotated, Any, NamedTuple
 
-from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator
 
 from stages.domain.core.records import Record
-from stages.domain.tasks import own_tasks, use_own_tasks
+from stages.domain.tasks import TASK_NAMES, own_tasks, use_own_tasks
 from stages.domain.tasks.task import AnswerForm, BaseSettings, Marking, Part, Task, TraceBrief
 from stages.params.guards import guarded
 from stages.params.types import ParamsError, Table
@@ -40,14 +40,17 @@ _NAME = re.compile("[a-z][a-z0-9_]*")
 
 def _listed(value: Any) -> Any:
     """Read one module as a list of one."""
-    return (value,) if isinstance(value, str) else value
+    modules = (value,) if isinstance(value, str) else value
+    if modules is not None and not (modules and isinstance(modules, list | tuple)):
+        raise ValueError(f"not a module; write {PACKAGE}/NAME.py, a list of such files, or null")
+    return modules
 
 
 def _below(value: str) -> str:
     if _MODULE.fullmatch(value) is None:
         raise ValueError(
-            f"{value!r} is not a module in the folder {PACKAGE}/ of the project, which DVC watches; move it there, and"
-            f" write {PACKAGE}/NAME.py"
+            f"lies outside of the project's folder {PACKAGE}/, which DVC watches; move it there, and write"
+            f" {PACKAGE}/NAME.py"
         )
     return value
 
@@ -59,17 +62,29 @@ class TasksParams(Table):
     """Tasks of the project's own."""
 
     #: Python files in the folder ``tasks/`` of the project that define them, one or a list; null:
-    #: there are none. Whoever runs a command in this project runs them. DVC watches the folder.
-    module: Annotated[Annotated[tuple[Module, ...], Field(min_length=1)] | None, BeforeValidator(_listed)]
+    #: there are none. Every command that reads this file runs them. DVC watches the folder.
+    module: Annotated[tuple[Module, ...] | None, BeforeValidator(_listed)]
+
+
+class _Named(BaseModel):
+    """The part of ``params.yaml`` that is read first: without it, no task's name can be checked."""
+
+    tasks: TasksParams
 
 
 def own_modules(raw: Mapping[str, Any]) -> tuple[str, ...]:
-    """Modules that the parameters name; none if their table is not valid, which validation of the
-    whole reports."""
-    try:
-        return TasksParams.model_validate(raw.get("tasks")).module or ()
-    except ValidationError:
-        return ()
+    """Modules that the parameters name.
+
+    Raises:
+        ValidationError: their table is not valid.
+    """
+    return _Named.model_validate(raw).tasks.module or ()
+
+
+def names_own_tasks(raw: object) -> bool:
+    """True if parameters name modules, which this does not read."""
+    tasks = raw.get("tasks") if isinstance(raw, Mapping) else None
+    return isinstance(tasks, Mapping) and tasks.get("module") is not None
 
 
 class _Loaded(NamedTuple):
@@ -104,13 +119,23 @@ def load_own_tasks(root: Path, modules: Sequence[str]) -> None:
     if _loaded is None or _loaded[:3] != (root, wanted, files):
         _forget()
         sys.meta_path.insert(0, _Finder(root / PACKAGE))
-        tasks = tuple(task for path in wanted for task in _tasks_in(root, path))
-        _loaded = _Loaded(root, wanted, files, tasks)
-    try:
-        use_own_tasks(_loaded.tasks, partial(load_own_tasks, root, wanted))
-    except ValueError as error:
-        problem, _, remedy = str(error).partition("; ")
-        raise ParamsError("tasks.module", f"{', '.join(wanted)}: {problem}", remedy) from error
+        _loaded = _Loaded(root, wanted, files, _tasks_of(root, wanted))
+    use_own_tasks(_loaded.tasks, partial(load_own_tasks, root, wanted))
+
+
+def _tasks_of(root: Path, modules: Sequence[str]) -> tuple[Task[Any], ...]:
+    places: dict[str, str] = dict.fromkeys(TASK_NAMES, "vidbridge")
+    tasks: list[Task[Any]] = []
+    for path in modules:
+        for task in _tasks_in(root, path):
+            if (place := places.setdefault(task.name, path)) != path or task.name in (one.name for one in tasks):
+                raise ParamsError(
+                    "tasks.module",
+                    f"{path!r} defines task {task.name!r}, which {place} has already",
+                    "give it another name",
+                )
+            tasks.append(task)
+    return tuple(tasks)
 
 
 def own_code(tasks: Collection[str]) -> str | None:
@@ -237,7 +262,7 @@ def _fault(task: Any) -> tuple[str, str] | None:
     for need, holds in kinds.items():
         if not holds:
             field = need.partition(",")[0]
-            return f"defines task {task.name!r} with {field} {getattr(task, field)!r:.100}", f"need {need}"
+            return f"defines task {task.name!r} with {field} {getattr(task, field)!r:.100}", f"write {need}"
     if task.analysed:
         return (
             f"defines task {task.name!r} with analysed True",

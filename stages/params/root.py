@@ -326,7 +326,7 @@ def _field(error: Any, raw: object) -> list[str]:
             if part not in node and not (error["type"] == "missing" and number == len(error["loc"])):
                 continue
             node = node.get(part)
-        elif isinstance(node, Sequence) and isinstance(part, int):
+        elif isinstance(node, Sequence) and not isinstance(node, str) and isinstance(part, int):
             node = node[part] if part < len(node) else None
         else:
             continue

@@ -76,7 +76,7 @@ def asked_about(clip: Clip) -> list[Asked]:
 def make(clip: Clip, settings: BaseSettings, context: Context) -> TaskSamples:
     samples, rejects = [], []
     for place, one in enumerate(asked_about(clip)[: settings.per_clip]):
-        answer = ", ".join(f"{a:.3f} - {b:.3f}" for a, b in one.spans)
+        answer = ", ".join(f"{round(a, 3):g} - {round(b, 3):g}" for a, b in one.spans)
         if read_spans(answer) is None:
             detail = f"answers.{NAME}.{place}.spans: {one.spans} s do not lie in the clip; correct them"
             rejects.append(Reject(item=clip.clip_id, reason="bad-spans", detail=detail))

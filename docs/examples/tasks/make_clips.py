@@ -24,10 +24,10 @@ SPLITS = {"train": 48, "validation": 4, "test": 12}
 SIZE, FRAMES, RATE = 64, 16, 8
 
 
-def draw(bars: int, digits: str, seen: range) -> np.ndarray:
-    """Frames, uint8 [T, H, W, 3]: ``bars`` on the ground, ``digits`` above, and in the frames
-    ``seen`` a white square."""
-    still = Image.new("RGB", (SIZE, SIZE), (30, 30, 60))
+def draw(bars: int, digits: str, seen: range, ground: tuple[int, int, int]) -> np.ndarray:
+    """Frames, uint8 [T, H, W, 3], of colour ``ground``: some ``bars``, ``digits`` above, and in the
+    frames ``seen`` a white square."""
+    still = Image.new("RGB", (SIZE, SIZE), ground)
     pen = ImageDraw.Draw(still)
     for bar in range(bars):
         pen.rectangle((6 + 14 * bar, 44, 13 + 14 * bar, 62), fill=(220, 160, 40))
@@ -43,10 +43,10 @@ def main(folder: Path) -> int:
     for split, count in SPLITS.items():
         for number in range(count):
             bars, digits = rng.randint(1, 4), f"{rng.randint(10, 99)}"
-            start = rng.randint(0, FRAMES - 4)
-            stop = rng.randint(start + 4, FRAMES)
+            start, stop = sorted(rng.sample(range(0, FRAMES + 1, RATE // 2), 2))
+            ground = (rng.randint(0, 80), rng.randint(0, 80), rng.randint(0, 80))
             name = f"{split}-{number:03d}.mp4"
-            encode(draw(bars, digits, range(start, stop)), Fraction(RATE), folder / name, 18)
+            encode(draw(bars, digits, range(start, stop), ground), Fraction(RATE), folder / name, 18)
             answers = {
                 "count": {"question": "how many bars are there ?", "number": bars},
                 "grounding": {"question": "when is the white square seen ?", "spans": [[start / RATE, stop / RATE]]},

@@ -31,20 +31,13 @@ _again: Callable[[], None] | None = None
 
 
 def use_own_tasks(tasks: Sequence[Task[Any]], again: Callable[[], None] | None) -> None:
-    """Make these the project's own tasks in this process, instead of those before.
+    """Make these the project's own tasks in this process, instead of those before. Their names are
+    unique, also among :data:`TASK_NAMES`.
 
     ``again``: makes them known in another process, where settings of theirs are unpickled; it can
     be pickled itself. None: there are no tasks.
-
-    Raises:
-        ValueError: two tasks have one name, or one has the name of a task of this package.
     """
     global _own, _again
-    for number, task in enumerate(tasks):
-        if task.name in _BY_NAME:
-            raise ValueError(f"{task.name!r} is a task of vidbridge; give yours another name")
-        if task.name in (earlier.name for earlier in tasks[:number]):
-            raise ValueError(f"{task.name!r} names two tasks; give one of them another name")
     _own, _again = {task.name: task for task in tasks}, again
 
 
@@ -96,7 +89,9 @@ def is_analysed(name: str) -> bool:
 
 
 def _known(name: str) -> str:
-    return task_of(name).name
+    if name not in task_names():
+        raise ValueError(unknown_task(name))
+    return name
 
 
 #: The type of a task's name in input; rows hold :data:`~stages.domain.core.records.TaskName`. Its
