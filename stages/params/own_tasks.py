@@ -21,7 +21,7 @@ from pathlib import Path
 from types import CodeType, ModuleType
 from typing import Annotated, Any, NamedTuple
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ValidationError
 
 from stages.domain.core.records import Record
 from stages.domain.tasks import TASK_NAMES, own_tasks, use_own_tasks
@@ -222,6 +222,9 @@ def where(error: BaseException, root: Path) -> str:
     """Describe an error of a module: the last line of its traceback, with file and line in the
     folder of tasks."""
     last = one_line("".join(traceback.format_exception_only(error)).strip().splitlines()[-1])
+    if isinstance(error, ValidationError):  # its last line is an address
+        first = error.errors()[0]
+        last = one_line(f"{error.title}.{'.'.join(map(str, first['loc']))}: {first['msg']}")
     if isinstance(error, SyntaxError) and error.filename and error.lineno:
         place = (error.filename, error.lineno)
     else:

@@ -48,22 +48,10 @@ def make(clip: Clip, settings: Settings, context: Context) -> TaskSamples:
         return [], [Reject(item=clip.clip_id, reason="no-number", detail="the row has no answers.count")]
     samples = []
     for place, one in enumerate(counted[: settings.per_clip]):
-        answer = f"{one.number:.6g}"
+        answer, key = f"{one.number:.6g}", f"{clip.clip_id}/{place}"
         trace = Trace(thinking=f"there are {answer}", answer=answer)
         truth = Truth(number=one.number, error=settings.tolerance * abs(one.number))
-        key = f"{clip.clip_id}/{place}"
-        samples.append(
-            sample_of(
-                NAME,
-                clip,
-                key,
-                context.sampled_frames,
-                one.question,
-                answer,
-                trace,
-                truth=truth.model_dump(mode="json"),
-            )
-        )
+        samples.append(sample_of(NAME, clip, key, context.sampled_frames, one.question, answer, trace, truth=truth))
     return samples, []
 
 

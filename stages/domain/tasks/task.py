@@ -9,7 +9,7 @@ from typing import Generic, Literal, NamedTuple, TypeVar
 
 from pydantic import Field
 
-from stages.domain.core.records import Clip, Fields, Record, Reject, Sample, Subject, Timeline, Trace
+from stages.domain.core.records import Clip, Record, Reject, Sample, Subject, Timeline, Trace
 from stages.domain.core.replies import Reply
 from stages.domain.core.timeline import SampledFrames, frame_count, plain
 from stages.domain.tasks.partners import Ring
@@ -159,10 +159,11 @@ def sample_of(
     options: tuple[str, ...] = (),
     events: tuple[str, ...] = (),
     subjects: tuple[Subject, ...] = (),
-    truth: Fields | None = None,
+    truth: Record | None = None,
 ) -> Sample:
     """Build a sample about ``clip``. ``key``: its id behind the task's name; ``timeline``: None for
-    the whole clip; the sample has the number of frames that ``sampled_frames`` gives it."""
+    the whole clip; ``truth``: facts for the score; the sample has the number of frames that
+    ``sampled_frames`` gives it."""
     timeline = timeline or plain(clip.clip_id, clip.frames, clip.rate)
     if not isinstance(sampled_frames, int):
         sampled_frames = frame_count(sampled_frames, timeline.frames, timeline.rate)
@@ -179,5 +180,5 @@ def sample_of(
         events=events,
         subjects=subjects,
         trace=trace,
-        truth=truth,
+        truth=None if truth is None else truth.model_dump(mode="json"),
     )
