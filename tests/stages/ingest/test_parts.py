@@ -209,6 +209,7 @@ def test_a_recording_that_is_too_long_is_taken_in_parts() -> None:
         "qa": [{"question": "Which?", "options": ["x", "y"], "answer": "A"}],
         "open_qa": [{"question": "What?", "answer": "that"}],
         "subjects": [{"name": "bar"}],
+        "answers": {"count": ({"n": 1}, {"n": 2})},
         "label": "cooking",
     }
     clips, rejects = to_clips(_row(None, None, *events, **about), "train", LONG, PARTS)  # type: ignore[arg-type]
@@ -226,9 +227,9 @@ def test_a_recording_that_is_too_long_is_taken_in_parts() -> None:
     assert {(clip.source_id, clip.label, clip.caption, clip.captions, clip.open_questions) for clip in clips} == {
         ("a", "cooking", None, None, None)
     }
-    assert not any(clip.questions or clip.subjects for clip in clips)
+    assert not any(clip.questions or clip.subjects or clip.answers for clip in clips)
     assert sorted(reject.reason for reject in rejects) == [
-        *["about-whole-recording"] * 5,
+        *["about-whole-recording"] * 7,
         *["event-across-parts"] * 2,
         "event-outside-clip",
     ]
