@@ -50,7 +50,7 @@ def notebook_source() -> str:
 
 
 def test_every_tutorial_has_commands_that_are_run() -> None:
-    assert len(tutorials()) == 5
+    assert len(tutorials()) == 6
     assert {page.name for page in tutorials()} == {page.name for page in (ROOT / "docs/tutorials").glob("*.md")}
     for page in tutorials():
         assert "vidbridge " in script_of(page), page.name
