@@ -62,7 +62,7 @@ def test_from_rows_to_a_promoted_model_and_an_edit(tmp_path: Path, monkeypatch: 
         assert own["tasks"][task]["mean"] > 0.2 + own["tasks"][task]["blank"]
     assert {row.task for row in read_rows(root / "scores/own/predictions.jsonl", Score)} == set(TASKS)
     run("vidbridge", "promote")
-    assert "own-tasks" in run("vidbridge", "history")
+    assert "promoted" in run("vidbridge", "history")
     commit(root, "run")
 
     monkeypatch.setenv("VIDBRIDGE_PROJECT", str(root))

@@ -192,7 +192,7 @@ class VideoAnswers(PythonModel):
                 question = render_question(row.question, row.options, self._usage.prompt)
                 if row.task is not None and row.task not in (known := (*TASK_NAMES, *self._usage.tasks)):
                     names = ", ".join(dict.fromkeys(known))
-                    raise Refused(400, f"row {number}: task: {row.task!r} is not one; a request has one of {names}")
+                    raise Refused(400, f"row {number}: task: {row.task!r:.80} is not one; a request has one of {names}")
                 analysed = self._usage.analysed if row.task is None else is_analysed(row.task)
                 questions.append(RowPrompt(render_prompt(question, self._usage.prompt, analysed=analysed), file))
         except BaseException:

@@ -97,7 +97,7 @@ def test_it_is_asked_as_it_was_trained(
         ({"video": "deep/red.mp4", "video_base64": "AAAA"}, "both given; send one of them"),
         ({"video": "deep/red.mp4", "question": ""}, "row 0: question"),
         ({"video": "deep/red.mp4", "question": "?" * 9000}, "row 0: question"),
-        ({"video": "deep/red.mp4", "task": "poem"}, "row 0: task: .*'caption'"),
+        ({"video": "deep/red.mp4", "task": "poem"}, "row 0: task: 'poem' is not one; a request has one of .*caption"),
     ],
     ids=lambda value: (
         None if isinstance(value, str) else "-".join(f"{k}={v[:12]}" for k, v in value.items()) or "no-video"
@@ -110,6 +110,17 @@ def test_a_bad_request_is_refused_with_a_sentence(champion: Any, row: dict[str, 
     sent = json.loads(refused.value.serialize_as_json())
     assert len(sent["message"]) < 500
     assert "Traceback" not in sent["message"]
+
+
+def test_a_task_of_its_projects_own_is_a_name_and_its_code_is_not_needed(
+    champion: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(Refusal, match="row 0: task: 'count' is not one"):
+        ask(champion, ROW | {"task": "count"})
+    inner = champion.unwrap_python_model()
+    usage = inner._usage.model_dump(mode="json") | {"tasks": ["count"]}
+    monkeypatch.setattr(inner, "_usage", type(inner._usage).model_validate(usage))
+    assert ask(champion, ROW | {"task": "count"}) == ask(champion, ROW)
 
 
 def test_a_reply_that_takes_too_long_is_cut_off(champion: Any, videos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
