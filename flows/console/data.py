@@ -58,6 +58,9 @@ def show_checked(out: Console, found: Checked, *, every: bool) -> None:
         out.print(table)
     if found.unused:
         out.print(f"columns not used: {', '.join(map(one_line, found.unused))}", soft_wrap=True, markup=False)
+    if found.unread:
+        names = ", ".join(f"{one_line(task)} ({count:,} clips)" for task, count in found.unread.items())
+        out.print(f"answers that no task of synthesize.tasks reads: {names}", soft_wrap=True, markup=False)
     if found.names_alike:
         out.print(Text(one_line(f"warning: {found.names_alike}"), "yellow"), soft_wrap=True)
     _near_duplicates(out, found, every=every)
@@ -107,6 +110,7 @@ def checked_document(found: Checked) -> dict[str, Any]:
         "clips": [clip.model_dump(mode="json") for clip in found.clips],
         "rejects": [reject.model_dump(mode="json") for reject in found.rejects],
         "unused_columns": list(found.unused),
+        "unread_answers": dict(found.unread),
         "curated": found.curated,
         "near_duplicates": [pair.model_dump(mode="json") for pair in found.near_duplicates],
         "names_alike": found.names_alike or None,

@@ -4,7 +4,8 @@ run."""
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from stages.domain.core.records import Clip, Reject, TaskName, reject_order
@@ -41,6 +42,9 @@ class Checked:
     part_reasons: frozenset[str] = PART_REASONS
     #: Columns of the annotations that their mapping does not use.
     unused: tuple[str, ...] = ()
+    #: Names of tasks for which clips have ``answers`` that no task to be synthesised reads, with
+    #: the number of clips.
+    unread: Mapping[TaskName, int] = field(default_factory=dict)
 
     @property
     def rows_rejected(self) -> int:
@@ -96,6 +100,7 @@ def check(
         rows = list(synthesise(clips, task, params.synthesize.tasks, params.synthesize.sampled_frames, params.seed))
         samples[task] = sum(len(accepted) for _, accepted, _ in rows)
         set_aside[task] = tuple(sorted((reject for _, _, refused in rows for reject in refused), key=reject_order))
+    answered = Counter(task for clip in clips for task in clip.answers or ())
     return Checked(
         tuple(clips),
         tuple(rejects),
@@ -107,4 +112,5 @@ def check(
         near_duplicates=tuple(curator.pairs),
         names_alike=warning(curator.names),
         unused=unused_columns(opened.params),
+        unread={task: count for task, count in sorted(answered.items()) if task not in samples},
     )

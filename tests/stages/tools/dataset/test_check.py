@@ -146,3 +146,15 @@ def test_rows_parts_and_questions_are_counted(tmp_path: Path, monkeypatch: pytes
     listed = shown[shown.index("4  missing-file") :][:5]
     assert [line.partition(":")[2].split(":")[0] for line in listed[1:4]] == ["8", "9", "10"]
     assert listed[4] == "… and 1 more; --all lists them"
+
+
+def test_answers_that_no_task_reads_are_told(tmp_path: Path) -> None:
+    encode(np.zeros((16, 64, 64, 3), np.uint8), Fraction(8), tmp_path / "a.mp4", crf=18)
+    row = {"video": "a.mp4", "answers": {"cuont": {"number": 3}, "caption": {"a": 1}}}
+    (tmp_path / "annotations.jsonl").write_text(json.dumps(row))
+    found = check(load_params(ROOT / "params.yaml"), str(tmp_path), "jsonl", None)
+    assert found.unread == {"cuont": 1}
+    assert [reject.reason for reject in found.set_aside["caption"]] == ["bad-answers"]
+    show_checked(Console(file=(shown := StringIO()), width=200), found, every=False)
+    assert "answers that no task of synthesize.tasks reads: cuont (1 clips)\n" in shown.getvalue()
+    assert checked_document(found)["unread_answers"] == {"cuont": 1}
