@@ -32,7 +32,6 @@ from stages.ingest.parts import to_clips
 from stages.ingest.source import OpenSource, open_source
 from stages.ingest.split import assign_splits, recordings
 from stages.lib.annotations.annotation import Annotation, rows_rejected
-from stages.lib.annotations.formats import read_source
 from stages.params import IngestParams
 from stages.runtime import paths
 from stages.runtime.code_digest import code_digest
@@ -87,7 +86,7 @@ def examine_source(
     source = source or open_source(params)
     curator = curator or Curator(params)
     with _collected_later():
-        rows, rejects, read = read_source(source.params)
+        rows, rejects, read = source.read()
         rows = curator.recordings(rows)
     rejects += source.rejects
     read += rows_rejected(source.rejects)

@@ -55,7 +55,11 @@ def row_files(
         return {name: folder / name for name in names}
     remote = RemoteRoot(place.root, "ingest.source")
     if is_web(place.root):
-        versions = remote.versions(_web_rows(remote, place.file, wanted, more, params, store))
+        names = _web_rows(remote, place.file, wanted, more, params, store)
+        versions = remote.versions(names)
+        if place.file is not None and _is_index(place.file) and (gone := [one for one in names if one not in versions]):
+            problem = f"{roots.source} lists {gone[0]}, and the server has no such file"
+            raise SourceError("ingest.source", problem, "put it there, or take it out of the list")
     else:
         if roots.videos is not None or listed is None:
             listed = remote.listing()

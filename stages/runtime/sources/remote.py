@@ -10,7 +10,16 @@ from typing import Any, NamedTuple, TypeVar
 from urllib.parse import quote
 
 from stages.runtime.sources.addresses import fault_of_name, is_web
-from stages.runtime.sources.failures import Changed, Gone, access_error, cause_of, is_gone, may_pass
+from stages.runtime.sources.failures import (
+    Changed,
+    Gone,
+    access_error,
+    cause_of,
+    is_gone,
+    is_silence,
+    is_timeout,
+    may_pass,
+)
 from stages.runtime.sources.store import Known, SourceStore, digest
 
 Answer = TypeVar("Answer")
@@ -20,7 +29,12 @@ CHUNK_BYTES = 16 * 2**20
 #: Objects fetched at once.
 CONNECTIONS = 8
 #: Attempts of a request that may succeed a moment later, and the pause before the second.
-TRIES, PAUSE_S = 4, 0.5
+TRIES, PAUSE_S = 5, 0.5
+#: Attempts as long as nothing was heard from a server, which may not exist; one that keeps silent
+#: is asked once.
+FIRST_TRIES = 2
+#: Bounds on a connection that is made, and on a silence in an answer.
+CONNECT_S, READ_S = 5.0, 15.0
 
 
 class Version(NamedTuple):
@@ -45,6 +59,7 @@ class RemoteRoot:
     def __init__(self, address: str, field: str) -> None:
         self.address, self.field = address, field
         self._fs: Any = None
+        self._heard = False
 
     def __getstate__(self) -> dict[str, str]:
         return {"address": self.address, "field": self.field}
@@ -163,20 +178,29 @@ class RemoteRoot:
             return None
 
     def _object(self, ask: Callable[[Any], Answer], name: str) -> Answer:
-        return self._ask(ask, f"{self.address}/{name}", name)
+        return self._ask(ask, f"{self.address}/{name}".rstrip("/"), name)
 
     def _ask(self, ask: Callable[[Any], Answer], address: str, name: str | None = None) -> Answer:
         for attempt in range(TRIES):
             try:
-                return ask(self._filesystem())
+                answer = ask(self._filesystem())
             except Exception as raised:
                 error = cause_of(raised) if is_web(self.address) else raised
+                self._heard = self._heard or not is_silence(error)
                 if name is not None and is_gone(error):
                     raise Gone(name) from raised
-                if not may_pass(error) or attempt == TRIES - 1:
+                if not may_pass(error) or attempt + 1 >= self._tries(error):
                     raise access_error(self.field, address, error) from raised
                 time.sleep(PAUSE_S * 2**attempt)
+            else:
+                self._heard = True
+                return answer
         raise AssertionError("unreachable")
+
+    def _tries(self, error: BaseException) -> int:
+        if self._heard:
+            return TRIES
+        return 1 if is_timeout(error) else min(TRIES, FIRST_TRIES)
 
     def _fresh(self) -> dict[str, bool]:
         return {"refresh": True} if self.address.startswith("s3://") else {}
@@ -193,12 +217,23 @@ class RemoteRoot:
             scheme = self.address.partition("://")[0]
             settings: dict[str, Any] = {"use_listings_cache": False}
             if is_web(self.address):
+                from aiohttp import ClientTimeout
+
                 # Proxies of the environment; no compression, which would change sizes.
-                settings |= {"client_kwargs": {"trust_env": True, "headers": {"Accept-Encoding": "identity"}}}
+                settings["client_kwargs"] = {
+                    "trust_env": True,
+                    "headers": {"Accept-Encoding": "identity"},
+                    "timeout": ClientTimeout(total=None, sock_connect=CONNECT_S, sock_read=READ_S),
+                }
+            elif scheme == "s3":
+                timeouts = {"connect_timeout": CONNECT_S, "read_timeout": READ_S}
+                settings["config_kwargs"] = {**timeouts, "retries": {"total_max_attempts": 1}}
             try:
                 self._fs = fsspec.filesystem(scheme, **settings)
             except ImportError as error:
                 raise access_error(self.field, self.address, error) from error
+            # Tried again here only, where it is told apart what may pass.
+            self._fs.retries = 1
         return self._fs
 
 

@@ -15,7 +15,6 @@ from stages.ingest.curation.grouping import warning
 from stages.ingest.examine import RowCounts, examine_source
 from stages.ingest.source import open_source
 from stages.lib.annotations.annotation import FILE_REASONS, PART_REASONS, SourceError, rows_rejected
-from stages.lib.annotations.formats import unused_columns
 from stages.params import Params
 
 __all__ = ["Checked", "SourceError", "check"]
@@ -106,5 +105,5 @@ def check(
         curated=curator.summary(clips),
         near_duplicates=tuple(curator.pairs),
         names_alike=warning(curator.names),
-        unused=unused_columns(opened.params),
+        unused=opened.unused_columns(),
     )
