@@ -92,8 +92,8 @@ def examine(asked: Asked, folder: Path, reencoded: Path | None, timeout_s: float
         return FileReport(**identity, media=media, viewed=viewed)
     except VideoError as error:
         return FileReport(**identity, problem=Problem(reason=error.reason, detail=error.detail))
-    except FfmpegMissing:
-        raise
+    except (FfmpegMissing, ImportError):
+        raise  # of this machine
     except Exception as error:
         # One file must not end the work on all others, whatever a decoder or this code does with
         # it; a full disk is not the file's fault.
