@@ -63,7 +63,7 @@ def _choose(folder: Path, name: str | None, path: Path) -> tuple[Mapping, str]:
     raise SourceError(
         "ingest.annotations",
         f"null, and {str(folder)!r} has none of the files that {path.name} is for ({known or 'it names none'})",
-        "name the file of the annotations",
+        f"name the file of the annotations, here or as `files` in {path.name}",
     )
 
 
