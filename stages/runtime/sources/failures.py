@@ -46,6 +46,7 @@ _SILENCE = frozenset(
         "ConnectionTimeoutError",
         "SocketTimeoutError",
         "FSTimeoutError",
+        "gaierror",
     )
 )
 #: Packages whose errors are about an address, keys or a server.
@@ -87,7 +88,8 @@ def access_error(field: str, address: str, error: BaseException) -> SourceAccess
     if isinstance(error, ValueError) and "Invalid endpoint" in str(error):
         return SourceAccessError("AWS_ENDPOINT_URL", _words(error), "write http(s)://HOST:PORT, or unset it")
     status = _status(error)
-    if isinstance(error, PermissionError) or status in (401, 403):
+    # gcsfs tells a 403 by its text alone.
+    if isinstance(error, PermissionError) or status in (401, 403) or str(error).startswith("Forbidden: "):
         remedy = f"let this account list and read it, or correct {keys}{public}" if keys else "ask its owner for access"
         return SourceAccessError(field, f"{address}: access denied ({_words(error)})", remedy)
     if isinstance(error, FileNotFoundError) or status == 404:
@@ -143,7 +145,7 @@ def may_pass(error: BaseException) -> bool:
         return True
     if isinstance(error, OSError) and error.errno in (errno.EIO, errno.EREMOTEIO, errno.EBUSY):
         return True  # statuses from 500 on, as s3fs tells them
-    return is_silence(error) or type(error).__name__ == "ResponseParserError"
+    return is_silence(error) or type(error).__name__ in ("ResponseParserError", "JSONDecodeError")
 
 
 def is_silence(error: BaseException) -> bool:

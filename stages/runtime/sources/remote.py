@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import logging
+import os
+import socket
 import time
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
+from urllib.request import getproxies
 
 from stages.runtime.sources.addresses import fault_of_name, is_web
 from stages.runtime.sources.failures import (
@@ -198,6 +202,8 @@ class RemoteRoot:
         raise AssertionError("unreachable")
 
     def _tries(self, error: BaseException) -> int:
+        if self.address.startswith("gs://"):
+            return 1  # gcsfs asks six times in half a minute, and cannot be told otherwise
         if self._heard:
             return TRIES
         return 1 if is_timeout(error) else min(TRIES, FIRST_TRIES)
@@ -213,22 +219,31 @@ class RemoteRoot:
     def _filesystem(self) -> Any:
         if self._fs is None:
             import fsspec  # type: ignore[import-untyped]
+            from aiohttp import ClientTimeout
 
             scheme = self.address.partition("://")[0]
             settings: dict[str, Any] = {"use_listings_cache": False}
+            silence = ClientTimeout(total=None, sock_connect=CONNECT_S, sock_read=READ_S)
             if is_web(self.address):
-                from aiohttp import ClientTimeout
-
                 # Proxies of the environment; no compression, which would change sizes.
                 settings["client_kwargs"] = {
                     "trust_env": True,
                     "headers": {"Accept-Encoding": "identity"},
-                    "timeout": ClientTimeout(total=None, sock_connect=CONNECT_S, sock_read=READ_S),
+                    "timeout": silence,
                 }
+            elif scheme == "gs":
+                # Its client would ask for the kind of a bucket by a second protocol, for a minute
+                # where that is blocked, and print what it raises as well.
+                os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
+                logging.getLogger("gcsfs").setLevel(logging.CRITICAL)
+                settings["session_kwargs"] = {"timeout": silence, "trust_env": True}
             elif scheme == "s3":
                 timeouts = {"connect_timeout": CONNECT_S, "read_timeout": READ_S}
                 settings["config_kwargs"] = {**timeouts, "retries": {"total_max_attempts": 1}}
             try:
+                fsspec.get_filesystem_class(scheme)
+                if scheme == "gs":
+                    _check_google()
                 self._fs = fsspec.filesystem(scheme, **settings)
             except ImportError as error:
                 raise access_error(self.field, self.address, error) from error
@@ -311,6 +326,20 @@ def fetch_one(
         raise access_error(root.field, f"{root.address}/{name}", error) from error
     known.put(name, version.text, sha256)
     return sha256
+
+
+def _check_google() -> None:
+    """Connect to Google's store, or to what stands for it: its client tries for a minute.
+
+    Raises:
+        OSError: nobody is there.
+    """
+    if getproxies():
+        return  # which is asked instead
+    place = os.environ.get("STORAGE_EMULATOR_HOST") or "https://storage.googleapis.com"
+    parts = urlsplit(place if "://" in place else f"http://{place}")
+    port = parts.port or (443 if parts.scheme == "https" else 80)
+    socket.create_connection((parts.hostname or "", port), timeout=CONNECT_S).close()
 
 
 def _version(info: Mapping[str, Any]) -> Version:

@@ -4,6 +4,7 @@ here needs no server."""
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from stages.runtime.sources import remote
-from stages.runtime.sources.failures import Changed, Gone, SourceAccessError
+from stages.runtime.sources.failures import Changed, Gone, SourceAccessError, access_error
 from stages.runtime.sources.remote import RemoteRoot, fetch, fetch_one
 from stages.runtime.sources.store import Known, SourceStore
 from stages.runtime.sources.videos import NameRules, Roots, open_videos
@@ -175,3 +176,17 @@ def test_each_trouble_of_a_bucket_is_one_message(
         bucket.listing()
     with pytest.raises(SourceAccessError, match=message):
         bucket.check()
+
+
+def test_a_store_of_google_is_an_error_soon_without_its_client_and_without_an_answer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    if importlib.util.find_spec("gcsfs") is None:
+        with pytest.raises(SourceAccessError, match=r"gs://team/rows: gs:// needs gcsfs; uv sync --extra gcs"):
+            RemoteRoot("gs://team/rows", "ingest.source").check()
+    monkeypatch.setattr(remote, "getproxies", dict)
+    monkeypatch.setenv("STORAGE_EMULATOR_HOST", "127.0.0.1:1")
+    with pytest.raises(ConnectionRefusedError) as refused:
+        remote._check_google()
+    said = str(access_error("ingest.source", "gs://team/rows", refused.value))
+    assert said.startswith("ingest.source: gs://team/rows: no answer (ConnectionRefusedError: ")
