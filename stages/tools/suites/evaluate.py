@@ -242,7 +242,9 @@ def identity_of(params: Params, benchmark: str, items: Sequence[Item[Any]], engi
     rows = [
         [
             item.item_id,
-            item.row.model_dump(mode="json") if isinstance(item.row, Sample) else video_key_of(item),
+            item.row.model_dump(mode="json", exclude={"recordings"})
+            if isinstance(item.row, Sample)
+            else video_key_of(item),
             render(item, engine.prompt),
         ]
         for item in items

@@ -44,7 +44,7 @@ def _lines(result: BenchmarkEvaluation) -> Iterator[str]:
     yield ""
     yield (
         f"{result.answered:,} of {result.questions:,} questions answered; {judge}; {result.confidence:.0%} intervals"
-        f" over videos; digest `{result.digest}`. Control videos: questions asked {result.controls_asked}."
+        f" over recordings; digest `{result.digest}`. Control videos: questions asked {result.controls_asked}."
     )
     if result.set_aside:
         yield ""
