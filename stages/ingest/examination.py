@@ -194,14 +194,15 @@ def _validated(asked: Asked, path: Path, timeout_s: float) -> _Validated:
         decoded = encoder.validate(path, timeout_s)
     else:
         decoded = watching.validate_watched(path, viewer.see, timeout_s)
-    skip = len(decoded) - probe.frames
+    skip = len(decoded.times) - probe.frames
     if not 0 <= skip <= probe.dropped:
         raise VideoError(
-            "frame-count", f"{video}: {probe.frames} frames are stored, {len(decoded)} decode; re-encode it"
+            "frame-count", f"{video}: {probe.frames} frames are stored, {len(decoded.times)} decode; re-encode it"
         )
-    if probe.times is not None and decoded[skip:] != probe.times and probing.UNTRUSTED_TIMES not in probe.hazards:
+    if probe.times is not None and decoded.times[skip:] != probe.times and probing.UNTRUSTED_TIMES not in probe.hazards:
         probe = probing.probe(path, distrust=True)
     look = pictures.first_look(path)
+    look = look._replace(interlaced=look.interlaced or decoded.interlaced)
     viewed = None if viewer is None else viewer.viewed(probe, skip)
     return _Validated(replace(probe, hazards=(*probe.hazards, *look.hazards)), skip, look, viewed)
 

@@ -47,7 +47,7 @@ def scene(seed: int, frames: int = 16, height: int = 72, width: int = 96) -> Pix
 def viewed(path: Path) -> tuple[Viewed, int]:
     facts = probe(path)
     viewer = Viewer(facts.rate, facts.frames)
-    times = validate_watched(path, viewer.see)
+    times = validate_watched(path, viewer.see).times
     return viewer.viewed(facts, len(times) - facts.frames), facts.slots
 
 
