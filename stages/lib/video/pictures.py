@@ -60,6 +60,23 @@ def first_look(path: Path) -> Look:
     raise VideoError("damaged", f"{path.name}: not one frame can be decoded")
 
 
+def warnings_about(path: Path) -> tuple[str, ...]:
+    """Warnings about a file that is read as it is, without what ``ingest.normalise`` mends: by its
+    first picture, one sentence each with the file's name."""
+    try:
+        look = first_look(path)
+    except VideoError:
+        # Whoever reads the frames is told why they cannot be read; this is about those that can.
+        return ()
+    remedies = {
+        INTERLACED: "its frames hold the lines of two moments, and are shown so; deinterlace it first: ffmpeg -i IN -vf"
+        " bwdif=mode=send_frame OUT",
+        HDR: "its colours are of a high dynamic range, and look pale; map them to BT.709 first, with zscale and tonemap"
+        " of ffmpeg",
+    }
+    return tuple(f"{path.name}: {remedies[hazard]}" for hazard in look.hazards)
+
+
 def look_at_samples(path: Path) -> Look | None:
     """Decode the first picture of the first and the last group of pictures, and of two between;
     None if no frame is marked as a key frame.

@@ -196,6 +196,9 @@ def evaluate(
                 f" {names}"
             )
         _ask(engine, questions, loader.load, answers)
+        warnings = [warning for _, each in sorted(loader.warnings.items()) for warning in each]
+        for warning in warnings[:EXAMPLES]:
+            print(f"evaluate: {one_line(warning)}")
         unanswered = _listed(answers)
         question_keys = {(question.view, question.item_id) for question in questions}
         controls: dict[str, dict[str, str]] = {
@@ -225,6 +228,7 @@ def evaluate(
         identity=identity,
         unanswered=unanswered,
         replaced=replaced,
+        warnings=warnings,
         controls_asked=_control_count(params, request, questions),
     )
     write_record(request.out / paths.SCORES_FILE, result)

@@ -96,14 +96,14 @@ def test_interlaced_frames_are_deinterlaced(make: Callable[..., Path], tmp_path:
     assert _away(mended[2:-2], truth[2:-2]) < 12
 
 
-def _mixed(folder: Path, *interlaced: bool) -> Path:
+def _mixed(folder: Path, *interlaced: bool, size: str = "1280x720") -> Path:
     """A film of one second a stretch, 25 frames and a key frame each, of which some are
     interlaced."""
     raw = b""
     for fields in interlaced:
         graph = "tinterlace=interleave_top,setfield=tff" if fields else "setfield=prog"
         rate = 50 if fields else 25
-        command = [ffmpeg_binary(), "-v", "error", "-f", "lavfi", "-i", f"testsrc2=s=1280x720:r={rate}:d=1"]
+        command = [ffmpeg_binary(), "-v", "error", "-f", "lavfi", "-i", f"testsrc2=s={size}:r={rate}:d=1"]
         command += ["-vf", graph, "-c:v", "libx264", "-preset", "ultrafast", "-bf", "0", "-g", "25"]
         command += ["-flags", "+ilme+ildct", "-x264-params", "tff=1"] if fields else []
         command += ["-pix_fmt", "yuv420p", "-f", "h264", "-"]
@@ -125,7 +125,7 @@ def test_a_file_is_interlaced_wherever_a_picture_is(whole: bool, tmp_path: Path)
 
 
 def test_progressive_pictures_of_a_mixed_file_stay_as_they_are(tmp_path: Path) -> None:
-    video = _mixed(tmp_path, False, True)
+    video = _mixed(tmp_path, False, True, size="192x128")
     mended, reasons = _mended(video, tmp_path / "again")
     assert "interlaced" in reasons
     stored = read_frames(video, range(50))[0]
