@@ -268,8 +268,9 @@ def test_a_judge_of_ones_own_is_asked_by_the_real_client(tmp_path: Path, monkeyp
             assert [
                 judge.covers(sample, answer).score for answer in ("the red bar rises", "the red bar", "nothing")
             ] == [2, 1, 0]
-            mixed = sample.model_copy(update={"task": "mix_vid_qa"})  # a dark event is marked 0, 1 or 2
-            assert [judge.right(mixed, answer).score for answer in ("the red bar rises", "a blue bar")] == [1, 0]
+            for task in ("mix_vid_qa", "qa"):  # a dark event is marked 0, 1 or 2
+                asked = sample.model_copy(update={"task": task})
+                assert [judge.right(asked, answer).score for answer in ("the red bar rises", "a blue bar")] == [1, 0]
             assert judge.extract_events("the bar rises then it falls") == ("the bar rises", "it falls")
             assert judge.entailed("it falls", "the bar rises then it falls").score == 1
         finally:

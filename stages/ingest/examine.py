@@ -17,7 +17,7 @@ from fractions import Fraction
 from functools import partial
 from pathlib import Path
 from posixpath import normpath
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 
@@ -32,6 +32,7 @@ from stages.ingest.parts import to_clips
 from stages.ingest.source import OpenSource, open_source
 from stages.ingest.split import assign_splits, recordings
 from stages.lib.annotations.annotation import Annotation, rows_rejected
+from stages.lib.video.container import stated_s
 from stages.params import IngestParams
 from stages.runtime import paths
 from stages.runtime.code_digest import code_digest
@@ -182,17 +183,22 @@ def examine_files(videos: Sequence[str], params: IngestParams, journal: Path) ->
     """Yield the report of each video of the plain folder ``ingest.source``, decoded whole, whatever
     its annotations say, in order. A second call goes on where the first one ended."""
     asked = [Asked(video, None, params.frame_rate, watch=params.curate) for video in videos]
-    yield from _reports(asked, params, None, journal)
+    yield from _reports(asked, params, None, journal, by_seconds=True)
     gc.unfreeze()
 
 
 def _reports(
-    asked: Sequence[Asked], params: IngestParams, files: Files | None, journal: Path | None
+    asked: Sequence[Asked], params: IngestParams, files: Files | None, journal: Path | None, *, by_seconds: bool = False
 ) -> Iterator[FileReport]:
     """Yield the report of each video, in order: from the journal if the file has not changed since,
-    otherwise by examining it. ``files``: None: they are in the folder ``ingest.source``."""
+    otherwise by examining it.
+
+    Args:
+        files: None: they are in the folder ``ingest.source``.
+        by_seconds: the progress bar counts seconds of them, and not files.
+    """
     if journal is None:
-        yield from _examined(asked, params, None, files)
+        yield from _examined(asked, params, None, files, by_seconds)
         return
     reencoded = journal.with_suffix("") if params.normalise else None
     here = Path(params.source) if files is None else files
@@ -206,7 +212,7 @@ def _reports(
     with journal.open("a", encoding="utf-8") as lines:
         # Ends a line that a kill cut short.
         lines.write("\n" if lines.tell() else "")
-        new_reports = _examined(new, params, reencoded, files)
+        new_reports = _examined(new, params, reencoded, files, by_seconds)
         for report in known:
             if report is not None:
                 yield report
@@ -221,19 +227,25 @@ def _reports(
 
 
 def _examined(
-    asked: Sequence[Asked], params: IngestParams, reencoded: Path | None, files: Files | None
+    asked: Sequence[Asked], params: IngestParams, reencoded: Path | None, files: Files | None, by_seconds: bool
 ) -> Iterator[FileReport]:
     if files is None:
-        yield from _examined_here(asked, params, reencoded)
+        yield from _examined_here(asked, params, reencoded, by_seconds)
         return
     by_name = {one.video: one for one in asked}
     for batch in files.batches(list(by_name)):
         yield from _examined_here([by_name[file.name]._replace(file=file) for file in batch], params, reencoded)
 
 
-def _examined_here(asked: Sequence[Asked], params: IngestParams, reencoded: Path | None) -> Iterator[FileReport]:
-    work = partial(examine, folder=Path(params.source), reencoded=reencoded, timeout_s=params.timeout_s)
-    results = map_items(work, asked, "ingest", timeout_s=params.timeout_s)
+def _examined_here(
+    asked: Sequence[Asked], params: IngestParams, reencoded: Path | None, by_seconds: bool = False
+) -> Iterator[FileReport]:
+    folder = Path(params.source)
+    work = partial(examine, folder=folder, reencoded=reencoded, timeout_s=params.timeout_s)
+    counted: dict[str, Any] = {}
+    if by_seconds:
+        counted = {"sizes": [stated_s(folder / one.video) for one in asked], "unit": " s of video"}
+    results = map_items(work, asked, "ingest", timeout_s=params.timeout_s, **counted)
     for one, result in zip(asked, results, strict=True):
         if isinstance(result, ItemFailure):
             remedy = "; raise ingest.timeout_s if it is only long" if result.reason == "timeout" else ""

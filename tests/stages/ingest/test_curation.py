@@ -47,7 +47,7 @@ def scene(seed: int, frames: int = 16, height: int = 72, width: int = 96) -> Pix
 def viewed(path: Path) -> tuple[Viewed, int]:
     facts = probe(path)
     viewer = Viewer(facts.rate, facts.frames)
-    times = validate_watched(path, viewer.see)
+    times = validate_watched(path, viewer.see).times
     return viewer.viewed(facts, len(times) - facts.frames), facts.slots
 
 
@@ -264,7 +264,7 @@ def test_every_frame_is_looked_at_in_a_source_of_any_size(tmp_path: Path, monkey
     asked = params.model_dump() | {"validation": {"mode": "auto", "whole_up_to": 0}}
     (clip,) = examine_source(IngestParams.model_validate(asked), 7).clips
     assert clip.shots == (16,)
-    with pytest.raises(ValidationError, match=r"curate looks at every frame; set mode: auto or whole"):
+    with pytest.raises(ValidationError, match=r"curate looks at every frame; set validation\.mode: auto or whole"):
         IngestParams.model_validate(asked | {"validation": {"mode": "sampled", "whole_up_to": 0}})
 
 

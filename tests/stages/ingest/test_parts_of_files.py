@@ -41,7 +41,7 @@ def examined(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     names: list[str] = []
 
     def in_process(
-        asked: Sequence[Asked], params: IngestParams, reencoded: Path | None, _files: object
+        asked: Sequence[Asked], params: IngestParams, reencoded: Path | None, *_: object
     ) -> Iterator[FileReport]:
         for one in asked:
             names.append(one.video)
