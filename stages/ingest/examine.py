@@ -146,7 +146,8 @@ def _without_duplicates(
     used = {row.clip_id: row.rows for row, clip in made if id(clip) in alive}
     in_order = sorted(made, key=lambda pair: pair[1].clip_id)
     dropped = [pair for pair in in_order if id(pair[1]) not in differ]
-    dropped += [pair for pair in in_order if id(pair[1]) in differ - alive]
+    nearly_same = differ - alive
+    dropped += [pair for pair in in_order if id(pair[1]) in nearly_same]
     counted, told = set(used), []
     for (row, _), reject in zip(dropped, [*same, *near], strict=True):
         rows = 0 if row.clip_id in counted else row.rows
