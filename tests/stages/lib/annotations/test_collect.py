@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from stages.lib.annotations.annotation import Annotation, rows_rejected
+from stages.lib.annotations.annotation import Annotation, TimedEvent, rows_rejected
 from stages.lib.annotations.collect import Source
 from stages.lib.annotations.formats import FORMATS
 from stages.lib.annotations.jsonl import read_annotations
@@ -52,6 +52,32 @@ def test_rows_about_one_clip_become_one(tmp_path: Path) -> None:
     assert ([q.answer for q in joined.qa], [q.answer for q in joined.open_qa]) == (["B"], ["a book"])
     assert (joined.licence, joined.split, joined.subjects[0].name, joined.label) == ("CC0", "test", "book", None)
     assert (joined.where, joined.clip_id, alone.clip_id) == ("annotations.jsonl:1", "a", "b")
+
+
+def test_rows_about_one_clip_are_joined_in_linear_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Counted: comparisons of events, and entries that copies of rows were given."""
+    work = Counter[str]()
+    compare, copy = TimedEvent.__eq__, Annotation.model_copy
+
+    def compared(one: TimedEvent, other: object) -> bool:
+        work["compared"] += 1
+        return compare(one, other)
+
+    def copied(row: Annotation, *, update: dict[str, Any]) -> Annotation:
+        work["copied"] += sum(len(value) for value in update.values() if isinstance(value, tuple))
+        return copy(row, update=update)
+
+    monkeypatch.setattr(TimedEvent, "__eq__", compared)
+    monkeypatch.setattr(Annotation, "model_copy", copied)
+    count = 300
+    events = [{"start": n, "end": n + 1, "caption": f"it moves {n} times"} for n in range(count)]
+    told = [A | {"events": [event], "captions": [event["caption"]]} for event in events]
+    (clip,), rejects, _ = _read(tmp_path, *told, *told[: count // 2], videos=("a.mp4",))
+    assert (len(clip.events), len(clip.captions), clip.rows) == (count, count - 1, count * 3 // 2)
+    assert len(rejects) == count
+    # Each repeated event is compared with its equal, and few others share a hash's place.
+    assert work["compared"] < count
+    assert work["copied"] < 3 * count
 
 
 def test_what_a_clip_has_already_is_not_taken_twice(tmp_path: Path) -> None:
