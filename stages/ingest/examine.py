@@ -26,7 +26,7 @@ from stages.ingest import conversion, examination
 from stages.ingest.clips import row_reject, without_duplicates
 from stages.ingest.curation import viewing, watching
 from stages.ingest.curation.curator import Curator
-from stages.ingest.examination import EXAMINING, UNEXPECTED, Asked, FileReport, Problem, examine
+from stages.ingest.examination import EXAMINING, TRANSIENT, Asked, FileReport, Problem, examine
 from stages.ingest.files import Files, state_of
 from stages.ingest.parts import to_clips
 from stages.ingest.source import OpenSource, open_source
@@ -214,9 +214,7 @@ def _reports(
                 yield report
                 continue
             report = next(new_reports)
-            # A time-out, a dead process or an unexpected error may be due to this machine at this
-            # moment: the file is tried again.
-            if report.problem is None or report.problem.reason not in ("timeout", "worker-died", UNEXPECTED):
+            if report.problem is None or report.problem.reason not in TRANSIENT:
                 lines.write(report.model_dump_json(exclude_none=True) + "\n")
                 lines.flush()
             yield report

@@ -55,6 +55,15 @@ def second_tables(params: IngestParams) -> tuple[str, ...]:
     return tuple(dict.fromkeys(join.file for join in joins if join.file is not None))
 
 
+def mapping_file(params: IngestParams) -> Path | None:
+    """File of the mapping that is the format; None for a format of code.
+
+    Raises:
+        SourceError: the format does not exist.
+    """
+    return None if params.format in FORMATS else _mapping(params.format)
+
+
 def _mapping(name: str) -> Path:
     if is_path(name):
         return Path(name)
