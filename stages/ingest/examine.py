@@ -54,13 +54,15 @@ class Examined(NamedTuple):
     """Content of a source folder.
 
     ``clips``: in order of their id; ``rejects``: by reason and name; ``hazards``: counts of files
-    that decord must not read, by reason, before re-encoding.
+    that decord must not read, by reason, before re-encoding; ``unused``: columns of the annotations
+    that their mapping leaves out.
     """
 
     clips: list[Clip]
     rejects: list[Reject]
     hazards: Counter[str]
     rows: RowCounts
+    unused: tuple[str, ...]
 
 
 def examine_source(
@@ -87,7 +89,7 @@ def examine_source(
     source = source or open_source(params)
     curator = curator or Curator(params)
     with _collected_later():
-        rows, rejects, read = read_source(source.params)
+        rows, rejects, read, unused = read_source(source.params)
         rows = curator.recordings(rows)
     rejects += source.rejects
     read += rows_rejected(source.rejects)
@@ -128,7 +130,8 @@ def examine_source(
             made += [(row, curator.take(clip, report.viewed)) for clip in clips]
     gc.unfreeze()
     kept, duplicates, used = _without_duplicates(made, curator)
-    return Examined(kept, sorted(rejects + conflicts + duplicates, key=reject_order), hazards, RowCounts(read, used))
+    rejects = sorted(rejects + conflicts + duplicates, key=reject_order)
+    return Examined(kept, rejects, hazards, RowCounts(read, used), unused)
 
 
 def _without_duplicates(

@@ -60,7 +60,7 @@ def ingest(params: Params) -> Outcome:
         print("ingest: nothing has changed since the last time; its result is taken")
         return last
     curator = Curator(params.ingest)
-    clips, rejects, hazards, _ = examine_source(params.ingest, params.seed, journal, curator=curator)
+    clips, rejects, hazards, *_ = examine_source(params.ingest, params.seed, journal, curator=curator)
     copy_normalised(clips, journal, paths.CLIPS)
     tables: dict[str, Sequence[Record]] = {paths.MANIFEST_FILE: clips, paths.REJECTS_FILE: rejects}
     if params.ingest.near_duplicates is not None:

@@ -31,12 +31,14 @@ class Source(NamedTuple):
 
     ``rows``: one for each clip; ``rejects``: of rows, parts of rows and files; ``read``: number of
     rows in the file. Each of these is in one of ``rows`` (``Annotation.rows`` counts them) or in
-    one reject (:func:`~stages.lib.annotations.annotation.rows_rejected`).
+    one reject (:func:`~stages.lib.annotations.annotation.rows_rejected`). ``unused``: columns that
+    a mapping leaves out, in order of appearance.
     """
 
     rows: list[Annotation]
     rejects: list[Reject]
     read: int
+    unused: tuple[str, ...] = ()
 
 
 class Format(NamedTuple):

@@ -9,7 +9,7 @@ from stages.lib.annotations import activitynet_captions, coin, jsonl, kinetics, 
 from stages.lib.annotations.annotation import SourceError
 from stages.lib.annotations.collect import Format, Source
 from stages.lib.annotations.mapping.document import is_path, load, shipped
-from stages.lib.annotations.mapping.reader import ignored_columns, read_mapped
+from stages.lib.annotations.mapping.reader import read_mapped
 from stages.params import IngestParams
 
 FORMATS: dict[str, Format] = {
@@ -30,17 +30,6 @@ def read_source(params: IngestParams) -> Source:
     if chosen is not None:
         return chosen.read(folder, params.annotations or chosen.file)
     return read_mapped(folder, params.annotations, _mapping(params.format))
-
-
-def unused_columns(params: IngestParams) -> tuple[str, ...]:
-    """List the columns of the annotations that a mapping leaves out; none for a format of code.
-
-    Raises:
-        SourceError, MappingError: as :func:`read_source`.
-    """
-    if params.format in FORMATS:
-        return ()
-    return ignored_columns(Path(params.source), params.annotations, _mapping(params.format))
 
 
 def second_tables(params: IngestParams) -> tuple[str, ...]:

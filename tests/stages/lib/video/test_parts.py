@@ -194,7 +194,7 @@ def test_forty_segments_of_a_recording_are_forty_clips_with_the_frames_of_files_
         for n, (s, e) in enumerate(zip(starts, ends, strict=True))
     ]
     (recording / "annotations.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    clips, rejects, _, counts = examine_source(PARAMS.model_copy(update={"source": str(recording)}), 7)
+    clips, rejects, _, counts, _ = examine_source(PARAMS.model_copy(update={"source": str(recording)}), 7)
     assert (len(clips), rejects, counts) == (40, [], (40, 40))
     assert len({clip.split for clip in clips}) == 1
     assert {clip.source_id for clip in clips} == {"recording"}
@@ -223,7 +223,7 @@ def test_a_recording_over_the_bound_is_taken_in_parts_that_cover_it(recording: P
     row = {"video": "recording.mp4", "events": events, "caption": "twenty minutes"}
     (recording / "annotations.jsonl").write_text(json.dumps(row))
     params = PARAMS.model_copy(update={"source": str(recording), "max_duration_s": 290.0, "longer": "parts"})
-    clips, rejects, _, counts = examine_source(params, 7)
+    clips, rejects, _, counts, _ = examine_source(params, 7)
     assert [clip.frames for clip in clips] == [2400] * 5
     assert ([reject.reason for reject in rejects], counts) == (["about-whole-recording"], (1, 1))
     assert sum(len(clip.events) for clip in clips) == 12
