@@ -124,7 +124,7 @@ def _code() -> str:
 def take(of: str | None, journal: Path, out: Path) -> Outcome | None:
     """Write the kept result into the folder ``out`` and return its numbers, if it is that of this
     identity; otherwise remove it and return None."""
-    folder = _folder(journal)
+    folder = kept_at(journal)
     kept = _found(of, journal)
     if kept is not None and all(_is_whole(folder / name, sha256) for name, sha256 in kept.files.items()):
         for name in kept.files:
@@ -149,7 +149,7 @@ def keep(
     passing = not TRANSIENT.isdisjoint(outcome.rejects)
     if before is None or passing or not clips or identity(params) != before:
         return
-    folder = _folder(journal)
+    folder = kept_at(journal)
     for file in files:
         _copy(file, folder / file.name)
     kept = Kept(
@@ -166,7 +166,7 @@ def keep(
 
 def _found(of: str | None, journal: Path) -> Kept | None:
     try:
-        kept = read_record(_folder(journal) / _RECORD, Kept)
+        kept = read_record(kept_at(journal) / _RECORD, Kept)
         is_same = kept.identity == of and kept.journal == _state(journal)
     except (FileNotFoundError, RowError):
         return None
@@ -174,7 +174,8 @@ def _found(of: str | None, journal: Path) -> Kept | None:
     return kept if is_same and there else None
 
 
-def _folder(journal: Path) -> Path:
+def kept_at(journal: Path) -> Path:
+    """Folder of the kept result, beside the re-encoded files."""
     return journal.with_suffix("") / "outs"
 
 
