@@ -11,8 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from flows.processes.environment import scratch, state
-from stages.ingest.examine import journal_file
-from stages.ingest.unchanged import kept_at
+from stages.ingest.examine import journal_file, kept_at
 from stages.params import Params
 from stages.runtime import paths as layout
 from stages.runtime.sources.store import open_store

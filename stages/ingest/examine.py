@@ -257,6 +257,12 @@ def journal_file(params: IngestParams) -> Path:
     return paths.EXAMINED / f"{name}.jsonl"
 
 
+def kept_at(journal: Path) -> Path:
+    """Return the folder of the last result (:mod:`stages.ingest.unchanged`), beside the re-encoded
+    files."""
+    return journal.with_suffix("") / "outs"
+
+
 def copy_normalised(clips: Sequence[Clip], journal: Path, folder: Path) -> None:
     """Copy re-encoded files into the folder that the clips' paths are relative to."""
     for path in dict.fromkeys(clip.path for clip in clips if clip.normalised):

@@ -21,6 +21,7 @@ from pathlib import Path, PurePosixPath
 import stages
 from stages.domain.core.records import Clip, Record
 from stages.ingest.examination import TRANSIENT
+from stages.ingest.examine import kept_at
 from stages.ingest.row_files import is_meant, row_name
 from stages.lib.annotations.formats import mapping_file, second_tables
 from stages.lib.rows.jsonl import RowError, read_record, write_record
@@ -172,11 +173,6 @@ def _found(of: str | None, journal: Path) -> Kept | None:
         return None
     there = all((journal.with_suffix("") / path).is_file() for path in kept.normalised)
     return kept if is_same and there else None
-
-
-def kept_at(journal: Path) -> Path:
-    """Folder of the kept result, beside the re-encoded files."""
-    return journal.with_suffix("") / "outs"
 
 
 def _state(journal: Path) -> tuple[int, int]:
