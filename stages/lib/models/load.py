@@ -30,6 +30,7 @@ from stages.lib.models.harmless import CONFIG, NO_CODE, NO_PICKLE, fault_of_file
 from stages.lib.models.positions import fault_of_rule, place_text_behind_videos
 from stages.lib.models.processor import decode_with_decord
 from stages.lib.models.settings import plain_generation, without_dropout
+from stages.lib.models.tower import attend_by_length
 from stages.params import Precision
 from stages.runtime import paths
 
@@ -176,6 +177,7 @@ def prepare_model(model: PreTrainedModel, processor: ProcessorMixin) -> PreTrain
     for module in model.modules():
         if isinstance(module, torch.nn.Conv3d) and module.kernel_size == module.stride:
             module.forward = MethodType(_one_patch, module)  # type: ignore[method-assign]
+    attend_by_length(model)
     place_text_behind_videos(model)
     return model
 
