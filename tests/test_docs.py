@@ -297,7 +297,7 @@ def test_a_table_becomes_annotations_that_are_accepted(tmp_path: Path, capsys: p
     ]
     assert rows[0]["label"] == "toy"
     assert "label" not in rows[1]
-    accepted, rejected, _ = read_annotations(folder, "annotations.jsonl")
+    accepted, rejected, *_ = read_annotations(folder, "annotations.jsonl")
     assert (len(accepted), rejected) == (2, [])
     # What a person has written is not overwritten.
     assert own.main(table, folder) == 1

@@ -61,6 +61,8 @@ class FileReport(Record):
 
 #: Reason of a file that raised an unexpected exception.
 UNEXPECTED = "unexpected-error"
+#: Reasons that may be due to this machine at this moment: such a file is tried again.
+TRANSIENT = frozenset(("timeout", "worker-died", UNEXPECTED))
 #: Constant rate factor of re-encoded files: the loss is not visible.
 NORMALISE_CRF = 16
 

@@ -26,7 +26,7 @@ from stages.ingest import conversion, examination
 from stages.ingest.clips import row_reject, without_duplicates
 from stages.ingest.curation import viewing, watching
 from stages.ingest.curation.curator import Curator
-from stages.ingest.examination import EXAMINING, UNEXPECTED, Asked, FileReport, Problem, examine
+from stages.ingest.examination import EXAMINING, TRANSIENT, Asked, FileReport, Problem, examine
 from stages.ingest.files import Files, state_of
 from stages.ingest.parts import to_clips
 from stages.ingest.source import OpenSource, open_source
@@ -54,13 +54,15 @@ class Examined(NamedTuple):
     """Content of a source folder.
 
     ``clips``: in order of their id; ``rejects``: by reason and name; ``hazards``: counts of files
-    that decord must not read, by reason, before re-encoding.
+    that decord must not read, by reason, before re-encoding; ``unused``: columns of the annotations
+    that their mapping leaves out.
     """
 
     clips: list[Clip]
     rejects: list[Reject]
     hazards: Counter[str]
     rows: RowCounts
+    unused: tuple[str, ...]
 
 
 def examine_source(
@@ -87,7 +89,7 @@ def examine_source(
     source = source or open_source(params)
     curator = curator or Curator(params)
     with _collected_later():
-        rows, rejects, read = source.read()
+        rows, rejects, read, unused = source.read()
         rows = curator.recordings(rows)
     rejects += source.rejects
     read += rows_rejected(source.rejects)
@@ -128,7 +130,8 @@ def examine_source(
             made += [(row, curator.take(clip, report.viewed)) for clip in clips]
     gc.unfreeze()
     kept, duplicates, used = _without_duplicates(made, curator)
-    return Examined(kept, sorted(rejects + conflicts + duplicates, key=reject_order), hazards, RowCounts(read, used))
+    rejects = sorted(rejects + conflicts + duplicates, key=reject_order)
+    return Examined(kept, rejects, hazards, RowCounts(read, used), unused)
 
 
 def _without_duplicates(
@@ -146,7 +149,8 @@ def _without_duplicates(
     used = {row.clip_id: row.rows for row, clip in made if id(clip) in alive}
     in_order = sorted(made, key=lambda pair: pair[1].clip_id)
     dropped = [pair for pair in in_order if id(pair[1]) not in differ]
-    dropped += [pair for pair in in_order if id(pair[1]) in differ - alive]
+    nearly_same = differ - alive
+    dropped += [pair for pair in in_order if id(pair[1]) in nearly_same]
     counted, told = set(used), []
     for (row, _), reject in zip(dropped, [*same, *near], strict=True):
         rows = 0 if row.clip_id in counted else row.rows
@@ -218,9 +222,7 @@ def _reports(
                 yield report
                 continue
             report = next(new_reports)
-            # A time-out, a dead process or an unexpected error may be due to this machine at this
-            # moment: the file is tried again.
-            if report.problem is None or report.problem.reason not in ("timeout", "worker-died", UNEXPECTED):
+            if report.problem is None or report.problem.reason not in TRANSIENT:
                 lines.write(report.model_dump_json(exclude_none=True) + "\n")
                 lines.flush()
             yield report
@@ -264,6 +266,12 @@ def journal_file(params: IngestParams) -> Path:
     identity = f"{where} {params.normalise} {params.frame_rate}{curated} {code_digest(code)}"
     name = hashlib.sha256(identity.encode()).hexdigest()[:16]
     return paths.EXAMINED / f"{name}.jsonl"
+
+
+def kept_at(journal: Path) -> Path:
+    """Return the folder of the last result (:mod:`stages.ingest.unchanged`), beside the re-encoded
+    files."""
+    return journal.with_suffix("") / "outs"
 
 
 def copy_normalised(clips: Sequence[Clip], journal: Path, folder: Path) -> None:

@@ -114,10 +114,10 @@ def _selected(names: Iterable[str], wanted: str | None, more: Sequence[str]) -> 
     and ``more``; where none is named, all that may be some."""
     if wanted is None:
         return [name for name in names if name in more or PurePosixPath(name).suffix.lower() in ROW_SUFFIXES]
-    return [name for name in names if any(_is_meant(name, one) for one in (wanted, *more))]
+    return [name for name in names if any(is_meant(name, one) for one in (wanted, *more))]
 
 
-def _is_meant(name: str, wanted: str) -> bool:
+def is_meant(name: str, wanted: str) -> bool:
     return name == wanted or name.startswith(wanted.rstrip("/") + "/") or fnmatch(name, wanted)
 
 

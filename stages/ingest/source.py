@@ -27,7 +27,7 @@ from stages.ingest.row_files import local_names, named_in, row_files, row_name
 from stages.ingest.shard_rows import rows_of
 from stages.lib.annotations.annotation import VIDEO_SUFFIXES, SourceError
 from stages.lib.annotations.collect import Source
-from stages.lib.annotations.formats import read_source, unused_columns
+from stages.lib.annotations.formats import read_source
 from stages.lib.video.folders import PICTURE_SUFFIXES
 from stages.params import IngestParams
 from stages.runtime.paths import ANNOTATIONS_FILE
@@ -64,11 +64,6 @@ class OpenSource(NamedTuple):
         """
         with self._in_its_name():
             return read_source(self.params)
-
-    def unused_columns(self) -> tuple[str, ...]:
-        """List the columns that a mapping leaves out; raises as :meth:`read`."""
-        with self._in_its_name():
-            return unused_columns(self.params)
 
     @contextmanager
     def _in_its_name(self) -> Iterator[None]:

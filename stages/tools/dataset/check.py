@@ -88,7 +88,7 @@ def check(
     # Not validated: a mapping that is only tried may lie anywhere.
     settings = params.ingest.model_copy(update=changed)
     opened, curator = open_source(settings), Curator(settings)
-    clips, rejects, hazards, counts = examine_source(settings, params.seed, source=opened, curator=curator)
+    clips, rejects, hazards, counts, unused = examine_source(settings, params.seed, source=opened, curator=curator)
     samples: dict[TaskName, int] = {}
     set_aside: dict[TaskName, tuple[Reject, ...]] = {}
     for task in params.synthesize.tasks.named:
@@ -105,5 +105,5 @@ def check(
         curated=curator.summary(clips),
         near_duplicates=tuple(curator.pairs),
         names_alike=warning(curator.names),
-        unused=opened.unused_columns(),
+        unused=unused,
     )

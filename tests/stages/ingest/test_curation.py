@@ -168,7 +168,7 @@ def test_near_duplicates_are_found_reported_across_splits_and_dropped(
         f=np.full_like(first, 90),
     )
     curator, journal = Curator(params), tmp_path / "state/journal.jsonl"
-    clips, _, _, counts = examine_source(params, 7, journal, curator=curator)
+    clips, _, _, counts, _ = examine_source(params, 7, journal, curator=curator)
     assert [pair.clips for pair in curator.pairs] == [("a", "b"), ("a", "c"), ("b", "c")]
     assert counts.used == 6, "reported only"
     across = sum(pair.across_splits for pair in curator.pairs)
@@ -176,7 +176,7 @@ def test_near_duplicates_are_found_reported_across_splits_and_dropped(
     assert f"3 pairs of near-duplicates, {across} across splits." in curator.card(clips)
 
     dropping = Curator(params := params.model_copy(update={"near_duplicates": "drop"}))
-    kept, rejects, _, counts = examine_source(params, 7, journal, curator=dropping)
+    kept, rejects, _, counts, _ = examine_source(params, 7, journal, curator=dropping)
     assert len(kept) == 4
     assert {reject.reason for reject in rejects} == {"near-duplicate"}
     assert (counts.read, counts.used) == (6, 4)

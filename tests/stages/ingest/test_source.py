@@ -70,7 +70,7 @@ def _read(params: IngestParams) -> tuple[Any, list[Reject], dict[str, bytes]]:
     """Rows, rejects, and the content of the files of the rows, as ingest and as later stages find
     them."""
     opened = open_source(params)
-    rows, rejects, _ = opened.read()
+    rows, rejects, *_ = opened.read()
     names = [row.video for row in rows]
     if opened.files is None:
         found = {name: (Path(params.source) / name).read_bytes() for name in names}

@@ -203,7 +203,7 @@ def test_forty_segments_of_a_recording_are_forty_clips_with_the_frames_of_files_
     ]
     (recording / "annotations.jsonl").write_text("\n".join(map(json.dumps, rows)))
     began = _cpu_s()
-    clips, rejects, _, counts = examine_source(PARAMS.model_copy(update={"source": str(recording)}), 7)
+    clips, rejects, _, counts, _ = examine_source(PARAMS.model_copy(update={"source": str(recording)}), 7)
     megabytes = (recording / "recording.mp4").stat().st_size / 1e6
     print(f"ingest: {_cpu_s() - began:.1f} s of CPU for 20 minutes of {megabytes:.1f} MB")
     assert (len(clips), rejects, counts) == (40, [], (40, 40))
@@ -237,7 +237,7 @@ def test_a_recording_over_the_bound_is_taken_in_parts_that_cover_it(recording: P
     row = {"video": "recording.mp4", "events": events, "caption": "twenty minutes"}
     (recording / "annotations.jsonl").write_text(json.dumps(row))
     params = PARAMS.model_copy(update={"source": str(recording), "max_duration_s": 290.0, "longer": "parts"})
-    clips, rejects, _, counts = examine_source(params, 7)
+    clips, rejects, _, counts, _ = examine_source(params, 7)
     assert [clip.frames for clip in clips] == [2400] * 5
     assert ([reject.reason for reject in rejects], counts) == (["about-whole-recording"], (1, 1))
     assert sum(len(clip.events) for clip in clips) == 12
