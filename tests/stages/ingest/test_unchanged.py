@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from flows.housekeeping.leftovers import _journals
 from stages.domain.core.records import Clip
 from stages.ingest import stage, unchanged
 from stages.ingest.examine import examine_source, journal_file
@@ -231,3 +232,16 @@ def test_what_a_listing_does_not_tell_is_read_always(project: Project, tmp_path:
     (tmp_path / "elsewhere").mkdir()
     (project.source / "linked").symlink_to(tmp_path / "elsewhere")
     assert unchanged.identity(params) is None
+
+
+def test_a_kept_result_that_names_a_removed_video_is_freed(project: Project) -> None:
+    params = project.params()
+    project.ingest(params)
+    a, *_ = read_rows(paths.CLIPS / paths.MANIFEST_FILE, Clip)
+
+    def freed(removed: set[str]) -> list[str]:
+        found = _journals(Path.cwd(), params, frozenset(removed), keep_s=3600)
+        return [leftover.path.name for leftover in found if leftover.why is None]
+
+    assert freed({"0" * 64}) == []
+    assert freed({a.sha256}) == ["outs"]
