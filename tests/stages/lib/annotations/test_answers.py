@@ -20,8 +20,8 @@ COUNT = {"question": "how many ?", "number": 3}
 def read(folder: Path, *rows: Any) -> tuple[list[Annotation], list[Reject]]:
     (folder / "a.mp4").touch()
     (folder / "annotations.jsonl").write_text("\n".join(json.dumps(row) for row in rows), encoding="utf-8")
-    accepted, rejects, _ = read_annotations(folder)
-    return accepted, rejects
+    found = read_annotations(folder)
+    return found.rows, found.rejects
 
 
 def test_one_object_or_a_list_of_them(tmp_path: Path) -> None:
