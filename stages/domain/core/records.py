@@ -352,11 +352,12 @@ class Sample(Record):
     #: Subjects that an analysis must name. If there are any, the prompt requests an analysis.
     subjects: tuple[Subject, ...] = ()
     trace: Trace | None = None
+    #: Questions that a caption should answer; None: the annotation has none.
+    qa_pairs: tuple[OpenQuestion, ...] | None = None
 
 
 class Verdict(Record):
-    """A judge's verdict on one reply. A judge that failed has its own outcome and never scores 0
-    for it.
+    """A judge's verdict on one reply. A judge that failed has its own outcome, never a score of 0.
 
     ``scored``: ``score`` is the number. ``invalid``: the judge's answer could not be parsed.
     ``unavailable``: no answer came.
@@ -376,14 +377,13 @@ class Verdict(Record):
 
 class Score(Record):
     """One reply and its score. ``value`` is the task score as a share of its maximum, in [0, 1];
-    None: it could not be judged."""
+    None, which files of rows omit: it could not be judged."""
 
     schema_version: Literal[1] = 1
     sample_id: str
     task: TaskName
     reply: str
     format_ok: bool
-    #: Files of rows omit None, so a row without this key was not judged.
     value: float | None = None
     parts: dict[str, float] = Field(default_factory=dict)
     reason: str = ""

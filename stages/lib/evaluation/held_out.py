@@ -11,6 +11,9 @@ from stages.errors import InputError
 from stages.lib.rows.samples import load_samples, samples_present
 from stages.params import Params
 
+#: Fields of a sample that versions after 0.2 added.
+LATER_FIELDS = ("qa_pairs",)
+
 
 def evaluation_samples(params: Params) -> list[Sample]:
     """Draw the samples that every policy and every baseline is scored on: at most
@@ -46,7 +49,12 @@ def evaluation_digest(params: Params, samples: Sequence[Sample]) -> str:
     """
     return digest(
         {
-            "samples": [sample.model_dump(mode="json") for sample in samples],
+            # Fields that came later are in it only where they hold something: digests of samples
+            # without them stay what they were.
+            "samples": [
+                sample.model_dump(mode="json", exclude={name for name in LATER_FIELDS if getattr(sample, name) is None})
+                for sample in samples
+            ],
             "prompt": params.prompt.model_dump(mode="json"),
             "judge": params.judge.model_dump(mode="json"),
             "rewards": params.rewards.model_dump(mode="json"),
