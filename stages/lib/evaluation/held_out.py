@@ -4,15 +4,13 @@ comparable."""
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from stages.domain.core.digest import digest
 from stages.domain.core.records import Sample
 from stages.errors import InputError
 from stages.lib.rows.samples import load_samples, samples_present
 from stages.params import Params
-
-#: Fields of a sample that versions after 0.2 added.
-LATER_FIELDS = ("qa_pairs",)
 
 
 def evaluation_samples(params: Params) -> list[Sample]:
@@ -49,15 +47,16 @@ def evaluation_digest(params: Params, samples: Sequence[Sample]) -> str:
     """
     return digest(
         {
-            # Fields that came later are in it only where they hold something: digests of samples
-            # without them stay what they were.
-            "samples": [
-                sample.model_dump(mode="json", exclude={name for name in LATER_FIELDS if getattr(sample, name) is None})
-                for sample in samples
-            ],
+            "samples": [_scored_by(sample) for sample in samples],
             "prompt": params.prompt.model_dump(mode="json"),
             "judge": params.judge.model_dump(mode="json"),
             "rewards": params.rewards.model_dump(mode="json"),
             "max_new_tokens": params.evaluation.max_new_tokens,
         }
     )
+
+
+def _scored_by(sample: Sample) -> dict[str, Any]:
+    """What a score depends on of a sample: not its recordings, which change intervals only; and
+    questions only if it has some, so that digests of samples without them stay what they were."""
+    return sample.model_dump(mode="json", exclude={"recordings", *(() if sample.qa_pairs else ("qa_pairs",))})
