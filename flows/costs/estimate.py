@@ -330,7 +330,7 @@ def _money(rates: Rates, gpu_hours: float | None, calls: Sequence[Calls]) -> flo
             return None
         total, known = gpu_hours * rates.gpu_hour, True
     for call in calls:
-        if (price := rates.calls_per_1000.get(call.who)) is not None:
+        if (price := rates.price(call.who)) is not None:
             if call.at_most is None:
                 return None
             total, known = total + call.at_most * price / 1000, True

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -28,7 +28,9 @@ from stages.runtime.bounded_yaml import YamlError, read_yaml
 VARIABLE = "VIDBRIDGE_RATES"
 FILE = "rates.yaml"
 
-Who = Literal["judge", "held_out_judge", "writer"]
+#: A judge (``judge``, ``held_out_judge``; one of a task is named after it, ``judge_caption``), or
+#: the writer.
+Who = Annotated[str, Field(pattern=r"^((held_out_)?judge(_[a-z0-9_]+)?|writer)$")]
 _Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
@@ -62,6 +64,11 @@ class Rates(_Declared):
     gpu_hour: _Amount | None = None
     calls_per_1000: dict[Who, _Amount] = Field(default_factory=dict)
     currency: str = Field(default="", max_length=12)
+
+    def price(self, who: str) -> float | None:
+        """Money for 1,000 calls; that of a task's judge is the general one's unless declared."""
+        general = next((name for name in ("held_out_judge", "judge") if who.startswith(name)), who)
+        return self.calls_per_1000.get(who, self.calls_per_1000.get(general))
 
     def of(self, stage: str) -> StageRate | None:
         """Rate of a stage by its name, else by its group."""

@@ -19,8 +19,9 @@ from flows.processes.prefect_server import answers
 from flows.repro.steps import Plan
 from stages.domain.tasks.rewards import SentenceLikeness
 from stages.errors import VidbridgeError
-from stages.params import IngestParams, OpenAIJudgeParams, Params, Precision, PretrainedModelParams, TrainingRow
+from stages.params import IngestParams, Params, Precision, PretrainedModelParams, TrainingRow
 from stages.runtime import paths
+from stages.runtime.endpoint.settings import own_role
 from stages.runtime.sources.addresses import is_remote
 from stages.runtime.sources.failures import SourceAccessError
 from stages.tracking.lineage.git import FIRST_COMMIT, head, is_repository
@@ -128,7 +129,7 @@ def problems(session: Session, plan: Plan) -> list[VidbridgeError]:
     root, params = session.root, session.params
     found: list[VidbridgeError] = [*git_problems(root)]
     found += _source(root, params, plan)
-    found += _embedder(root, params, plan)
+    found += _local_models(root, params, plan)
     if ffmpeg() is None:
         named = os.environ.get("VIDBRIDGE_FFMPEG")
         remedy = (
@@ -245,15 +246,15 @@ def endpoints(params: Params, *, judged: bool, written: bool) -> dict[str, str]:
     An address that several roles share is checked once.
     """
     wanted = []
-    if judged and isinstance(params.judge, OpenAIJudgeParams):
-        wanted.append(("JUDGE", "judge.kind is 'openai'"))
-    if judged and params.held_out_judge is not None and isinstance(params.held_out_judge.judge, OpenAIJudgeParams):
-        wanted.append(("HELD_OUT_JUDGE", "held_out_judge.judge.kind is 'openai'"))
+    if judged:
+        wanted += [
+            (place.role, f"{place.field}.kind is 'openai'") for place in params.judges.all if place.params.at_endpoint
+        ]
     if written and params.synthesize.writer is not None:
         wanted.append(("WRITER", "synthesize.writer is on"))
     found: dict[str, str] = {}
     for role, why in wanted:
-        found.setdefault(role if os.environ.get(f"VIDBRIDGE_{role}_URL", "").strip() else "JUDGE", why)
+        found.setdefault(own_role(role, os.environ), why)
     return found
 
 
@@ -283,25 +284,41 @@ def judge_problems(role: str, needed: str) -> list[VidbridgeError]:
     return []  # not every endpoint lists its models
 
 
-def _embedder(root: Path, params: Params, plan: Plan) -> list[VidbridgeError]:
-    """Check that the embedder's model is a folder or a name on the hub, and on disk if nothing may
-    be downloaded.
-    """
+def _local_models(root: Path, params: Params, plan: Plan) -> list[VidbridgeError]:
+    """Check that the models of the embedder and of judges in the stages' processes are there."""
+    if not _judged(params, plan):
+        return []
+    found: list[VidbridgeError] = []
     likeness = params.rewards.embedder
-    if not isinstance(likeness, SentenceLikeness) or not _judged(params, plan) or (root / likeness.model).is_dir():
+    if isinstance(likeness, SentenceLikeness):
+        place = ("rewards.embedder", "take `embedder: {kind: lexical}`")
+        found += _local_model(root, likeness.model, likeness.revision, "modules.json", *place)
+    for judge in params.judges.all:
+        if judge.params.weights is not None:
+            found += _local_model(
+                root, *judge.params.weights, "config.json", judge.field, f"name another judge under {judge.field}"
+            )
+    return found
+
+
+def _local_model(root: Path, model: str, revision: str, file: str, table: str, otherwise: str) -> list[VidbridgeError]:
+    """Check that a model is a folder or a name on the hub, and on disk if nothing may be
+    downloaded.
+    """
+    if (root / model).is_dir():
         return []
     from huggingface_hub import constants, try_to_load_from_cache
     from huggingface_hub.errors import HFValidationError
 
-    field = "rewards.embedder.model"
+    field = f"{table}.model"
     try:
-        kept = try_to_load_from_cache(likeness.model, "modules.json", revision=likeness.revision)
+        kept = try_to_load_from_cache(model, file, revision=revision)
     except HFValidationError:
-        return [FlowError(field, f"{likeness.model!r} is not a folder and not a name on the hub", "correct it")]
+        return [FlowError(field, f"{model!r} is not a folder and not a name on the hub", "correct it")]
     if not constants.HF_HUB_OFFLINE or isinstance(kept, str):
         return []
-    problem = f"{likeness.model!r} at revision {likeness.revision!r} is not in the cache, and HF_HUB_OFFLINE is set"
-    remedy = "unset it once to download, set HF_HOME to a cache that holds it, or take `embedder: {kind: lexical}`"
+    problem = f"{model!r} at revision {revision!r} is not in the cache, and HF_HUB_OFFLINE is set"
+    remedy = f"unset it once to download, set HF_HOME to a cache that holds it, or {otherwise}"
     return [FlowError(field, problem, remedy)]
 
 

@@ -17,7 +17,7 @@ from stages.domain.core.replies import render_reply
 from stages.domain.statistics.metrics import mean_over_tasks, recordings_shown, task_results
 from stages.lib.evaluation.held_out import evaluation_digest, evaluation_samples
 from stages.lib.evaluation.results import BaselineScores, Mean, Trivial, TrivialResults
-from stages.lib.judging.batch import check_judged, score_replies, usage_of
+from stages.lib.judging.batch import check_judged, score_replies, usages_of
 from stages.lib.judging.build import referee_of
 from stages.lib.rows.jsonl import write_record, write_rows
 from stages.lib.rows.samples import load_samples
@@ -41,7 +41,8 @@ def main() -> int:
 
         def scored(samples: Sequence[Sample], replies: Sequence[str]) -> list[Score]:
             results = score_replies(samples, replies, referee, params.rewards)
-            check_judged(referee.judge, [score.value for score in results].count(None), len(results), "baselines")
+            judge = referee.of(samples[0].task).judge
+            check_judged(judge, [score.value for score in results].count(None), len(results), "baselines")
             return results
 
         scores: dict[Trivial, list[Score]] = {"random": [], "constant": []}
@@ -73,7 +74,7 @@ def main() -> int:
             },
         )
         write_record(paths.scores("baselines") / paths.SCORES_FILE, table)
-        run.summary({**means, **usage_of(referee.judge)})
+        run.summary({**means, **usages_of(referee)})
         print(
             f"baselines: random {means['random']:.3f}, constant {means['constant']:.3f}, mean over {len(by_task)} tasks"
         )

@@ -20,7 +20,7 @@ from stages.domain.statistics.metrics import mean_over_tasks, recordings_shown, 
 from stages.lib.evaluation.held_out import evaluation_digest, evaluation_samples
 from stages.lib.evaluation.results import ControlledResult, PolicyScores
 from stages.lib.inference.generate import generate
-from stages.lib.judging.batch import check_judged, score_replies, usage_of
+from stages.lib.judging.batch import check_judged, score_replies, usages_of
 from stages.lib.judging.build import referee_of
 from stages.lib.models.load import device, load_model, use_threads
 from stages.lib.models.resizing import fit_of
@@ -83,7 +83,7 @@ def evaluate_policy(params: Params, name: str, model_folder: Path) -> PolicyEval
         scores = score_replies(samples, replies, referee, params.rewards)
         for task in dict.fromkeys(score.task for score in scores):
             values = [score.value for score in scores if score.task == task]
-            check_judged(referee.judge, values.count(None), len(values), f"{label}, {task}")
+            check_judged(referee.of(task).judge, values.count(None), len(values), f"{label}, {task}")
         return scores
 
     video = scored(name, lambda _, frames: frames)
@@ -94,7 +94,7 @@ def evaluate_policy(params: Params, name: str, model_folder: Path) -> PolicyEval
         f"{name} (shuffled video)", lambda sample, frames: shuffled(frames, f"{params.seed}/{sample.sample_id}")
     )
     table = result_table(params, name, samples, video, black, mixed)
-    return PolicyEvaluation(table, video, black, mixed, loader.counts(), usage_of(referee.judge))
+    return PolicyEvaluation(table, video, black, mixed, loader.counts(), usages_of(referee))
 
 
 def result_table(

@@ -16,7 +16,7 @@ from stages.domain.tasks import task_of
 from stages.domain.tasks.rewards import Referee
 from stages.domain.tasks.scoring import objective_weights, objectives, reward
 from stages.grpo.step import StepScores
-from stages.lib.judging.batch import check_judged, score_replies
+from stages.lib.judging.batch import check_step, score_replies
 from stages.params import GrpoRow, Params
 
 
@@ -59,7 +59,8 @@ class JudgedRewards:
             JudgeUnavailableError: more rollouts lack a verdict than ``judge.max_unavailable``
                 allows.
         """
-        check_judged(self._referee.judge, masked, rollouts, f"a step of grpo@{self._name}")
+        weights = {task: self._row.tasks[task] for task in self._row.trained_tasks}
+        check_step(self._referee, weights, masked, rollouts, f"a step of grpo@{self._name}")
 
     def _scores(self, ids: Sequence[str], replies: Sequence[str]) -> list[Score]:
         return score_replies([self._samples[i] for i in ids], replies, self._referee, self._params.rewards)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from stages.domain.core.prompts import sample_prompt
 from stages.grpo.engine import rollout_engine
-from stages.lib.judging.batch import usage_of
+from stages.lib.judging.batch import usages_of
 from stages.lib.judging.build import held_out_of, referee_of
 from stages.lib.rows.samples import load_samples
 from stages.lib.training.mixture import Example
@@ -55,8 +55,8 @@ def main(*arguments: str) -> int:
                     step,
                     {
                         **values,
-                        **usage_of(referee.judge),
-                        **(usage_of(held_out.judge, "held_out_judge") if held_out else {}),
+                        **usages_of(referee),
+                        **(usages_of(held_out, "held_out_judge") if held_out else {}),
                     },
                 )
             )

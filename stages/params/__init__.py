@@ -3,13 +3,21 @@
 from stages.params.data import CorpusParams, ExcludedVideo, IngestParams, SynthesizeParams, Tolerance, Validation
 from stages.params.evaluation import GateParams, GaugeLimits, GaugeName
 from stages.params.judging import (
+    EntailmentJudgeParams,
     EventParams,
     HeldOutJudgeParams,
     JudgeParams,
+    JudgesByTaskParams,
+    KindOfJudge,
+    OneJudgeParams,
     OpenAIJudgeParams,
+    PlacedJudge,
     RuleJudgeParams,
+    SimilarityJudgeParams,
     TraceParams,
     WriterParams,
+    judge_for,
+    placed_judges,
 )
 from stages.params.models import Family, ModelParams, PretrainedModelParams, TinyModelParams
 from stages.params.root import Params, load_params, parse_params
@@ -19,6 +27,7 @@ from stages.params.types import ParamsError, Precision
 __all__ = [
     "VISION_TARGET",
     "CorpusParams",
+    "EntailmentJudgeParams",
     "EventParams",
     "ExcludedVideo",
     "Family",
@@ -29,15 +38,20 @@ __all__ = [
     "HeldOutJudgeParams",
     "IngestParams",
     "JudgeParams",
+    "JudgesByTaskParams",
+    "KindOfJudge",
     "LoraParams",
     "ModelParams",
+    "OneJudgeParams",
     "OpenAIJudgeParams",
     "Params",
     "ParamsError",
+    "PlacedJudge",
     "Precision",
     "PretrainedModelParams",
     "RuleJudgeParams",
     "SftRow",
+    "SimilarityJudgeParams",
     "SynthesizeParams",
     "TaskScaleParams",
     "TinyModelParams",
@@ -46,6 +60,8 @@ __all__ = [
     "TrainingRow",
     "Validation",
     "WriterParams",
+    "judge_for",
     "load_params",
     "parse_params",
+    "placed_judges",
 ]

@@ -20,7 +20,7 @@ from stages.domain.tasks.rewards import RewardRules
 from stages.errors import Fault
 from stages.params.data import CorpusParams, IngestParams, SynthesizeParams
 from stages.params.evaluation import AblationParams, EvaluationParams, GateParams
-from stages.params.judging import HeldOutJudgeParams, JudgeParams
+from stages.params.judging import HeldOutJudgeParams, JudgeParams, Judges
 from stages.params.models import ModelParams
 from stages.params.own_tasks import TasksParams, load_own_tasks, own_modules
 from stages.params.training import DifficultyRow, GrpoRow, SftRow
@@ -147,26 +147,15 @@ class Params(Table):
         return self
 
     @model_validator(mode="after")
-    def _open_answers_have_a_reader(self) -> Params:
-        """Require a language model as judge of real text, or the explicit choice of the rule judge.
-
-        On real text, a judge by shared words rewards negations, guesses and swapped roles.
-        """
-        read = [task for task in self.synthesize.tasks.named if task_of(task).judge_calls(self.rewards)]
-        if Path(self.ingest.source) == paths.CORPUS or not read:
-            return self
-        judges = {"judge": self.judge}
-        if self.held_out_judge is not None:
-            judges["held_out_judge.judge"] = self.held_out_judge.judge
-        for name, judge in judges.items():
-            if judge.kind == "rule":
-                raise ValueError(
-                    f"{name}.kind: 'rule' reads the sentences of {paths.CORPUS} only, and ingest.source is"
-                    f" {self.ingest.source!r}: on real text it would judge {', '.join(read)} by shared words. Name a"
-                    " model that reads (kind: openai, see infra/recipes/vidbridge-r1.yaml and VIDBRIDGE_JUDGE_URL), or"
-                    f" accept the rough measure with {name}.kind: rule_on_real_text"
-                )
+    def _judges_fit_their_tasks(self) -> Params:
+        generated = Path(self.ingest.source) == paths.CORPUS
+        self.judges.check(self.synthesize.tasks.named, self.rewards, None if generated else self.ingest.source)
         return self
+
+    @property
+    def judges(self) -> Judges:
+        """The judges of the rewards, and those that are held out of them."""
+        return Judges(self.judge, None if self.held_out_judge is None else self.held_out_judge.judge)
 
     @model_validator(mode="after")
     def _shots_are_known(self) -> Params:

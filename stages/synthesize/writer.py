@@ -21,9 +21,8 @@ from stages.domain.core.records import SPLITS, Clip, Record, Reject, Sample, Spl
 from stages.domain.core.replies import parse_reply
 from stages.domain.tasks import mix_vid_qa
 from stages.domain.tasks.mix_vid_qa import UNWRITTEN, shown_part, with_question
-from stages.domain.tasks.rewards import Referee
-from stages.lib.judging.batch import score_replies, usage_of
-from stages.lib.judging.build import embedder_of, judge_of
+from stages.lib.judging.batch import score_replies, usages_of
+from stages.lib.judging.build import embedder_of, judges_of
 from stages.lib.judging.endpoint import Endpoint, ModelSpec
 from stages.lib.judging.prompts import Question, Rightness, ask_right
 from stages.lib.rows.jsonl import iterate_rows, write_rows
@@ -104,9 +103,7 @@ class Writer:
         self.propose = Endpoint(ModelSpec(TABLE, *model, params.temperature, params.max_tokens, params.seed), settings)
         self.check = Endpoint(ModelSpec(TABLE, *model, CHECK_TEMPERATURE, params.max_tokens, params.seed), settings)
         self.referee = (
-            Referee(judge_of(params.traces.judge), embedder_of(params.traces.rewards.embedder))
-            if params.traces
-            else None
+            judges_of(params.traces.judge, embedder_of(params.traces.rewards.embedder)) if params.traces else None
         )
         self.tally = Tally()
 
@@ -114,7 +111,7 @@ class Writer:
     def usage(self) -> dict[str, float]:
         """Requests so far and their cost, for metrics."""
         total = self.propose.usage + self.check.usage
-        judged = usage_of(self.referee.judge) if self.referee is not None else {}
+        judged = usages_of(self.referee) if self.referee is not None else {}
         return {f"writer/{name}": float(count) for name, count in sorted(total.items())} | judged
 
 
@@ -257,7 +254,9 @@ def write_traces(
         WriterUnavailableError, JudgeError: see :func:`write_samples`.
     """
     assert writer.referee is not None
-    referee, judge = writer.referee, writer.referee.judge
+    if not samples:
+        return []
+    referee, judge = writer.referee, writer.referee.of(samples[0].task).judge
     descriptions = [_descriptions(sample, clip_of) for sample in samples]
     kept: dict[int, Trace] = {}
     for draw in range(writer.params.tries):

@@ -29,7 +29,12 @@ def check_judge(session: Session) -> Finding:
         )
     needed = preflight.endpoints(params, judged=True, written=True)
     if not needed:
-        if params.judge.kind == "rule_on_real_text":
+        local = [place for place in params.judges.all if place.params.weights is not None]
+        if local:
+            models = ", ".join(f"{place.params.kind} by {place.params.weights}" for place in local)
+            remedy = 'read the guide "Choosing a judge" for its measured errors; a model that reads is kind: openai'
+            return Finding("judge", "warn", f"a model in the stages' own process compares texts: {models}", remedy)
+        if any(place.params.kind == "rule_on_real_text" for place in params.judges.all):
             remedy = "name a model under `judge` in params.yaml (kind: openai), as infra/recipes/vidbridge-r1.yaml does"
             return Finding(
                 "judge", "warn", "the rule judge on real text: it compares words and pays much that is wrong", remedy

@@ -351,6 +351,8 @@ class Sample(Record):
     trace: Trace | None = None
     #: Facts that its score reads beside the reference, in fields of its task; None: none.
     truth: Fields | None = Field(default=None, exclude_if=lambda value: value is None)
+    #: Questions that a caption should answer; None: the annotation has none.
+    qa_pairs: tuple[OpenQuestion, ...] | None = Field(default=None, exclude_if=lambda value: value is None)
 
 
 class Verdict(Record):
@@ -374,14 +376,13 @@ class Verdict(Record):
 
 class Score(Record):
     """One reply and its score. ``value`` is the task score as a share of its maximum, in [0, 1];
-    None: it could not be judged."""
+    None, which files of rows omit: it could not be judged."""
 
     schema_version: Literal[1] = 1
     sample_id: str
     task: TaskName
     reply: str
     format_ok: bool
-    #: Files of rows omit None, so a row without this key was not judged.
     value: float | None = None
     parts: dict[str, float] = Field(default_factory=dict)
     reason: str = ""

@@ -10,6 +10,7 @@ from random import Random
 
 from stages.domain.core.records import Clip, Reject, Sample, Trace, Verdict
 from stages.domain.core.replies import Reply
+from stages.domain.tasks.qa_utility import MOST_CALLS, qa_utility
 from stages.domain.tasks.rewards import (
     Judge,
     Referee,
@@ -49,7 +50,8 @@ def make(clip: Clip, settings: Settings, context: Context) -> TaskSamples:
     samples = []
     for key, caption in captions.items():
         trace = Trace(thinking=caption, answer=caption, brief_thinking=clip.brief_thinking, careless_answer=first)
-        samples.append(sample_of(NAME, clip, key, context.sampled_frames, QUESTION, caption, trace, events=events))
+        sample = sample_of(NAME, clip, key, context.sampled_frames, QUESTION, caption, trace, events=events)
+        samples.append(sample.model_copy(update={"qa_pairs": clip.open_questions}))
     return samples, []
 
 
@@ -82,6 +84,7 @@ def _share(events: tuple[str, ...] | Verdict, caption: str, judge: Judge) -> flo
 def score(reply: Reply, sample: Sample, referee: Referee, rules: RewardRules) -> TaskScore:
     """Score recall + weight * precision + keyword bonus.
 
+    With ``caption_scorer: qa_utility`` recall is the share of questions that the caption answers.
     ``paper``: unbounded, as published. ``hardened``: the bonus is scaled by recall, so phrases of
     order earn nothing in a wrong caption and do not offset errors; the total lies between 0 and the
     reference's own score.
@@ -90,9 +93,17 @@ def score(reply: Reply, sample: Sample, referee: Referee, rules: RewardRules) ->
     maximum = (
         1 + rules.precision_weight + (most_hardened_bonus(sample.reference, rules) if hardened else rules.keyword_cap)
     )
-    recall = event_recall(sample, reply.answer, referee.judge)
-    if isinstance(recall, Verdict):
-        return unavailable(recall, maximum)
+    asked: dict[str, float] = {}
+    if rules.caption_scorer == "qa_utility":
+        utility = qa_utility(sample, reply.answer, referee.judge)
+        if isinstance(utility, Verdict):
+            return unavailable(utility, maximum)
+        recall, asked = utility.share, utility.parts
+    else:
+        covered = event_recall(sample, reply.answer, referee.judge)
+        if isinstance(covered, Verdict):
+            return unavailable(covered, maximum)
+        recall = covered
     precision = event_precision(sample, reply.answer, referee.judge)
     if isinstance(precision, Verdict):
         return unavailable(precision, maximum)
@@ -104,7 +115,7 @@ def score(reply: Reply, sample: Sample, referee: Referee, rules: RewardRules) ->
     total = recall + rules.precision_weight * precision + bonus
     if hardened:
         total = min(max(total, 0.0), maximum)
-    parts = {"recall": recall, "precision": precision, "keywords": bonus}
+    parts = {"recall": recall, "precision": precision, "keywords": bonus, **asked}
     return TaskScore(value=total, maximum=maximum, parts=parts, reason=f"recall {recall:.2f} precision {precision:.2f}")
 
 
@@ -117,7 +128,7 @@ TASK = Task(
     answer="caption",
     all_or_nothing=False,
     # The judge lists the events of both texts, then looks for each in the other text.
-    judge_calls=lambda _: 2 * (1 + MAX_EVENTS),
+    judge_calls=lambda rules: 1 + MAX_EVENTS + (MOST_CALLS if rules.caption_scorer == "qa_utility" else 1 + MAX_EVENTS),
     parts=(
         Part("recall"),
         Part("precision", lambda rules: rules.precision_weight),

@@ -8,14 +8,14 @@ judge could not score has ``None``, never 0.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Annotated, Literal, Protocol, TypeVar
+from dataclasses import dataclass, field
+from typing import Annotated, Literal, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
-from stages.domain.core.records import Record, Sample, Verdict
+from stages.domain.core.records import OpenQuestion, Record, Sample, Verdict
 from stages.domain.core.replies import Reply, parse_analysis
 from stages.domain.core.words import phrase_pattern, words
 
@@ -70,8 +70,11 @@ class RewardRules(Record):
     #: Event coverage below the first threshold scores 0, below the second 0.5, else 1.
     coverage_steps: tuple[Share, Share]
     #: Score of the caption after a structured analysis (VideoCap-R1): the E-score, event coverage
-    #: in steps, or the CN-score, the mean of completeness and naturalness.
-    caption_scorer: Literal["coverage", "completeness_naturalness"]
+    #: in steps, or the CN-score, the mean of completeness and naturalness. ``qa_utility``: the
+    #: share of questions about the reference that the judge answers right from the caption alone,
+    #: without those that it answers right from an empty caption; it also takes the place of event
+    #: recall in captions without an analysis.
+    caption_scorer: Literal["coverage", "completeness_naturalness", "qa_utility"]
     #: Subjects and phrases match if their similarity is at least this.
     match_threshold: Share
     #: The measure of that similarity.
@@ -87,6 +90,13 @@ class RewardRules(Record):
 
 
 Result = TypeVar("Result")
+
+
+class Agreement(NamedTuple):
+    """Verdict on an answer: right or wrong, and how well it matches the true one, from 0 to 5."""
+
+    right: bool
+    marks: int
 
 
 class Judge(Protocol):
@@ -109,6 +119,11 @@ class Judge(Protocol):
     @property
     def max_unavailable(self) -> float:
         """Largest share of replies that may stay without a verdict."""
+        ...
+
+    @property
+    def remedy(self) -> str:
+        """Advice where more replies than that have no verdict."""
         ...
 
     def score_many(self, score: Callable[[Judge], Result]) -> Result:
@@ -146,6 +161,18 @@ class Judge(Protocol):
         """Grade how natural the caption reads, in [0, 1]; the reference itself has 1."""
         ...
 
+    def ask_about(self, reference: str) -> tuple[OpenQuestion, ...] | Verdict:
+        """Write at most ten questions that a description of a video answers, with their answers."""
+        ...
+
+    def answer_from(self, question: str, caption: str) -> str | Verdict:
+        """Answer a question from the caption alone; empty if the caption does not answer it."""
+        ...
+
+    def agrees(self, question: str, reference: str, answer: str) -> Agreement | Verdict:
+        """Judge whether ``answer`` means the same as ``reference``."""
+        ...
+
 
 class Embedder(Protocol):
     """Measures the similarity of phrases."""
@@ -158,10 +185,23 @@ class Embedder(Protocol):
 
 @dataclass(frozen=True)
 class Referee:
-    """Judge and embedder that the scoring rules of the tasks use."""
+    """Judge and embedder that the scoring rules of the tasks use.
+
+    ``by_task``: judges of single tasks, before :meth:`of`; all other tasks have ``judge``.
+    """
 
     judge: Judge
     embedder: Embedder
+    by_task: Mapping[str, Judge] = field(default_factory=dict)
+
+    def of(self, task: str) -> Referee:
+        """Referee of one task's replies."""
+        return Referee(self.by_task.get(task, self.judge), self.embedder)
+
+    @property
+    def judges(self) -> tuple[Judge, ...]:
+        """The different judges, each once."""
+        return tuple({id(judge): judge for judge in (self.judge, *self.by_task.values())}.values())
 
 
 class TaskScore(Record):

@@ -15,6 +15,7 @@ from typing import Literal
 from stages.domain.core.records import Clip, Reject, Sample, Subject, Trace, Verdict
 from stages.domain.core.replies import Reply, parse_analysis, render_analysis
 from stages.domain.tasks.caption import MAX_EVENTS, event_recall
+from stages.domain.tasks.qa_utility import MOST_CALLS, qa_utility
 from stages.domain.tasks.rewards import Embedder, Judge, Referee, RewardRules, TaskScore, coverage_step, f1, unavailable
 from stages.domain.tasks.task import BaseSettings, Context, Part, Task, TaskSamples, TraceBrief, sample_of
 
@@ -37,11 +38,10 @@ def make(clip: Clip, settings: Settings, context: Context) -> TaskSamples:  # no
     first = clip.events[0].caption if len(clip.events) > 1 else None
     trace = Trace(thinking=render_analysis(clip.subjects), answer=clip.caption, careless_answer=first)
     events, frames = tuple(event.caption for event in clip.events)[:MAX_EVENTS], context.sampled_frames
-    return [
-        sample_of(
-            NAME, clip, clip.clip_id, frames, QUESTION, clip.caption, trace, events=events, subjects=clip.subjects
-        )
-    ], []
+    sample = sample_of(
+        NAME, clip, clip.clip_id, frames, QUESTION, clip.caption, trace, events=events, subjects=clip.subjects
+    )
+    return [sample.model_copy(update={"qa_pairs": clip.open_questions})], []
 
 
 def assign(
@@ -103,8 +103,8 @@ def score(reply: Reply, sample: Sample, referee: Referee, rules: RewardRules) ->
 
 
 def caption_score(sample: Sample, caption: str, judge: Judge, rules: RewardRules) -> dict[str, float] | Verdict:
-    """Compute ``caption`` in [0, 1], the E-score or the CN-score, and its parts; a verdict if the
-    judge did not score.
+    """Compute ``caption`` in [0, 1], the E-score, the CN-score or the utility for answering
+    questions, and its parts; a verdict if the judge did not score.
 
     ``paper``: CN is the mean of completeness and naturalness. ``hardened``: naturalness is
     multiplied by completeness, otherwise any fluent caption of another video would earn half.
@@ -114,6 +114,9 @@ def caption_score(sample: Sample, caption: str, judge: Judge, rules: RewardRules
         if isinstance(recall, Verdict):
             return recall
         return {"recall": recall, "caption": coverage_step(recall, rules)}
+    if rules.caption_scorer == "qa_utility":
+        utility = qa_utility(sample, caption, judge)
+        return utility if isinstance(utility, Verdict) else {"caption": utility.share, **utility.parts}
     complete, natural = judge.complete(sample, caption), judge.natural(sample, caption)
     for verdict in (complete, natural):
         if verdict.score is None:
@@ -132,7 +135,9 @@ TASK = Task(
     score=score,
     answer="caption",
     all_or_nothing=False,
-    judge_calls=lambda rules: 1 + MAX_EVENTS if rules.caption_scorer == "coverage" else 2,
+    judge_calls=lambda rules: {"coverage": 1 + MAX_EVENTS, "completeness_naturalness": 2, "qa_utility": MOST_CALLS}[
+        rules.caption_scorer
+    ],
     parts=(Part("thinking", title="the analysis (T-score)"), Part("caption", title="the caption (E-score)")),
     analysed=True,
     trace=TraceBrief(

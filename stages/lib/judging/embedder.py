@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from huggingface_hub import constants
 from numpy.typing import NDArray
 
 from stages.domain.core.words import words
 from stages.errors import EndpointError
+from stages.lib.judging.weights import reason_of, where_to_look
 
 if TYPE_CHECKING:
+    import torch
     from sentence_transformers import SentenceTransformer
 
 #: Most vectors in memory; a policy may keep inventing new phrases.
@@ -56,6 +58,20 @@ class SentenceEmbedder:
         self._forget()
         return _exact(cosines, these, those)
 
+    def cosines(self, pairs: Sequence[tuple[str, str]]) -> list[float]:
+        """Compute the cosine of each pair, at least 0."""
+        self._embed(dict.fromkeys(text for pair in pairs for text in pair))
+        found = [float(np.clip(self._vectors[one] @ self._vectors[other], 0.0, 1.0)) for one, other in pairs]
+        self._forget()
+        return [round(cosine, _DECIMALS) for cosine in found]
+
+    def reads_whole(self, text: str) -> bool:
+        """True if the model reads all of a text."""
+        longest = self._model.max_seq_length
+        return (
+            longest is None or len(self._model.tokenizer(text, truncation=False, verbose=False)["input_ids"]) <= longest
+        )
+
     def _embed(self, phrases: Iterable[str]) -> None:
         new = [phrase for phrase in phrases if phrase not in self._vectors]
         if not new:
@@ -81,15 +97,28 @@ def _exact(table: NDArray[np.float64], these: Sequence[str], those: Sequence[str
 
 
 def load_embedder(name: str, revision: str) -> SentenceEmbedder:
-    """Load the sentence-transformers model ``name`` from the hub at a pinned revision, from its
-    cache, or from a folder.
-
-    It runs on the CPU in float32 on every machine, so rewards are the same everywhere. Call this
-    before training is set up: an active ZeRO-3 configuration would partition these weights, too.
+    """Load the embedder of the rewards. It runs on the CPU on every machine, so rewards are the
+    same everywhere.
 
     Raises:
         EmbedderError: it is neither in the cache nor downloadable, or not a sentence-transformers
             model.
+    """
+    return load_sentences(name, revision, None, partial(_unavailable, name, revision))
+
+
+def load_sentences(
+    name: str, revision: str, device: torch.device | None, problem: Callable[[str], EndpointError]
+) -> SentenceEmbedder:
+    """Load the sentence-transformers model ``name`` from the hub at a pinned revision, from its
+    cache, or from a folder: safetensors only, no code of its own, in float32.
+
+    Call this before training is set up: an active ZeRO-3 configuration would partition these
+    weights, too.
+
+    Args:
+        device: None: the CPU.
+        problem: builds the error from the reason why it cannot be loaded.
     """
     # Imported here: they take seconds, which the lexical embedder should not pay.
     import torch
@@ -102,27 +131,20 @@ def load_embedder(name: str, revision: str) -> SentenceEmbedder:
     try:
         # Without its list of modules the library would silently choose a pooling.
         if not is_sentence_transformer_model(source, revision=revision):
-            raise _unavailable(name, revision, "no modules.json was found")
+            raise problem("no modules.json was found")
         weights = {"dtype": torch.float32, "use_safetensors": True}
         model = SentenceTransformer(
-            source, revision=revision, device="cpu", trust_remote_code=False, model_kwargs=weights
+            source, revision=revision, device=str(device or "cpu"), trust_remote_code=False, model_kwargs=weights
         )
         return SentenceEmbedder(model)
     except (OSError, ValueError) as error:
-        message = " ".join(str(error).split())
-        reason = "it needs code of its own, which is not run" if "trust_remote_code" in message else message
-        raise _unavailable(name, revision, reason) from error
+        raise problem(reason_of(error)) from error
 
 
 def _unavailable(name: str, revision: str, reason: str) -> EmbedderError:
-    remedy = (
-        "HF_HUB_OFFLINE is set: unset it once to download, or set HF_HOME to a cache that holds it"
-        if constants.HF_HUB_OFFLINE
-        else "check the name and the revision, or download it on another machine and name the folder"
-    )
     return EmbedderError(
         "rewards.embedder.model",
         f"{name!r} at rewards.embedder.revision {revision!r} cannot be loaded as a sentence-transformers model"
         f" ({reason})",
-        f"{remedy}, or set `embedder: {{kind: lexical}}`",
+        f"{where_to_look()}, or set `embedder: {{kind: lexical}}`",
     )

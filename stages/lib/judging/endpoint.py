@@ -216,10 +216,15 @@ class Endpoint:
 class EndpointJudge(Endpoint, AskingJudge):
     """A language model as judge; ``score_many`` sends requests concurrently."""
 
-    def __init__(self, params: OpenAIJudgeParams, place: EndpointSettings) -> None:
+    def __init__(self, params: OpenAIJudgeParams, place: EndpointSettings, table: str = "judge") -> None:
         self.max_unavailable = params.max_unavailable
-        spec = ModelSpec("judge", params.model, params.revision, params.temperature, params.max_tokens, params.seed)
+        spec = ModelSpec(table, params.model, params.revision, params.temperature, params.max_tokens, params.seed)
         super().__init__(spec, place)
+
+    @property
+    def remedy(self) -> str:
+        """Advice where too many replies have no verdict."""
+        return f"Repair the endpoint at {self.where}"
 
     def answer(self, question: Question) -> Record:
         return self.ask([question])[question]

@@ -7,8 +7,10 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping
 from typing import TypeVar
 
-from stages.domain.core.records import Record, Sample, Verdict
+from stages.domain.core.records import OpenQuestion, Record, Sample, Verdict
+from stages.domain.tasks.rewards import Agreement
 from stages.lib.judging.direct import DirectJudge
+from stages.lib.judging.examining import Asked, Matched, ShortAnswer, ask_about, ask_agrees, ask_answer
 from stages.lib.judging.prompts import (
     Events,
     Graded,
@@ -53,6 +55,27 @@ class AskingJudge(ABC):
     def natural(self, sample: Sample, caption: str) -> Verdict:  # noqa: ARG002 - the protocol's signature
         return self._verdict(ask_natural(caption))
 
+    def ask_about(self, reference: str) -> tuple[OpenQuestion, ...] | Verdict:
+        answer = self.answer(ask_about(reference))
+        if isinstance(answer, Verdict):
+            return answer
+        assert isinstance(answer, Asked)
+        return tuple(OpenQuestion(question=one.question, answer=one.answer) for one in answer.questions)
+
+    def answer_from(self, question: str, caption: str) -> str | Verdict:
+        answer = self.answer(ask_answer(question, caption))
+        if isinstance(answer, Verdict):
+            return answer
+        assert isinstance(answer, ShortAnswer)
+        return answer.answer.strip()
+
+    def agrees(self, question: str, reference: str, answer: str) -> Agreement | Verdict:
+        verdict = self.answer(ask_agrees(question, reference, answer))
+        if isinstance(verdict, Verdict):
+            return verdict
+        assert isinstance(verdict, Matched)
+        return Agreement(verdict.right, verdict.marks)
+
     def _verdict(self, question: Question) -> Verdict:
         answer = self.answer(question)
         if isinstance(answer, Verdict):
@@ -62,13 +85,13 @@ class AskingJudge(ABC):
 
 
 class CollectingJudge(AskingJudge, DirectJudge):
-    """Answers from ``answers``, and collects the missing questions, which it answers with the
+    """Answers from ``answers``, and collects the others in ``missing``, which it answers with the
     form's placeholder."""
 
-    def __init__(self, name: str, answers: Mapping[Question, Record]) -> None:
+    def __init__(self, name: str, answers: Mapping[Question, Record], missing: dict[Question, None]) -> None:
         self.name = name
         self.answers = answers
-        self.missing: dict[Question, None] = {}
+        self.missing = missing
 
     def answer(self, question: Question) -> Record:
         if question in self.answers:
@@ -78,13 +101,15 @@ class CollectingJudge(AskingJudge, DirectJudge):
         return question.form.placeholder
 
 
-Collecting = TypeVar("Collecting", bound=CollectingJudge)
+Ask = TypeVar("Ask")
+Answer = TypeVar("Answer")
+Collecting = TypeVar("Collecting")
 Result = TypeVar("Result")
 
 
 def in_rounds(
-    ask: Callable[[Collection[Question]], Mapping[Question, Record]],
-    collecting: Callable[[Mapping[Question, Record]], Collecting],
+    ask: Callable[[Collection[Ask]], Mapping[Ask, Answer]],
+    collecting: Callable[[Mapping[Ask, Answer], dict[Ask, None]], Collecting],
     work: Callable[[Collecting], Result],
 ) -> Result:
     """Return the result of ``work`` on a judge whose questions are asked in concurrent rounds.
@@ -96,12 +121,13 @@ def in_rounds(
 
     Args:
         ask: answers many questions at once.
-        collecting: builds a judge that answers from a table of answers.
+        collecting: builds a judge that answers from a table of answers, and collects what is
+            missing in another.
     """
-    answers: dict[Question, Record] = {}
+    answers: dict[Ask, Answer] = {}
     while True:
-        judge = collecting(answers)
-        result = work(judge)
-        if not judge.missing:
+        missing: dict[Ask, None] = {}
+        result = work(collecting(answers, missing))
+        if not missing:
             return result
-        answers |= ask(judge.missing)
+        answers |= ask(missing)

@@ -32,7 +32,7 @@ from stages.domain.tasks.lexicon import (
 from stages.lib.judging.direct import DirectJudge
 
 _SENTENCE = re.compile(r"[.;!?]+\s*|,?\s+(?:and\s+)?then\s+|,\s+(?=and\s)|[。；！？]+\s*|，?(?:然后|接着|随后)")
-_FULL_STOP = re.compile(r"[.;!?。；！？\n]+")
+FULL_STOP = re.compile(r"[.;!?。；！？\n]+")
 #: 不 does not count inside words such as 不断, "continually".
 _NEGATION = re.compile(
     r"\b(?:not|no|never|without|nobody|nothing|neither|nor|cannot)\b|n['’]t\b|不(?![断停久同锈])|没|未(?!来)|ない|なかった|ません|ずに|않|ไม่",
@@ -61,7 +61,7 @@ class RuleJudge(DirectJudge):
         with the right one in it."""
         reference, claimed = facts(sample.reference), facts(answer)
         if not reference:
-            if (why := self._wrong(sample.reference, answer)) is not None:
+            if (why := refusal(sample.reference, answer, self.partial_share)) is not None:
                 return self._scored(0.0, why)
             share = _content_share(sample.reference, answer)
             score = 2.0 if share >= self.full_share else 1.0 if share >= self.partial_share else 0.0
@@ -84,7 +84,7 @@ class RuleJudge(DirectJudge):
         if not reference:
             if reference is not None and words(sample.reference):
                 return self._scored(*_same_things(sample.reference, answer))
-            if (why := self._wrong(sample.reference, answer)) is not None:
+            if (why := refusal(sample.reference, answer, self.partial_share)) is not None:
                 return self._scored(0.0, why)
             if sample.task == qa.NAME and (why := _further(sample, answer)) is not None:
                 return self._scored(0.0, why)
@@ -116,7 +116,7 @@ class RuleJudge(DirectJudge):
             entailed = any(fact.entails(target[0]) for fact in stated)
             return self._scored(float(entailed), "said" if entailed else "not said")
         if not target:
-            nearest = max(_FULL_STOP.split(caption), key=lambda sentence: _content_share(event, sentence))
+            nearest = max(FULL_STOP.split(caption), key=lambda sentence: _content_share(event, sentence))
             if (why := _denied(event, nearest) or _reordered(event, nearest)) is not None:
                 return self._scored(0.0, why)
         share = _content_share(event, caption)
@@ -140,25 +140,26 @@ class RuleJudge(DirectJudge):
         share = min(1.0, _distinct_share(caption) / _distinct_share(sample.reference))
         return self._scored(share, f"{share:.2f} of the reference's variety")
 
-    def _wrong(self, reference: str, answer: str) -> str | None:
-        """Reason why an answer is wrong even with the reference's words; None if no rule
-        applies."""
-        if offers_alternatives(answer) and not offers_alternatives(reference):
-            return "offers alternatives"
-        parts = [part for sentence in _FULL_STOP.split(answer) for part in SEPARATORS.split(sentence) if words(part)]
-        shares = [_content_share(reference, part) for part in parts]
-        matching = sum(share >= self.partial_share for share in shares)
-        # A part that only names the agent is neither the event nor another one.
-        others = sum(
-            share == 0 or (share < self.partial_share and len(content_words(part)) > 1)
-            for part, share in zip(parts, shares, strict=True)
-        )
-        if matching and others > max(1, matching):
-            return f"lists {matching + others} guesses"
-        return _denied(reference, answer) or _reordered(reference, answer)
-
     def _scored(self, score: float, reason: str) -> Verdict:
         return Verdict(outcome="scored", score=score, reason=reason, judge=self.name)
+
+
+def refusal(reference: str, answer: str, partial_share: float) -> str | None:
+    """Reason why an answer is wrong even with the reference's words; None if no rule
+    applies."""
+    if offers_alternatives(answer) and not offers_alternatives(reference):
+        return "offers alternatives"
+    parts = [part for sentence in FULL_STOP.split(answer) for part in SEPARATORS.split(sentence) if words(part)]
+    shares = [_content_share(reference, part) for part in parts]
+    matching = sum(share >= partial_share for share in shares)
+    # A part that only names the agent is neither the event nor another one.
+    others = sum(
+        share == 0 or (share < partial_share and len(content_words(part)) > 1)
+        for part, share in zip(parts, shares, strict=True)
+    )
+    if matching and others > max(1, matching):
+        return f"lists {matching + others} guesses"
+    return _denied(reference, answer) or _reordered(reference, answer)
 
 
 def _subject(question: str) -> Fact:
@@ -205,7 +206,7 @@ def _further(sample: Sample, answer: str) -> str | None:
     """Reason if an open answer says more than the reference and the question do: a part of it that
     is mostly of other words, or as many words of its own as the reference has."""
     known = content_words(f"{sample.reference} {sample.question}")
-    for sentence in _FULL_STOP.split(answer):
+    for sentence in FULL_STOP.split(answer):
         for part in SEPARATORS.split(sentence):
             told = content_words(part)
             if len(told & known) < len(told - known):

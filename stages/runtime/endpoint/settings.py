@@ -13,8 +13,9 @@ from urllib.parse import urlsplit
 from stages.errors import EndpointError
 from stages.runtime import paths
 
-#: Role of an endpoint; its variables are VIDBRIDGE_<role>_URL and VIDBRIDGE_<role>_KEY.
-Role = Literal["JUDGE", "HELD_OUT_JUDGE", "WRITER"]
+#: Role of an endpoint; its variables are VIDBRIDGE_<role>_URL and VIDBRIDGE_<role>_KEY. ``JUDGE``,
+#: ``HELD_OUT_JUDGE``, ``WRITER``, and for the judge of a task ``JUDGE_<TASK>``.
+Role = str
 #: Role of a model that is evaluated: its address is an argument, its other variables are named like
 #: those above.
 EVALUATED: Literal["ENDPOINT"] = "ENDPOINT"
@@ -39,7 +40,7 @@ class EndpointSettings:
         cache: folder of cached answers.
     """
 
-    role: Role | Literal["ENDPOINT"]
+    role: Role
     url: str
     key: str = field(repr=False)
     concurrency: int
@@ -53,27 +54,48 @@ class EndpointSettings:
         return "--endpoint" if self.role == EVALUATED else f"VIDBRIDGE_{self.role}_URL"
 
 
-#: By role: the setting of ``params.yaml`` that needs an endpoint, and the one that needs none.
-NEEDED_BY: dict[Role, tuple[str, str]] = {
-    "JUDGE": ("judge.kind is 'openai'", "take `judge: {kind: rule, ...}`"),
-    "HELD_OUT_JUDGE": ("held_out_judge.judge.kind is 'openai'", "set `held_out_judge: null`"),
-    "WRITER": ("synthesize.writer is on", "set `synthesize.writer: null`"),
-}
+def roles_for(role: Role) -> tuple[Role, ...]:
+    """Roles whose address serves a role, its own first.
+
+    The judge of a task is asked where the judge of all others is, and all are asked at the judge's
+    address, unless they have their own.
+    """
+    general = next((each for each in ("HELD_OUT_JUDGE", "JUDGE") if role.startswith(f"{each}_")), role)
+    return tuple(dict.fromkeys((role, general, "JUDGE")))
 
 
-def endpoint_settings(environ: Mapping[str, str] | None = None, role: Role = "JUDGE") -> EndpointSettings:
+def own_role(role: Role, environ: Mapping[str, str]) -> Role:
+    """First of :func:`roles_for` with an address; JUDGE if none has one."""
+    return next((each for each in roles_for(role) if environ.get(f"VIDBRIDGE_{each}_URL", "").strip()), "JUDGE")
+
+
+def needed_by(role: Role, field: str) -> tuple[str, str]:
+    """The setting of ``params.yaml`` that needs an endpoint, and a remedy without one."""
+    if role == "WRITER":
+        return "synthesize.writer is on", "set `synthesize.writer: null`"
+    if role.startswith("HELD_OUT_JUDGE"):
+        return f"{field}.kind is 'openai'", "set `held_out_judge: null`"
+    return f"{field}.kind is 'openai'", "take `judge: {kind: rule, ...}`"
+
+
+def endpoint_settings(
+    environ: Mapping[str, str] | None = None, role: Role = "JUDGE", field: str = "judge"
+) -> EndpointSettings:
     """Read the variables that `.env.example` lists under "Judge". Other roles use the judge's
     endpoint unless they have their own address.
+
+    Args:
+        field: the table of ``params.yaml`` that needs it, for messages.
 
     Raises:
         JudgeError: a variable is missing or invalid; messages never contain the key.
     """
     environ = os.environ if environ is None else environ
-    own: Role = role if environ.get(f"VIDBRIDGE_{role}_URL", "").strip() else "JUDGE"
+    own = own_role(role, environ)
     url_name, key_name = f"VIDBRIDGE_{own}_URL", f"VIDBRIDGE_{own}_KEY"
     url = environ.get(url_name, "").strip().rstrip("/")
     if not url:
-        why, without = NEEDED_BY[role]
+        why, without = needed_by(role, field)
         raise JudgeError(
             "VIDBRIDGE_JUDGE_URL",
             f"not set, and {why}",

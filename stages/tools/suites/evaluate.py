@@ -27,7 +27,7 @@ from stages.lib.rows.jsonl import iterate_rows, write_record
 from stages.lib.video.errors import VideoError
 from stages.lib.video.loader import FrameLoader
 from stages.lib.video.open import frame_memory_bytes
-from stages.params import Params
+from stages.params import Params, judge_for
 from stages.runtime import paths
 from stages.runtime.endpoint.settings import model_endpoint_settings
 from stages.runtime.plain import one_line
@@ -175,8 +175,9 @@ def evaluate(
     items = questions_there.items
     if against is not None:
         read_predictions(against, questions_there)
-    if BENCHMARKS[request.benchmark].judged:
-        judge_of(params.judge)
+    if (benchmark := BENCHMARKS[request.benchmark]).judged:
+        place = judge_for(benchmark.task, params.judge)
+        judge_of(place.params, place)
     identity = identity_of(params, request.benchmark, items, engine)
     questions = _questions(params, request, items, engine.prompt)
     clips = _clips(root)

@@ -3,7 +3,7 @@ objects and answers from a caption."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Annotated, TypeVar
 
@@ -13,15 +13,27 @@ from stages.domain.core.records import Record, Verdict
 from stages.domain.core.words import words
 from stages.domain.tasks.caption import MAX_EVENTS
 from stages.domain.tasks.lexicon import content_words, facts, stem
+from stages.domain.tasks.rewards import Agreement
+from stages.lib.judging.build import arguments_of
 from stages.lib.judging.endpoint import EndpointJudge
+from stages.lib.judging.entailment import EntailmentJudge
+from stages.lib.judging.local import LocalJudge
 from stages.lib.judging.prompts import FENCED, MOST_MARKS, Form, fenced
 from stages.lib.judging.questions import AskingJudge, CollectingJudge, in_rounds
 from stages.lib.judging.rule import RuleJudge
-from stages.params import JudgeParams, RuleJudgeParams
-from stages.runtime.endpoint.settings import endpoint_settings
-from stages.tools.suites.asked_of_judges import Agreement, Examiner
+from stages.lib.judging.similarity import SimilarityJudge
+from stages.params import (
+    EntailmentJudgeParams,
+    KindOfJudge,
+    OpenAIJudgeParams,
+    PlacedJudge,
+    RuleJudgeParams,
+    SimilarityJudgeParams,
+)
+from stages.tools.suites.asked_of_judges import Examiner
 
 Result = TypeVar("Result")
+ParamsT = TypeVar("ParamsT")
 
 
 class Objects(Record):
@@ -31,16 +43,6 @@ class Objects(Record):
 class Seen(Record):
     reason: str
     seen: bool
-
-
-class ShortAnswer(Record):
-    answer: str
-
-
-class Matched(Record):
-    reason: str
-    right: bool
-    marks: int = Field(ge=0, le=MOST_MARKS)
 
 
 _AS_JSON = " Answer with one JSON object and nothing else: "
@@ -64,29 +66,8 @@ _SHOWS = Form(
     Seen,
     placeholder=Seen(reason="", seen=False),
 )
-_ANSWER = Form(
-    "answer_from",
-    "You answer a question about a video that you cannot see, from a description of it and from nothing else. Answer"
-    " in a phrase or one short sentence; where the description does not tell, leave the answer empty."
-    + FENCED
-    + _AS_JSON
-    + '{"answer": a string}.',
-    ShortAnswer,
-    placeholder=ShortAnswer(answer=""),
-)
-_AGREES = Form(
-    "agrees",
-    "You mark answers to questions about a video. `reference` is the true answer to `question`."
-    + FENCED
-    + " The answer is right when it means what the reference means, in whatever words. Give marks too:"
-    + f" {MOST_MARKS} when it says the same, fewer the less it agrees, 0 when it says something else or nothing."
-    + _AS_JSON
-    + f'{{"reason": one short sentence, "right": true or false, "marks": 0 to {MOST_MARKS}}}.',
-    Matched,
-    placeholder=Matched(reason="", right=False, marks=0),
-)
 #: Questions of benchmarks beyond those of training.
-FORMS: tuple[Form, ...] = (_OBJECTS, _SHOWS, _ANSWER, _AGREES)
+FORMS: tuple[Form, ...] = (_OBJECTS, _SHOWS)
 
 
 class AskingExaminer(AskingJudge):
@@ -105,20 +86,6 @@ class AskingExaminer(AskingJudge):
             return answer
         assert isinstance(answer, Seen)
         return Verdict(outcome="scored", score=float(answer.seen), reason=answer.reason, judge=self.name)
-
-    def answer_from(self, question: str, caption: str) -> str | Verdict:
-        answer = self.answer(fenced(_ANSWER, {"question": question}, {"description": caption}))
-        if isinstance(answer, Verdict):
-            return answer
-        assert isinstance(answer, ShortAnswer)
-        return answer.answer.strip()
-
-    def agrees(self, question: str, reference: str, answer: str) -> Agreement | Verdict:
-        verdict = self.answer(fenced(_AGREES, {"question": question, "reference": reference}, {"answer": answer}))
-        if isinstance(verdict, Verdict):
-            return verdict
-        assert isinstance(verdict, Matched)
-        return Agreement(verdict.right, verdict.marks)
 
 
 class NotingExaminer(AskingExaminer, CollectingJudge):
@@ -161,18 +128,54 @@ class RuleExaminer(RuleJudge):
         return Agreement(share >= self.full_share, round(MOST_MARKS * share))
 
 
+class _ComparingExaminer(LocalJudge[ParamsT]):
+    """Methods for benchmarks of a judge that compares texts and writes none: a crude stand-in, as
+    the rule judge's."""
+
+    def extract_objects(self, text: str) -> tuple[str, ...] | Verdict:
+        return self.extract_events(text)
+
+    def shows(self, seen: str, caption: str) -> Verdict:
+        return self.entailed(seen, caption)
+
+    def answer_from(self, question: str, caption: str) -> str | Verdict:  # noqa: ARG002 - which part answers takes a reader
+        return caption
+
+    def agrees(self, question: str, reference: str, answer: str) -> Agreement | Verdict:  # noqa: ARG002 - the protocol's
+        verdict = self.entailed(reference, answer)
+        if verdict.score is None:
+            return verdict
+        return Agreement(verdict.score == 1, round(MOST_MARKS * verdict.score))
+
+
+class SimilarityExaminer(SimilarityJudge, _ComparingExaminer[SimilarityJudgeParams]):
+    """Compares texts by their cosine."""
+
+
+class EntailmentExaminer(EntailmentJudge, _ComparingExaminer[EntailmentJudgeParams]):
+    """Compares texts by what follows from what."""
+
+
 def _share(reference: str, text: str) -> float:
     """Share of the content words of one text that another has too; 0 if there are none."""
     need = content_words(reference)
     return len(need & {stem(word) for word in words(text)}) / len(need) if need else 0.0
 
 
-def examiner_of(params: JudgeParams) -> Examiner:
-    """Build the judge of ``params.yaml``, for benchmarks.
+#: Judges for benchmarks, by the type of their table.
+EXAMINERS: Mapping[type[KindOfJudge], Callable[..., Examiner]] = {
+    RuleJudgeParams: RuleExaminer,
+    OpenAIJudgeParams: EndpointExaminer,
+    SimilarityJudgeParams: SimilarityExaminer,
+    EntailmentJudgeParams: EntailmentExaminer,
+}
+
+
+def examiner_of(place: PlacedJudge) -> Examiner:
+    """Build a judge of ``params.yaml``, for benchmarks.
 
     Raises:
-        JudgeError: the judge is an endpoint, and the environment does not set its address.
+        JudgeError: the judge is an endpoint, and the environment does not set its address; or its
+            model cannot be loaded.
     """
-    if isinstance(params, RuleJudgeParams):
-        return RuleExaminer(full_share=params.full_share, partial_share=params.partial_share)
-    return EndpointExaminer(params, endpoint_settings())
+    return EXAMINERS[type(place.params)](*arguments_of(place.params, place))

@@ -27,9 +27,16 @@ def as_markdown(result: BenchmarkEvaluation) -> str:
 
 
 def roughly_judged(result: BenchmarkScores) -> str | None:
-    """Warning if open answers were judged by rule; None if a model judged, or no judge was used."""
+    """Warning if open answers were judged by rule or by comparison; None if a model that reads
+    judged, or no judge was used."""
     if not result.judge or result.judge["kind"] == "openai":
         return None
+    if result.judge["kind"] in ("similarity", "entailment"):
+        return (
+            f"Judged by {result.judge['kind']}: the model compares texts, lists no objects or events but clauses, and"
+            " answers no question. Do not report these numbers; name a model under `judge` in params.yaml (kind:"
+            " openai) and score again."
+        )
     return (
         "Judged by the rule judge, which is exact on the sentences of the generated world only: on other text it"
         " compares words, so that wrong roles and much else that is wrong can count as right. Do not report these"

@@ -10,7 +10,7 @@ from typing import Any
 
 from stages.domain.core.digest import digest
 from stages.lib.judging.batch import check_judged, usage_of
-from stages.params import Params
+from stages.params import Params, judge_for
 from stages.tools.suites.asked_of_judges import Examiner
 from stages.tools.suites.examiner import examiner_of
 from stages.tools.suites.published.benchmark import AnnotationError, Benchmark, Item, Mark, PredictionError, Questions
@@ -66,7 +66,8 @@ def score(
         for view, replies_of_policy in (controls or {}).items()
     }
     sets |= {f"control: {view}": replies_of_policy for view, replies_of_policy in sets_of_replies.items()}
-    judge = examiner_of(params.judge) if benchmark.judged else None
+    place = judge_for(benchmark.task, params.judge)
+    judge = examiner_of(place) if benchmark.judged else None
     files = {"predictions": predictions, "against": against}
     if judge is None:
         marks = {
@@ -90,7 +91,7 @@ def score(
         "benchmark": name,
         # Whole rows: judged benchmarks score by events, objects and questions that are only there.
         "items": [[item.item_id, item.row.model_dump(mode="json")] for item in items],
-        "judge": params.judge.model_dump(mode="json") if benchmark.judged else None,
+        "judge": place.params.model_dump(mode="json") if benchmark.judged else None,
         "rules": {scoring.name: scoring.rule for scoring in benchmark.scorings},
     }
     return BenchmarkScores(
@@ -98,7 +99,7 @@ def score(
         record=benchmark.record,
         digest=digest(identity),
         predictions_sha256=hashlib.sha256(predictions.read_bytes()).hexdigest(),
-        judge={"name": judge.name, **params.judge.model_dump(mode="json")} if judge is not None else None,
+        judge={"name": judge.name, **place.params.model_dump(mode="json")} if judge is not None else None,
         usage={} if judge is None else usage_of(judge),
         confidence=confidence,
         questions=len(items),

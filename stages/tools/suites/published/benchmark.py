@@ -10,7 +10,7 @@ from typing import Annotated, Generic, NamedTuple, TypeVar
 from pydantic import BaseModel, ConfigDict, Field
 
 from stages.domain.core.prompts import PromptTexts
-from stages.domain.core.records import Exact, Record, Reject
+from stages.domain.core.records import Exact, Record, Reject, TaskName
 from stages.errors import InputError
 from stages.tools.suites.asked_of_judges import Examiner
 
@@ -136,7 +136,8 @@ class Benchmark(Generic[RowT]):
 
     ``record``: the public record (project, revision) whose field names and scoring it follows;
     ``files``: names of its annotation files in a folder; ``prompt``: builds the prompt of an item;
-    ``by_rule`` and ``by_judge``: its scorings, in one of the two ways.
+    ``by_rule`` and ``by_judge``: its scorings, in one of the two ways; ``task``: the task whose
+    judge ``by_judge`` takes.
     """
 
     name: str
@@ -147,6 +148,7 @@ class Benchmark(Generic[RowT]):
     measures: tuple[Measure, ...]
     by_rule: tuple[Scoring[RowT], ...] = ()
     by_judge: tuple[JudgedScoring[RowT], ...] = ()
+    task: TaskName = "caption"
 
     @property
     def scorings(self) -> tuple[Scoring[RowT] | JudgedScoring[RowT], ...]:

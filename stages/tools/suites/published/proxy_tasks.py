@@ -49,6 +49,7 @@ def _benchmark(name: str, task: TaskName, says: Says, most: float) -> Benchmark[
         read=partial(_read, files=files, task=task),
         prompt=_prompt,
         measures=(Measure("mean judge score x 100", ("native",), 100, most),),
+        task=task,
         by_judge=(
             JudgedScoring(
                 "strict",

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from stages.lib.judging.examining import EXAMINING
 from stages.lib.judging.prompts import (
     FORMS,
     Form,
@@ -50,7 +51,7 @@ def test_the_questions_are_those_of_the_golden_file() -> None:
 def test_the_schemas_are_those_of_the_golden_file() -> None:
     # Schemas are sent too, with class names as titles: renaming a class, or editing its
     # description, changes the request.
-    forms = (*FORMS.values(), *writer_prompts.FORMS, *examiner.FORMS, *event_prompts.FORMS)
+    forms = (*FORMS.values(), *writer_prompts.FORMS, *examiner.FORMS, *EXAMINING, *event_prompts.FORMS)
     sent = "".join(f"[{form.name}]\n{json.dumps(Question(form, '', 0).response_format)}\n" for form in forms)
     assert sent == SCHEMAS.read_text(encoding="utf-8")
     for form in forms:

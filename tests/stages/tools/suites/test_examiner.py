@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from stages.domain.core.records import Verdict
-from stages.tools.suites.asked_of_judges import Agreement
+from stages.domain.tasks.rewards import Agreement
 from stages.tools.suites.examiner import AskingExaminer, EndpointExaminer, RuleExaminer
 from tests.support.judges.attacks import ATTEMPTS
 from tests.support.judges.client import endpoint_judge

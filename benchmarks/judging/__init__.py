@@ -1,0 +1,1 @@
+"""Agreement of the judges with labelled pairs."""
