@@ -15,6 +15,7 @@ from stages.params.models import Family, ModelParams, PretrainedModelParams, Tin
 from stages.params.root import Params, load_params, parse_params
 from stages.params.training import VISION_TARGET, GrpoRow, LoraParams, SftRow, TaskScaleParams, TrainingRow
 from stages.params.types import ParamsError, Precision
+from stages.params.watching import SampledParams, SftWatchParams, WatchParams
 
 __all__ = [
     "VISION_TARGET",
@@ -37,7 +38,9 @@ __all__ = [
     "Precision",
     "PretrainedModelParams",
     "RuleJudgeParams",
+    "SampledParams",
     "SftRow",
+    "SftWatchParams",
     "SynthesizeParams",
     "TaskScaleParams",
     "TinyModelParams",
@@ -45,6 +48,7 @@ __all__ = [
     "TraceParams",
     "TrainingRow",
     "Validation",
+    "WatchParams",
     "WriterParams",
     "load_params",
     "parse_params",

@@ -184,6 +184,13 @@ class Params(Table):
         return self
 
     @model_validator(mode="after")
+    def _watches_by_the_same_scores(self) -> Params:
+        for name, row in self.sft.items():
+            if row.watch is not None:
+                row.watch.check_same(name, self.judge, self.rewards)
+        return self
+
+    @model_validator(mode="after")
     def _grid_can_be_run(self) -> Params:
         if self.ablation is None:
             return self
