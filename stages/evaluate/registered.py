@@ -14,7 +14,7 @@ from stages.domain.statistics.metrics import clips_shown
 from stages.domain.statistics.paired import SampleScore
 from stages.evaluate.policy import evaluate_policy
 from stages.lib.evaluation.held_out import evaluation_samples
-from stages.lib.rows.jsonl import write_record, write_rows
+from stages.lib.rows.jsonl import write_json, write_rows
 from stages.params import load_params
 from stages.runtime import paths
 
@@ -25,9 +25,11 @@ def main(*arguments: str) -> int:
         return 2
     name, folder, out = arguments
     params = load_params()
-    evaluation = evaluate_policy(params, name, Path(folder))
+    # The gate compares greedy replies.
+    greedy = params.model_copy(update={"evaluation": params.evaluation.model_copy(update={"sampled": None})})
+    evaluation = evaluate_policy(greedy, name, Path(folder))
     table = evaluation.table
-    write_record(Path(out) / paths.SCORES_FILE, table)
+    write_json(Path(out) / paths.SCORES_FILE, table.model_dump(mode="json", exclude_none=True))
     clips = clips_shown(evaluation_samples(params))
     rows = (
         SampleScore(sample_id=row.sample_id, clips=clips[row.sample_id], task=row.task, value=row.value)

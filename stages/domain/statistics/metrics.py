@@ -39,8 +39,8 @@ class TaskResult(Record):
 class SampledResult(Record):
     """Scores of several sampled replies to each sample of a task, as shares of the maximum.
 
-    ``mean``: over all replies. ``best_of``: k to the expected best of k replies, which is pass@k
-    where scores are 0 or 1 (:func:`best_of`). ``spread``: standard deviation of the replies to a
+    ``mean``: over all replies. ``pass_at``: k to the expected best of k replies, which is pass@k
+    where scores are 0 or 1 (:func:`pass_at_k`). ``spread``: standard deviation of the replies to a
     sample, averaged over samples. Intervals have the clips as units, with all replies to a sample
     together: they count the chance of the clips and that of the replies.
     """
@@ -49,7 +49,7 @@ class SampledResult(Record):
     low: float
     high: float
     spread: float
-    best_of: dict[int, Interval]
+    pass_at: dict[int, Interval]
     #: Samples with at least one reply that could be judged. Those with fewer than k are not in the
     #: best of k, which is missing if there are no others.
     samples: int = Field(ge=0)
@@ -57,7 +57,7 @@ class SampledResult(Record):
     unjudged: int = Field(ge=0)
 
 
-def best_of(values: Sequence[float], k: int) -> float:
+def pass_at_k(values: Sequence[float], k: int) -> float:
     """Estimate the expected score of the best of ``k`` replies from ``n`` of them, without bias.
 
     The mean over all subsets of size k of their maximum: the i-th smallest value is the maximum of
@@ -73,7 +73,7 @@ def best_of(values: Sequence[float], k: int) -> float:
     return sum(value * comb(rank, k - 1) for rank, value in enumerate(sorted(values))) / comb(n, k)
 
 
-def best_sizes(replies: int) -> tuple[int, ...]:
+def pass_sizes(replies: int) -> tuple[int, ...]:
     """Sizes k for which the best of k is reported: powers of two from 2, and the number of replies
     itself."""
     powers = [2**power for power in range(1, replies.bit_length()) if 2**power < replies]
@@ -97,11 +97,11 @@ def sampled_results(
     results: dict[TaskName, SampledResult] = {}
     for task, groups in by_task.items():
         judged = {rows[0].sample_id: [row.value for row in rows if row.value is not None] for rows in groups}
-        enough = {k: [name for name, values in judged.items() if len(values) >= k] for k in (1, *best_sizes(replies))}
+        enough = {k: [name for name, values in judged.items() if len(values) >= k] for k in (1, *pass_sizes(replies))}
         intervals = {
             # The best of one is the mean.
             k: mean_interval(
-                np.array([best_of(judged[name], k) for name in names], dtype=np.float64),
+                np.array([pass_at_k(judged[name], k) for name in names], dtype=np.float64),
                 Design.of([shown[name] for name in names]),
                 confidence,
             )
@@ -111,7 +111,7 @@ def sampled_results(
         results[task] = SampledResult(
             **intervals.pop(1).model_dump(),
             spread=fmean(pstdev(judged[name]) for name in enough[1]),
-            best_of=intervals,
+            pass_at=intervals,
             samples=len(enough[1]),
             replies=replies * len(groups),
             unjudged=replies * len(groups) - sum(map(len, judged.values())),
