@@ -95,7 +95,8 @@ class AblationVariant(Table):
 
     #: Name in tables and figures.
     title: str = Field(min_length=1)
-    #: The ``sft`` or ``grpo`` row whose settings the variant starts from.
+    #: The ``sft`` or ``grpo`` row whose settings the variant starts from, but for its ``watch``: a
+    #: variant is watched only if ``shared`` or ``changes`` say so.
     like: RowName
     #: Settings that replace those of that row; they take precedence over those in ``shared``.
     changes: dict[str, Any]

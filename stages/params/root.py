@@ -246,7 +246,7 @@ class Params(Table):
                     " set one of"
                     " them, or write `ablation: null`"
                 )
-            table = row.model_dump() | self.ablation.shared | variant.changes
+            table = row.model_dump() | {"watch": None} | self.ablation.shared | variant.changes
             if isinstance(row, GrpoRow) and row.samples != paths.SAMPLES.as_posix():
                 table["samples"] = paths.difficulty(name).as_posix()
             try:

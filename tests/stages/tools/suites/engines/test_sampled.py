@@ -43,6 +43,7 @@ def on_disk(folder: Path) -> dict[tuple[str, int], str]:
     return found
 
 
+@pytest.mark.slow
 def test_sampled_replies_depend_on_their_question_and_number_alone(
     root: Path, params: Params, videos: Path, tmp_path: Path
 ) -> None:
