@@ -200,7 +200,7 @@ def _expected_versions(
         if held := holding_commit(root, record.name, out):
             shared["lock_commit"] = held
     final_only = _evaluation_tags(content, pipeline, row)
-    history = _history(content, record.name, path, out)
+    history, kept = _history(content, record.name, path, out), _kept(content, record.name, path, out)
     for checkpoint in _checkpoints(content, record.name, path, out):
         own = {
             "step": str(checkpoint.step),
@@ -208,7 +208,7 @@ def _expected_versions(
             "metrics": json.dumps(checkpoint.metrics, sort_keys=True),
             "gauges": json.dumps(_gauges(history, checkpoint.step), sort_keys=True),
         }
-        tags = shared | own | (final_only if checkpoint.final else {})
+        tags = shared | own | (final_only | kept if checkpoint.final else {})
         yield _ExpectedVersion(Source(out, checkpoint.path).uri, record.name, row, tags, checkpoint.final)
 
 
@@ -249,6 +249,17 @@ def _history(content: ContentStore, stage: str, path: str, out: str) -> list[dic
         return [{**json.loads(line)} for line in text.decode().splitlines()]
     except (ValueError, TypeError) as error:
         raise TrackingError(f"{path}/{paths.HISTORY_FILE}", str(error), f"run {stage} again") from error
+
+
+def _kept(content: ContentStore, stage: str, path: str, out: str) -> dict[str, str]:
+    """Tag that says which checkpoint a watched training kept, and its score; empty if it was not
+    watched."""
+    text = content.read(out, paths.SUMMARY_FILE)
+    try:
+        kept = None if text is None else json.loads(text).get("kept")
+    except (ValueError, AttributeError) as error:
+        raise TrackingError(f"{path}/{paths.SUMMARY_FILE}", str(error), f"run {stage} again") from error
+    return {} if kept is None else {"kept": json.dumps(kept, sort_keys=True)}
 
 
 def _gauges(history: list[dict[str, float]], step: int) -> dict[str, list[float]]:
@@ -359,8 +370,8 @@ def _without_duplicates(client: MlflowClient, model: str, ours: set[int]) -> dic
 def _point_candidate(
     client: MlflowClient, params: Params, expected: list[_ExpectedVersion], existing: Mapping[str, Version]
 ) -> int | None:
-    """Set the alias ``candidate`` to the last checkpoint of the table's only leaf. Returns None
-    (and moves nothing) before it exists."""
+    """Set the alias ``candidate`` to the checkpoint that the table's only leaf kept: the last, or
+    the best watched one. Returns None (and moves nothing) before it exists."""
     for item in expected:
         if item.row == params.candidate and item.final:
             version = existing[item.source]

@@ -19,6 +19,7 @@ from safetensors.torch import load_file
 
 from stages.domain.core.records import Checkpoint
 from stages.errors import InputError
+from stages.lib.models.load import save_model
 from stages.lib.rows.jsonl import read_rows
 from stages.lib.training.mixture import Example
 from stages.lib.training.watching import Kept, kept, random_state_kept, weights_digest
@@ -232,42 +233,41 @@ def test_the_digest_of_weights_sees_a_bit_of_a_trained_one() -> None:
     assert digests[0] == digests[1] != digests[2]
 
 
+def start(base: Path, home: Path, how: str = "", ranks: int = 1, config: str = "") -> Any:
+    """Train both ways, watched and unwatched, on so many processes. Returns the curves."""
+    home.mkdir(exist_ok=True)
+    (home / "base").symlink_to(base)
+    environ = {**os.environ, "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": "", "HF_HUB_OFFLINE": "1"}
+    environ |= {"VIDBRIDGE_RANKS": str(ranks)} | ({"VIDBRIDGE_DEEPSPEED": config} if config else {})
+    command = [sys.executable, "-W", "ignore", "-m", "tests.support.training.watched", str(home), *filter(None, [how])]
+    done = subprocess.run(command, cwd=home, env=environ, capture_output=True, text=True, timeout=400, check=False)
+    assert done.returncode == 0, done.stderr[-6000:]
+    return json.loads((home / "told.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """Curves of one process without DeepSpeed."""
+    home = tmp_path_factory.mktemp("alone")
+    save_model(*tiny("qwen2_5_vl"), home / "start")
+    return start(home / "start", home / "one")
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="DeepSpeed is installed on Linux only")
 @pytest.mark.parametrize(
     ("engine", "how"), [("", ""), ("zero2", ""), ("zero3", ""), ("zero3", "frozen")], ids=lambda name: name or "none"
 )
-def test_two_processes_share_a_measurement(folder: Path, tmp_path: Path, engine: str, how: str) -> None:
+def test_two_processes_share_a_measurement(alone: Any, folder: Path, tmp_path: Path, engine: str, how: str) -> None:
     """None waits for the other, training is as unwatched, and scores are those of one process."""
-
-    def start(home: Path, ranks: int, config: str) -> Any:
-        home.mkdir(exist_ok=True)
-        if not (home / "base").exists():
-            (home / "base").symlink_to(folder)
-        environ = {**os.environ, "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": "", "HF_HUB_OFFLINE": "1"}
-        environ |= {"VIDBRIDGE_RANKS": str(ranks)} | ({"VIDBRIDGE_DEEPSPEED": config} if config else {})
-        command = [
-            sys.executable,
-            "-W",
-            "ignore",
-            "-m",
-            "tests.support.training.watched",
-            str(home),
-            *filter(None, [how]),
-        ]
-        done = subprocess.run(command, cwd=home, env=environ, capture_output=True, text=True, timeout=400, check=False)
-        assert done.returncode == 0, done.stderr[-6000:]
-        return json.loads((home / "told.json").read_text())
-
-    alone = start(tmp_path / "one", 1, "")
-    told = start(tmp_path / "two", 2, str(ROOT / f"infra/deepspeed/{engine}.json") if engine else "")
+    told = start(folder, tmp_path / "two", how, 2, str(ROOT / f"infra/deepspeed/{engine}.json") if engine else "")
     for name in ("sft", "grpo"):
         assert told[f"{name}-watched"][0] == alone[f"{name}-watched"][0], "at the start, bit for bit"
         assert [step for step, _ in told[f"{name}-watched"]] == [0, 2, 3]
         watched, plain = (tmp_path / f"two/{name}-{kind}/out" for kind in ("watched", "unwatched"))
+        kept_step = json.loads((watched / "summary.json").read_text())["kept"]["step"]
         for at in (2, 3):
-            step = json.loads((watched / "summary.json").read_text())["kept"]["step"]
             same_weights(
-                watched / ("final" if step == at else f"checkpoint-{at}"),
+                watched / ("final" if kept_step == at else f"checkpoint-{at}"),
                 plain / ("final" if at == 3 else f"checkpoint-{at}"),
             )
