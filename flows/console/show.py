@@ -244,7 +244,7 @@ def show_scores(
     if out.width < WIDE:
         intervals = None
     title = "held-out scores: share of the maximum" + (
-        f", and its {confidence:.0%} interval over clips" if intervals else ""
+        f", and its {confidence:.0%} interval over recordings" if intervals else ""
     )
     table = Table(title=title)
     table.add_column("policy")
@@ -289,7 +289,7 @@ def show_sampled(out: Console, scores: Mapping[str, PolicyScores], confidence: f
         if (sampled := scored.sampled) is None:
             continue
         title = f"{one_line(policy)}: {sampled.replies} replies a sample at temperature {sampled.temperature:g}"
-        table = Table(title=f"{title} [{confidence:.0%} interval over clips, with all replies to a clip together]")
+        table = Table(title=f"{title} [{confidence:.0%} interval over recordings, with all replies about one together]")
         names = ("greedy", "sampled", *(f"pass@{k}" for k in sampled.pass_at), "spread")
         for name in ("", *names):
             table.add_column(name, justify="right" if name else "left")

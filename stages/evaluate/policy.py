@@ -19,9 +19,9 @@ from stages.domain.core.prompts import sample_prompt
 from stages.domain.core.records import Sample, Score
 from stages.domain.statistics.metrics import (
     Shown,
-    clips_shown,
     mean_over_tasks,
     pass_sizes,
+    recordings_shown,
     sampled_results,
     task_results,
 )
@@ -141,8 +141,8 @@ def result_table(
 ) -> PolicyScores:
     """Build the table of means by task with their intervals, and of the means on black and shuffled
     videos, and of sampled replies if there are any."""
-    clips, confidence = clips_shown(samples), params.evaluation.confidence
-    results, black, mixed = (task_results(scores, clips, confidence) for scores in (video, blank, shuffled))
+    recordings, confidence = recordings_shown(samples), params.evaluation.confidence
+    results, black, mixed = (task_results(scores, recordings, confidence) for scores in (video, blank, shuffled))
     return PolicyScores(
         row=row,
         digest=evaluation_digest(params, samples),
@@ -162,16 +162,16 @@ def result_table(
             )
             for task, result in results.items()
         },
-        sampled=_sampled_scores(params.evaluation.sampled, sampled, clips, confidence),
+        sampled=_sampled_scores(params.evaluation.sampled, sampled, recordings, confidence),
     )
 
 
 def _sampled_scores(
-    settings: SampledParams | None, scores: Sequence[Score], clips: Shown, confidence: float
+    settings: SampledParams | None, scores: Sequence[Score], recordings: Shown, confidence: float
 ) -> SampledScores | None:
     if settings is None:
         return None
-    results = sampled_results(scores, settings.replies, clips, confidence)
+    results = sampled_results(scores, settings.replies, recordings, confidence)
     shared = [k for k in pass_sizes(settings.replies) if all(k in result.pass_at for result in results.values())]
     return SampledScores(
         replies=settings.replies,

@@ -13,7 +13,7 @@ from pydantic import Field
 from stages.domain.core.records import Record, Sample, Score, TaskName
 from stages.domain.statistics.intervals import Design, Interval, mean_interval
 
-#: Sample id to the clips that the sample shows: the units of
+#: Sample id to the recordings that the sample shows: the units of
 #: :mod:`stages.domain.statistics.intervals`.
 Shown = Mapping[str, Sequence[str]]
 
@@ -41,8 +41,8 @@ class SampledResult(Record):
 
     ``mean``: over all replies. ``pass_at``: k to the expected best of k replies, which is pass@k
     where scores are 0 or 1 (:func:`pass_at_k`). ``spread``: standard deviation of the replies to a
-    sample, averaged over samples. Intervals have the clips as units, with all replies to a sample
-    together: they count the chance of the clips and that of the replies.
+    sample, averaged over samples. Intervals have the recordings as units, with all replies to a
+    sample together: they count the chance of the recordings and that of the replies.
     """
 
     mean: float
@@ -119,9 +119,14 @@ def sampled_results(
     return results
 
 
-def clips_shown(samples: Iterable[Sample]) -> dict[str, tuple[str, ...]]:
-    """Map each sample id to the clips that the sample shows."""
-    return {sample.sample_id: sample.timeline.clip_ids for sample in samples}
+def recordings_of(sample: Sample) -> tuple[str, ...]:
+    """Recordings that the sample shows; where each clip is its own, its clips."""
+    return sample.recordings or sample.timeline.clip_ids
+
+
+def recordings_shown(samples: Iterable[Sample]) -> dict[str, tuple[str, ...]]:
+    """Map each sample id to the recordings that the sample shows."""
+    return {sample.sample_id: recordings_of(sample) for sample in samples}
 
 
 def task_results(scores: Sequence[Score], shown: Shown, confidence: float) -> dict[TaskName, TaskResult]:
