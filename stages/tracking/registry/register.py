@@ -27,7 +27,7 @@ from stages.tracking.lineage.source import Source
 from stages.tracking.lineage.uri import TrackingError, experiment_name, patience_of_run_s, patiently
 from stages.tracking.registry.ledger import ensure_model
 from stages.tracking.registry.rights import LEDGER, prove_rights
-from stages.tracking.registry.score_cards import parse_baselines, parse_scores
+from stages.tracking.registry.score_cards import kept_tag, parse_baselines, parse_scores
 from stages.tracking.registry.servable import USAGE, usage_of
 from stages.tracking.registry.versions import CANDIDATE, Version, all_versions
 from stages.tracking.runs.outbox import ArtifactStoreError, send_unsent
@@ -200,7 +200,8 @@ def _expected_versions(
         if held := holding_commit(root, record.name, out):
             shared["lock_commit"] = held
     final_only = _evaluation_tags(content, pipeline, row)
-    history, kept = _history(content, record.name, path, out), _kept(content, record.name, path, out)
+    history = _history(content, record.name, path, out)
+    kept = kept_tag(content.read(out, paths.SUMMARY_FILE), f"{path}/{paths.SUMMARY_FILE}", record.name)
     for checkpoint in _checkpoints(content, record.name, path, out):
         own = {
             "step": str(checkpoint.step),
@@ -249,17 +250,6 @@ def _history(content: ContentStore, stage: str, path: str, out: str) -> list[dic
         return [{**json.loads(line)} for line in text.decode().splitlines()]
     except (ValueError, TypeError) as error:
         raise TrackingError(f"{path}/{paths.HISTORY_FILE}", str(error), f"run {stage} again") from error
-
-
-def _kept(content: ContentStore, stage: str, path: str, out: str) -> dict[str, str]:
-    """Tag that says which checkpoint a watched training kept, and its score; empty if it was not
-    watched."""
-    text = content.read(out, paths.SUMMARY_FILE)
-    try:
-        kept = None if text is None else json.loads(text).get("kept")
-    except (ValueError, AttributeError) as error:
-        raise TrackingError(f"{path}/{paths.SUMMARY_FILE}", str(error), f"run {stage} again") from error
-    return {} if kept is None else {"kept": json.dumps(kept, sort_keys=True)}
 
 
 def _gauges(history: list[dict[str, float]], step: int) -> dict[str, list[float]]:
