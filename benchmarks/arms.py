@@ -43,6 +43,15 @@ def reproduce(folder: Path, *targets: str) -> None:
     Raises:
         RuntimeError: it failed.
     """
+    run(folder, "dvc", "repro", *targets)
+
+
+def run(folder: Path, module: str, *arguments: str) -> None:
+    """Run ``python -m module`` in the clone; appends its output to ``repro.log`` there.
+
+    Raises:
+        RuntimeError: it failed.
+    """
     environ = {
         **os.environ,
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
@@ -53,15 +62,11 @@ def reproduce(folder: Path, *targets: str) -> None:
     }
     with (folder / "repro.log").open("a", encoding="utf-8") as log:
         done = subprocess.run(
-            [sys.executable, "-m", "dvc", "repro", *targets],
-            cwd=folder,
-            env=environ,
-            stdout=log,
-            stderr=log,
-            check=False,
+            [sys.executable, "-m", module, *arguments], cwd=folder, env=environ, stdout=log, stderr=log, check=False
         )
     if done.returncode:
-        raise RuntimeError(f"{folder.name}: dvc repro failed with {done.returncode}; see {folder / 'repro.log'}")
+        command = " ".join((module, *arguments[:1]))
+        raise RuntimeError(f"{folder.name}: {command} failed with {done.returncode}; see {folder / 'repro.log'}")
 
 
 def stage_cost(folder: Path, stage: str) -> Cost:

@@ -58,11 +58,13 @@ class Content(NamedTuple):
 
 
 _TRAINED = (
-    Content("final/", "the trained policy as a Hugging Face folder (safetensors)"),
-    Content("checkpoint-STEP/", "the same at each `save_steps`"),
+    Content(
+        "final/", "the trained policy as a Hugging Face folder (safetensors): the last checkpoint, or the best one"
+    ),
+    Content("checkpoint-STEP/", "the others, at each `save_steps`"),
     Content("checkpoints.jsonl", "one row a checkpoint", Checkpoint),
-    Content("history.jsonl", "finite metrics of each logged step; no times"),
-    Content("summary.json", "steps, parameters trained, the last metrics"),
+    Content("history.jsonl", "finite metrics of each logged step, and of measurements while training; no times"),
+    Content("summary.json", "steps, parameters trained; of a watched row the checkpoint that was kept"),
 )
 #: Out to its files. Every out of ``dvc.yaml`` has to be here.
 OUTS: dict[str, tuple[Content, ...]] = {
@@ -103,6 +105,7 @@ OUTS: dict[str, tuple[Content, ...]] = {
         Content("predictions.jsonl", "one row a held-out sample", Score),
         Content("predictions_blank.jsonl", "the same on black video", Score),
         Content("predictions_shuffled.jsonl", "the same with the frames in another order", Score),
+        Content("predictions_sampled.jsonl", "sampled replies, those to a sample together; only if asked for", Score),
         Content("history.jsonl", "copied from the model's folder, so that the summary depends on small folders only"),
     ),
     "reports/plots": (Content("scores.csv", "policy, task, mean, low, high"), Content("*.csv", "curves of training")),

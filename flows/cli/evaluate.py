@@ -72,6 +72,13 @@ def evaluate(
     no_controls: Annotated[
         bool, typer.Option("--no-controls", help="Repeat no question with a black or a shuffled video.")
     ] = False,
+    sampled: Annotated[
+        int | None,
+        typer.Option(min=2, help="Number of replies to sample to each question beside the greedy one: mean, pass@k."),
+    ] = None,
+    temperature: Annotated[
+        float | None, typer.Option(min=0.01, help="Temperature of sampled replies; default: 1.0.")
+    ] = None,
     baselines: Annotated[
         bool, typer.Option(help="Score random, constant and empty replies too; costs judge calls.")
     ] = True,
@@ -90,14 +97,21 @@ def evaluate(
     Example: vidbridge evaluate --model champion --benchmark dream-1k --annotations ~/DREAM-1K/json
     --videos ~/DREAM-1K --out dream
 
+    With --sampled, several replies to each question are drawn beside the greedy one, each with a
+    seed of its own, and their mean and pass@k stand below the greedy scores. A later call may ask
+    for more of them.
+
     Example: vidbridge evaluate --endpoint http://127.0.0.1:8000/v1 --endpoint-model my-model
     --benchmark video-mme --annotations ~/Video-MME --videos ~/Video-MME/data --out mme --controls
     200
     """
+    from stages.params import SampledParams
     from stages.tools.suites.evaluate import EvaluationRequest
 
     if no_controls and controls is not None:
         raise UsageError("--controls, --no-controls", "contradict each other", "set one of them")
+    if sampled is None and temperature is not None:
+        raise UsageError("--temperature", "means nothing without --sampled", "leave it out, or set a number of replies")
     order = EvaluationRequest(
         benchmark=benchmark,
         annotations=_annotations_at(annotations, benchmark),
@@ -106,6 +120,7 @@ def evaluate(
         controls=0 if no_controls else controls,
         max_new_tokens=max_new_tokens,
         batch_size=batch_size,
+        sampled=SampledParams(replies=sampled, temperature=temperature or 1.0) if sampled is not None else None,
     )
     _evaluate(
         app.reader(),

@@ -12,7 +12,7 @@ from rich.text import Text
 from stages.runtime.plain import one_line
 
 if TYPE_CHECKING:
-    from stages.tools.suites.results import Against, BenchmarkScores, Cell, Difference
+    from stages.tools.suites.results import Against, BenchmarkScores, Cell, Difference, SampledScores
 
 #: Ids that are listed of those that are missing or empty; all of them stand in the file.
 EXAMPLES = 5
@@ -27,6 +27,8 @@ def show_result(console: Console, result: BenchmarkScores) -> None:
     _show_scores(console, result)
     if (rough := roughly_judged(result)) is not None:
         console.print(Text.assemble(("rough:", "bold yellow"), f" {one_line(rough)}"), soft_wrap=True)
+    if result.sampled:
+        _show_sampled(console, result.sampled, result)
     if result.against:
         _show_against(console, result.against, result.confidence)
     unjudged = max(found.unjudged for each in result.scores.values() for found in each.overall.values())
@@ -81,6 +83,21 @@ def _show_scores(console: Console, result: BenchmarkScores) -> None:
         for value in values:
             last = value == list(values)[-1]
             add(f"{category}: {value}", {name: result.scores[name].by[category][value] for name in scorings}, end=last)
+    console.print(table)
+
+
+def _show_sampled(console: Console, sampled: SampledScores, result: BenchmarkScores) -> None:
+    """Print the scores of sampled replies below those of the greedy ones."""
+    from stages.tools.suites.markdown import sampled_in_words, sampled_rows
+
+    table = Table(title=f"sampled: {sampled_in_words(sampled)}")
+    table.add_column("")
+    for scoring in result.scores:
+        for measure in result.measures:
+            table.add_column(f"{scoring}\n{measure}", justify="right")
+    for title, found in sampled_rows(sampled, result.scores):
+        cells = [found[scoring].get(measure) for scoring in result.scores for measure in result.measures]
+        table.add_row(title, *("–" if cell is None else _cell(cell) for cell in cells))
     console.print(table)
 
 

@@ -154,6 +154,8 @@ def explanation_table(explanation: Explanation) -> RenderableType:
     facts.show_header = False
     final = " (final)" if version.final else ""
     facts.add_row("made by", one_line(f"{version.stage}, step {version.step}{final}, recipe {version.recipe}"))
+    if version.kept is not None:
+        facts.add_row("kept", one_line(version.kept))
     facts.add_row("source", display_uri(explanation.source))
     facts.add_row("dvc.lock in commit", explanation.commit or Text("none: the gate will refuse it", style="yellow"))
     facts.add_row("code at commit", one_line(explanation.git_commit or "unknown"))

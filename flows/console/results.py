@@ -73,6 +73,11 @@ def read_intervals(root: Path, rows: Sequence[str]) -> dict[tuple[str, str], tup
     return found
 
 
+def read_sampled(root: Path, rows: Sequence[str]) -> dict[str, PolicyScores]:
+    """Scores of those of ``rows`` of which several replies were sampled."""
+    return {row: table for row, table in _policies(root, rows).items() if table.sampled is not None}
+
+
 def read_gains(root: Path) -> dict[str, dict[str, tuple[float, float, float]]]:
     """Paired gains as the summary computed them: "row - start" to ``mean`` and each task's (mean,
     low, high). Leaves out the gain over ``base``: an untrained model scores 0.

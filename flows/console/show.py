@@ -20,7 +20,7 @@ from flows.console.results import CONTROLS
 from flows.processes import verbosity
 from flows.processes.environment import defaults
 from flows.repro.steps import Plan, held
-from stages.lib.evaluation.results import TRIVIAL
+from stages.lib.evaluation.results import TRIVIAL, PolicyScores
 from stages.runtime import paths
 from stages.runtime.plain import fit, known_secrets, one_line, plain, redacted
 from stages.tracking.lineage.uri import display_uri
@@ -28,6 +28,8 @@ from stages.tracking.runs.history import Cost
 
 if TYPE_CHECKING:
     from flows.costs.estimate import RunCost
+    from stages.domain.statistics.intervals import Interval
+    from stages.domain.statistics.metrics import SampledResult, TaskResult
 
 #: Columns of a terminal in which the score table has room for intervals.
 WIDE = 120
@@ -277,6 +279,28 @@ def _show_controls(out: Console, scores: Mapping[str, Mapping[str, float | None]
         values = [row.get(name) for name in ("mean", *CONTROLS)]
         table.add_row(one_line(policy), *("" if value is None else f"{value:.3f}" for value in values))
     out.print(table)
+
+
+def show_sampled(out: Console, scores: Mapping[str, PolicyScores], confidence: float) -> None:
+    """Print the sampled replies of each policy beside its greedy ones, as means over tasks and by
+    task.
+    """
+    for policy, scored in scores.items():
+        if (sampled := scored.sampled) is None:
+            continue
+        title = f"{one_line(policy)}: {sampled.replies} replies a sample at temperature {sampled.temperature:g}"
+        table = Table(title=f"{title} [{confidence:.0%} interval over recordings, with all replies about one together]")
+        names = ("greedy", "sampled", *(f"pass@{k}" for k in sampled.pass_at), "spread")
+        for name in ("", *names):
+            table.add_column(name, justify="right" if name else "left")
+        means = [scored.mean, sampled.mean, *sampled.pass_at.values(), sampled.spread]
+        table.add_row("mean", *(f"{value:.3f}" for value in means), end_section=True)
+        for task, result in sampled.tasks.items():
+            intervals: list[TaskResult | SampledResult | Interval] = [scored.tasks[task], result]
+            intervals += [result.pass_at[k] for k in sampled.pass_at]
+            cells = [f"{each.mean:.3f} {each.low:.2f}–{each.high:.2f}".replace(" 0.", " .") for each in intervals]
+            table.add_row(one_line(task).replace("_", " "), *cells, f"{result.spread:.3f}")
+        out.print(table)
 
 
 def show_gains(out: Console, gains: Mapping[str, Mapping[str, tuple[float, float, float]]], confidence: float) -> None:

@@ -19,7 +19,7 @@ from stages.domain.core.records import SPLITS, Split, TaskName
 from stages.domain.statistics.metrics import CONSTANTS, TRIED_ON
 from stages.domain.tasks import mix_vid_qa, task_of
 from stages.lib.rows.jsonl import RowError, read_json
-from stages.params import GrpoRow, Params
+from stages.params import GrpoRow, Params, TrainingRow
 from stages.runtime import paths
 
 #: A proposed question is tried from nothing, from the other clip and from its own; each answer gets
@@ -63,6 +63,8 @@ class _Counts:
             return self.synthesize()
         if verb == "difficulty" and name in self._params.difficulty:
             return self.difficulty(name)
+        if verb == "sft" and name in self._params.sft:
+            return self._judges(self._watched(self._params.sft[name]))
         if verb == "grpo" and name in self._params.grpo:
             return self.grpo(self._params.grpo[name])
         if verb == "baselines":
@@ -116,7 +118,8 @@ class _Counts:
             looked_at = (row.steps // row.controls_every + 1) * row.prompts_per_step
             for task, count in _dealt(weights, looked_at).items():
                 replies[task] += 2 * count  # a black and a shuffled video, a reply each
-        yield from self._judges({task: count * self._worth(task) for task, count in replies.items()})
+        asked = {task: count * self._worth(task) for task, count in replies.items()}
+        yield from self._judges(asked, self._watched(row))
         held_out = self._params.held_out_judge
         if held_out is not None:
             rollouts = {task: count * row.rollouts for task, count in _dealt(weights, prompts).items()}
@@ -138,14 +141,29 @@ class _Counts:
         for task in self._params.synthesize.tasks.named:
             samples = self._at_most(task, self._params.evaluation.split, self._params.evaluation.samples_per_task)
             # With its video, with a black and with a shuffled one.
-            asked[task] = _times(samples, 3 * self._worth(task))
+            drawn = self._params.evaluation.sampled
+            replies = 3 + (drawn.replies if drawn is not None else 0)
+            asked[task] = _times(samples, replies * self._worth(task))
         yield from self._judges(asked)
 
-    def _judges(self, asked: Mapping[TaskName, int | None], *, held_out: bool = False) -> Iterable[Calls]:
+    def _watched(self, row: TrainingRow) -> dict[TaskName, int | None]:
+        """Questions about the replies to the validation samples that a row is watched on, by
+        task."""
+        if (watch := row.watch) is None:
+            return {}
+        # At the start, and at the last step wherever it lies.
+        measured = -(-row.steps // watch.every) + 1
+        replies = measured * (1 + (watch.sampled.replies if watch.sampled is not None else 0))
+        return {
+            task: _times(self._at_most(task, "validation", watch.samples_per_task), replies * self._worth(task))
+            for task in row.trained_tasks
+        }
+
+    def _judges(self, *asked: Mapping[TaskName, int | None], held_out: bool = False) -> Iterable[Calls]:
         """Sum questions by the judge that they go to; those in the stages' own process are left
         out."""
         totals: dict[Who, int | None] = {}
-        for task, count in asked.items():
+        for task, count in (item for table in asked for item in table.items()):
             place = self._params.judges.of(task)[held_out]
             if place.params.at_endpoint:
                 totals[place.name] = _plus(totals.get(place.name, 0), count)

@@ -118,7 +118,7 @@ def smoke_version(root: Path | None, name: str) -> str:
     chosen, small = recipe(root, name), recipe(root, "smoke")
     load_params(chosen.path)
     table, smoke = (read_yaml(one.path) for one in (chosen, small))
-    model = table["model"]
+    model, chosen_evaluation = table["model"], table["evaluation"]
     family = next((f for mark, f in _FAMILIES.items() if mark in model.get("name", "")), model.get("family"))
     tasks = smoke["synthesize"]["tasks"]
     table |= {key: smoke[key] for key in _SMOKE_TABLES}
@@ -141,8 +141,16 @@ def smoke_version(root: Path | None, name: str) -> str:
     tokens = next(iter(smoke["grpo"].values()))["max_completion_tokens"]
     changed = _changes(table["ablation"])
     for changes in changed:
-        for key in _SMOKE_ROW:
+        for key in (*_SMOKE_ROW, "watch"):
             changes.pop(key, None)
+    for row in (*table["sft"].values(), *table["grpo"].values()):
+        if row["watch"]:
+            row["watch"] |= {"every": row["save_steps"], "samples_per_task": 4, "max_new_tokens": tokens}
+            row["watch"] |= {key: table[key] for key in ("judge", "rewards") if key in row["watch"]}
+            if row["watch"]["sampled"]:
+                row["watch"]["sampled"] |= {"replies": 2}
+    if (sampled := chosen_evaluation["sampled"]) is not None:
+        table["evaluation"] |= {"sampled": sampled | {"replies": 2}}
     for row in (*table["grpo"].values(), *changed):
         if row.get("length"):  # a length that so few tokens can have, and need not have
             row["length"] |= {"min_words": 2, "max_words": tokens // 2}

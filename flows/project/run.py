@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from flows.console import show
-from flows.console.results import evaluated_by, read_gains, read_intervals, read_scores
+from flows.console.results import evaluated_by, read_gains, read_intervals, read_sampled, read_scores
 from flows.content.remote import push_runs
 from flows.costs import estimate
 from flows.errors import FlowError, UsageError
@@ -83,6 +83,8 @@ def run(root: Path, target: str, *, dry_run: bool, ask: bool, push: bool = False
     }
     intervals = read_intervals(root, params.evaluation.of)
     show.show_scores(out, scores, intervals, params.evaluation.confidence)
+    sampled = read_sampled(root, [policy for policy in params.evaluation.of if evaluated_by(policy) in done])
+    show.show_sampled(out, sampled, params.evaluation.confidence)
     if "summary" in done:
         show.show_gains(out, read_gains(root), params.evaluation.confidence)
     show.show_where(out, root, scored=bool(scores), promote=registered.awaits_promotion(root))

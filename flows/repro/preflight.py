@@ -234,9 +234,10 @@ def _judged(params: Params, plan: Plan) -> bool:
     """Return whether anything in the plan earns a reward: replies, or traces that a writer
     proposes.
     """
-    writer = params.synthesize.writer
-    written = writer is not None and writer.traces is not None and "synthesize" in _verbs(plan)
-    return written or bool(_verbs(plan) & _JUDGED)
+    writer, planned = params.synthesize.writer, {step.name for step in plan.to_run}
+    written = writer is not None and writer.traces is not None and "synthesize" in planned
+    watched = any(row.watch is not None and f"sft@{name}" in planned for name, row in params.sft.items())
+    return written or watched or bool(_verbs(plan) & _JUDGED)
 
 
 def endpoints(params: Params, *, judged: bool, written: bool) -> dict[str, str]:

@@ -1,5 +1,5 @@
 """Evaluation of a policy on the held-out samples: with the video, with a black one, and with
-shuffled frames.
+shuffled frames; several sampled replies beside the greedy one.
 
 Used for rows of the recipe and for models of the registry.
 """
@@ -10,22 +10,30 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from statistics import fmean
 
 from tqdm import tqdm
 
 from stages.domain.core.frames import Frames, blank, shuffled
 from stages.domain.core.prompts import sample_prompt
 from stages.domain.core.records import Sample, Score
-from stages.domain.statistics.metrics import mean_over_tasks, recordings_shown, task_results
+from stages.domain.statistics.metrics import (
+    Shown,
+    mean_over_tasks,
+    pass_sizes,
+    recordings_shown,
+    sampled_results,
+    task_results,
+)
 from stages.lib.evaluation.held_out import evaluation_digest, evaluation_samples
-from stages.lib.evaluation.results import ControlledResult, PolicyScores
-from stages.lib.inference.generate import generate
+from stages.lib.evaluation.results import ControlledResult, PolicyScores, SampledScores
+from stages.lib.inference.generate import generate, rollouts
 from stages.lib.judging.batch import check_judged, score_replies, usages_of
 from stages.lib.judging.build import referee_of
 from stages.lib.models.load import device, load_model, use_threads
 from stages.lib.models.resizing import fit_of
 from stages.lib.video.open import frame_loader
-from stages.params import Params
+from stages.params import Params, SampledParams
 
 
 @dataclass(frozen=True)
@@ -37,6 +45,8 @@ class PolicyEvaluation:
         video: score of each sample with its video.
         blank: score of each sample with a black video.
         shuffled: score of each sample with shuffled frames.
+        sampled: scores of the sampled replies to each sample, sample after sample; empty if there
+            are none.
         reading: counts of how frames were decoded.
         judge_usage: requests to the judge and their cost; empty for the rule judge.
     """
@@ -45,13 +55,15 @@ class PolicyEvaluation:
     video: list[Score]
     blank: list[Score]
     shuffled: list[Score]
+    sampled: list[Score]
     reading: dict[str, float]
     judge_usage: dict[str, float]
 
 
 def evaluate_policy(params: Params, name: str, model_folder: Path) -> PolicyEvaluation:
-    """Score the greedy replies of the model in ``model_folder`` to every evaluation sample.
-    ``name`` is its name in the table.
+    """Score the greedy replies of the model in ``model_folder`` to every evaluation sample, and
+    beside them sampled ones if ``evaluation.sampled`` asks for them. ``name`` is its name in the
+    table.
 
     Raises:
         InputError: the split has no sample.
@@ -64,6 +76,13 @@ def evaluate_policy(params: Params, name: str, model_folder: Path) -> PolicyEval
     use_threads()
     model, processor = load_model(model_folder, params.model.precision)
     model.to(device())  # type: ignore[arg-type]
+
+    def judged(label: str, shown: Sequence[Sample], replies: Sequence[str]) -> list[Score]:
+        scores = score_replies(shown, replies, referee, params.rewards)
+        for task in dict.fromkeys(score.task for score in scores):
+            values = [score.value for score in scores if score.task == task]
+            check_judged(referee.of(task).judge, values.count(None), len(values), f"{label}, {task}")
+        return scores
 
     def scored(label: str, change: Callable[[Sample, Frames], Frames]) -> list[Score]:
         # Functions, not frames, so that only one batch of frames is in memory.
@@ -80,11 +99,23 @@ def evaluate_policy(params: Params, name: str, model_folder: Path) -> PolicyEval
                 batch_size=params.evaluation.batch_size,
                 progress=bar.update,  # type: ignore[arg-type]
             )
-        scores = score_replies(samples, replies, referee, params.rewards)
-        for task in dict.fromkeys(score.task for score in scores):
-            values = [score.value for score in scores if score.task == task]
-            check_judged(referee.of(task).judge, values.count(None), len(values), f"{label}, {task}")
-        return scores
+        return judged(label, samples, replies)
+
+    def scored_sampled(label: str, sampled: SampledParams) -> list[Score]:
+        with tqdm(total=len(samples), desc=label, unit="sample", mininterval=1) as bar:
+            groups = rollouts(
+                model,
+                processor,
+                [(sample_prompt(sample, params.prompt), partial(loader.load, sample)) for sample in samples],
+                [f"{params.seed}/sampled/{sample.sample_id}" for sample in samples],
+                count=sampled.replies,
+                max_new_tokens=params.evaluation.max_new_tokens,
+                temperature=sampled.temperature,
+                batch_size=max(1, params.evaluation.batch_size // sampled.replies),
+                progress=bar.update,  # type: ignore[arg-type]
+            )
+        shown = [sample for sample in samples for _ in range(sampled.replies)]
+        return judged(label, shown, [reply for group in groups for reply in group])
 
     video = scored(name, lambda _, frames: frames)
     black = scored(f"{name} (blank video)", lambda _, frames: blank(frames))
@@ -93,8 +124,10 @@ def evaluate_policy(params: Params, name: str, model_folder: Path) -> PolicyEval
     mixed = scored(
         f"{name} (shuffled video)", lambda sample, frames: shuffled(frames, f"{params.seed}/{sample.sample_id}")
     )
-    table = result_table(params, name, samples, video, black, mixed)
-    return PolicyEvaluation(table, video, black, mixed, loader.counts(), usages_of(referee))
+    drawn = params.evaluation.sampled
+    several = [] if drawn is None else scored_sampled(f"{name} (sampled)", drawn)
+    table = result_table(params, name, samples, video, black, mixed, several)
+    return PolicyEvaluation(table, video, black, mixed, several, loader.counts(), usages_of(referee))
 
 
 def result_table(
@@ -104,9 +137,10 @@ def result_table(
     video: Sequence[Score],
     blank: Sequence[Score],
     shuffled: Sequence[Score],
+    sampled: Sequence[Score],
 ) -> PolicyScores:
     """Build the table of means by task with their intervals, and of the means on black and shuffled
-    videos."""
+    videos, and of sampled replies if there are any."""
     recordings, confidence = recordings_shown(samples), params.evaluation.confidence
     results, black, mixed = (task_results(scores, recordings, confidence) for scores in (video, blank, shuffled))
     return PolicyScores(
@@ -128,4 +162,22 @@ def result_table(
             )
             for task, result in results.items()
         },
+        sampled=_sampled_scores(params.evaluation.sampled, sampled, recordings, confidence),
+    )
+
+
+def _sampled_scores(
+    settings: SampledParams | None, scores: Sequence[Score], recordings: Shown, confidence: float
+) -> SampledScores | None:
+    if settings is None:
+        return None
+    results = sampled_results(scores, settings.replies, recordings, confidence)
+    shared = [k for k in pass_sizes(settings.replies) if all(k in result.pass_at for result in results.values())]
+    return SampledScores(
+        replies=settings.replies,
+        temperature=settings.temperature,
+        mean=fmean(result.mean for result in results.values()),
+        spread=fmean(result.spread for result in results.values()),
+        pass_at={k: fmean(result.pass_at[k].mean for result in results.values()) for k in shared},
+        tasks=results,
     )

@@ -13,7 +13,7 @@ from pathlib import Path
 from stages.domain.statistics.paired import SampleScore
 from stages.evaluate.policy import evaluate_policy
 from stages.lib.evaluation.held_out import evaluation_samples
-from stages.lib.rows.jsonl import write_record, write_rows
+from stages.lib.rows.jsonl import write_json, write_rows
 from stages.params import load_params
 from stages.runtime import paths
 
@@ -24,9 +24,11 @@ def main(*arguments: str) -> int:
         return 2
     name, folder, out = arguments
     params = load_params()
-    evaluation = evaluate_policy(params, name, Path(folder))
+    # The gate compares greedy replies.
+    greedy = params.model_copy(update={"evaluation": params.evaluation.model_copy(update={"sampled": None})})
+    evaluation = evaluate_policy(greedy, name, Path(folder))
     table = evaluation.table
-    write_record(Path(out) / paths.SCORES_FILE, table)
+    write_json(Path(out) / paths.SCORES_FILE, table.model_dump(mode="json", exclude_none=True))
     samples = {sample.sample_id: sample for sample in evaluation_samples(params)}
     rows = (SampleScore.of(samples[row.sample_id], row) for row in evaluation.video)
     write_rows(Path(out) / paths.SAMPLE_SCORES_FILE, rows)

@@ -35,6 +35,8 @@ def main(*arguments: str) -> int:
     from stages.grpo.train import train_grpo
     from stages.lib.models.resizing import fit_of
     from stages.lib.training.loop import Hooks
+    from stages.lib.training.watching import kept_tag
+    from stages.lib.validation.watch import validation_samples, watch_of
 
     row = params.grpo[name]
     with stage_run(f"grpo@{name}", params) as run:
@@ -47,6 +49,7 @@ def main(*arguments: str) -> int:
             for s in samples
         ]
         held_out = held_out_of(params, referee)
+        watched = [] if row.watch is None else validation_samples(f"grpo.{name}", row, row.watch, params.seed)
         with scratch_of(f"grpo@{name}") as scratch:
             # The cost of judging depends on the cache, so it is logged and stays out of the history
             # in the out.
@@ -79,8 +82,19 @@ def main(*arguments: str) -> int:
                     loader.load,
                     run.page,
                 ),
+                watch=watch_of(
+                    row,
+                    watched,
+                    label=f"grpo@{name}",
+                    texts=params.prompt,
+                    load=loader.load,
+                    referee=referee,
+                    rules=params.rewards,
+                    batch_size=row.completions_per_device,
+                    seed=params.seed,
+                ),
             )
-        run.tag({"engine": summary["engine"], "resumed_from": str(summary["resumed_from"])})
+        run.tag({"engine": summary["engine"], "resumed_from": str(summary["resumed_from"])} | kept_tag(summary))
         run.summary(loader.counts())
         print(
             f"grpo@{name}: {row.steps} steps of {row.prompts_per_step} prompts x {row.rollouts} rollouts;"

@@ -26,6 +26,7 @@ from stages.lib.models.rendering import check_trainable
 from stages.lib.training.loop import Hooks, count_parameters, settings, train, trained, weights_precision
 from stages.lib.training.lora import adapters
 from stages.lib.training.mixture import Example, draw
+from stages.lib.training.watching import Watch
 from stages.params import GrpoRow, TaskScaleParams
 from stages.runtime import distributed
 
@@ -45,6 +46,7 @@ def train_grpo(
     scratch: Path,
     hooks: Hooks,
     rollout_log: RolloutLog | None = None,
+    watch: Watch | None = None,
 ) -> dict[str, Any]:
     """Train the model in `model_folder` by GRPO on the examples' prompts (their replies are not
     used), and write the stage's out.
@@ -58,6 +60,7 @@ def train_grpo(
             reward is one more objective.
         rollout_log: logs rollouts of the last step before each checkpoint, for people to read;
             None: nothing is logged.
+        watch: measures the policy while it is trained; None: it is not measured.
 
     Returns:
         Summary of the training: steps, prompts, tasks, number of parameters and of trained ones,
@@ -112,7 +115,9 @@ def train_grpo(
         "parameters": parameters,
         "trained_parameters": count_parameters(trained(trainer.model)),
     }
-    result = train(trainer, stage=stage, steps=row.steps, scratch=scratch, out=out, summary=summary, hooks=hooks)
+    result = train(
+        trainer, stage=stage, steps=row.steps, scratch=scratch, out=out, summary=summary, hooks=hooks, watch=watch
+    )
     if rollout_log is not None and trainer.accelerator.is_main_process:
         rollout_log.collect(out)
     return result

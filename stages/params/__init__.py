@@ -23,6 +23,7 @@ from stages.params.models import Family, ModelParams, PretrainedModelParams, Tin
 from stages.params.root import Params, load_params, parse_params
 from stages.params.training import VISION_TARGET, GrpoRow, LoraParams, SftRow, TaskScaleParams, TrainingRow
 from stages.params.types import ParamsError, Precision
+from stages.params.watching import SampledParams, SftWatchParams, WatchParams
 
 __all__ = [
     "VISION_TARGET",
@@ -50,7 +51,9 @@ __all__ = [
     "Precision",
     "PretrainedModelParams",
     "RuleJudgeParams",
+    "SampledParams",
     "SftRow",
+    "SftWatchParams",
     "SimilarityJudgeParams",
     "SynthesizeParams",
     "TaskScaleParams",
@@ -59,6 +62,7 @@ __all__ = [
     "TraceParams",
     "TrainingRow",
     "Validation",
+    "WatchParams",
     "WriterParams",
     "judge_for",
     "load_params",

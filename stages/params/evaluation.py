@@ -8,6 +8,7 @@ from pydantic import Field, StringConstraints, model_validator
 
 from stages.domain.core.records import Split
 from stages.params.types import Fraction01, ModelName, RowName, Table
+from stages.params.watching import SampledParams
 
 
 class EvaluationParams(Table):
@@ -18,6 +19,8 @@ class EvaluationParams(Table):
     max_new_tokens: int = Field(gt=0)
     batch_size: int = Field(gt=0)
     confidence: float = Field(gt=0.5, lt=1)
+    #: Replies that are drawn beside the greedy one and scored apart from it; null: none.
+    sampled: SampledParams | None
 
 
 #: Gauges of rollouts (:data:`stages.domain.rl.gauges.GAUGES`). The last one is measured on held-out
@@ -92,7 +95,8 @@ class AblationVariant(Table):
 
     #: Name in tables and figures.
     title: str = Field(min_length=1)
-    #: The ``sft`` or ``grpo`` row whose settings the variant starts from.
+    #: The ``sft`` or ``grpo`` row whose settings the variant starts from, but for its ``watch``: a
+    #: variant is watched only if ``shared`` or ``changes`` say so.
     like: RowName
     #: Settings that replace those of that row; they take precedence over those in ``shared``.
     changes: dict[str, Any]

@@ -179,6 +179,13 @@ class Params(Table):
         return self
 
     @model_validator(mode="after")
+    def _watches_by_the_same_scores(self) -> Params:
+        for name, row in self.sft.items():
+            if row.watch is not None:
+                row.watch.check_same(name, self.judge, self.rewards)
+        return self
+
+    @model_validator(mode="after")
     def _grid_can_be_run(self) -> Params:
         if self.ablation is None:
             return self
@@ -234,7 +241,7 @@ class Params(Table):
                     " set one of"
                     " them, or write `ablation: null`"
                 )
-            table = row.model_dump() | self.ablation.shared | variant.changes
+            table = row.model_dump() | {"watch": None} | self.ablation.shared | variant.changes
             if isinstance(row, GrpoRow) and row.samples != paths.SAMPLES.as_posix():
                 table["samples"] = paths.difficulty(name).as_posix()
             try:

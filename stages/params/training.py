@@ -10,6 +10,7 @@ from stages.domain.rl.difficulty import DropRules
 from stages.domain.rl.shaping import LengthReward, TemporalContrast
 from stages.domain.tasks import KnownTask, structured_caption, task_of
 from stages.params.types import Fraction01, Positive, Precision, RowName, Table, Weight
+from stages.params.watching import SftWatchParams, WatchParams
 
 #: Prefix of targets in the vision tower.
 VISION_TARGET = "visual."
@@ -57,6 +58,9 @@ class TrainingRow(Table):
     lora: LoraParams | None
     #: Steps between two checkpoints; the last step is always saved.
     save_steps: int = Field(gt=0)
+    #: Scores on the validation split while training, and the checkpoint that is kept; null: the
+    #: last one, without scores.
+    watch: WatchParams | None
 
     @model_validator(mode="after")
     def _something_to_learn(self) -> TrainingRow:
@@ -87,6 +91,12 @@ class TrainingRow(Table):
             )
         return self
 
+    @model_validator(mode="after")
+    def _watches_what_is_saved(self) -> TrainingRow:
+        if self.watch is not None:
+            self.watch.check_steps(self.steps, self.save_steps)
+        return self
+
     @property
     def trained_tasks(self) -> tuple[KnownTask, ...]:
         """The tasks with a weight above 0."""
@@ -94,6 +104,9 @@ class TrainingRow(Table):
 
 
 class SftRow(TrainingRow):
+    #: As in GRPO rows, with ``judge`` and ``rewards`` equal to the recipe's; null: the last
+    #: checkpoint, without scores.
+    watch: SftWatchParams | None
     #: Samples per optimiser step, over all devices.
     samples_per_step: int = Field(gt=0)
     #: Largest number of samples that a device processes at once; gradient accumulation is derived

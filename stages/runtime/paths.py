@@ -81,7 +81,7 @@ HISTOGRAM_FILE = "histogram.png"
 MODELS = Path("models")
 #: Checkpoint rows.
 CHECKPOINTS_FILE = "checkpoints.jsonl"
-#: The policy after the last step, as a Hugging Face folder.
+#: The policy after the last step, or the best watched one, as a Hugging Face folder.
 FINAL = "final"
 #: Written beside the weights of a registered version: the prompts that it was trained with.
 USAGE_FILE = "vidbridge.json"

@@ -9,10 +9,13 @@ from functools import partial
 
 from stages.domain.core.prompts import sample_prompt
 from stages.errors import InputError
+from stages.lib.judging.build import referee_of
 from stages.lib.models.resizing import fit_of
 from stages.lib.rows.samples import load_samples
 from stages.lib.training.loop import Hooks
 from stages.lib.training.mixture import Example
+from stages.lib.training.watching import kept_tag
+from stages.lib.validation.watch import validation_samples, watch_of
 from stages.lib.video.open import frame_loader
 from stages.params import load_params
 from stages.runtime import paths
@@ -45,6 +48,19 @@ def main(*arguments: str) -> int:
                 f"none of {len(samples)} samples has a trace to learn from",
                 "have traces written, or set `sft: {}`",
             )
+        watch = None
+        if (watched := row.watch) is not None:
+            watch = watch_of(
+                row,
+                validation_samples(f"sft.{name}", row, watched, params.seed),
+                label=f"sft@{name}",
+                texts=params.prompt,
+                load=loader.load,
+                referee=referee_of(params),
+                rules=params.rewards,
+                batch_size=row.samples_per_device,
+                seed=params.seed,
+            )
         with scratch_of(f"sft@{name}") as scratch:
             summary = train_sft(
                 policy,
@@ -55,8 +71,9 @@ def main(*arguments: str) -> int:
                 out=paths.model(name),
                 scratch=scratch.folder,
                 hooks=Hooks(scratch.guarded(run.log), scratch.guarded(run.checkpoint), scratch.check),
+                watch=watch,
             )
-        run.tag({"engine": summary["engine"], "resumed_from": str(summary["resumed_from"])})
+        run.tag({"engine": summary["engine"], "resumed_from": str(summary["resumed_from"])} | kept_tag(summary))
         run.summary({**loader.counts(), "without_trace": len(samples) - len(examples)})
         print(f"sft@{name}: {row.steps} steps on {len(examples):,} samples, {len(samples) - len(examples)} without a"
         f" trace left out; resumed from step {summary['resumed_from']}, trained by {summary['engine']}")  # fmt: skip

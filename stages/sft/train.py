@@ -25,6 +25,7 @@ from stages.lib.training.loop import (
 )
 from stages.lib.training.lora import adapters
 from stages.lib.training.mixture import Example, draw
+from stages.lib.training.watching import Watch
 from stages.params import SftRow
 from stages.runtime import distributed
 
@@ -46,12 +47,16 @@ def train_sft(
     out: Path,
     scratch: Path,
     hooks: Hooks,
+    watch: Watch | None = None,
 ) -> dict[str, Any]:
     """Train the model in `model_folder` on each example's reply, and write the stage's out.
 
     The loss covers only the reply and the end of the turn. `scratch` may hold state of an earlier,
     interrupted call with the same arguments: training then resumes from it, with the same data in
     the same order.
+
+    Args:
+        watch: measures the policy while it is trained; None: it is not measured.
 
     Returns:
         Summary of the training: steps, samples, tasks, number of parameters and of trained ones,
@@ -123,4 +128,5 @@ def train_sft(
         out=out,
         summary=summary,
         hooks=hooks,
+        watch=watch,
     )

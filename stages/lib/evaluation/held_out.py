@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from stages.domain.core.digest import digest
 from stages.domain.core.records import Sample
 from stages.errors import InputError
-from stages.lib.rows.samples import load_samples, samples_present
+from stages.lib.rows.samples import drawn_samples, samples_present
 from stages.params import Params
 from stages.params.own_tasks import own_code
 
@@ -16,8 +16,6 @@ from stages.params.own_tasks import own_code
 def evaluation_samples(params: Params) -> list[Sample]:
     """Draw the samples that every policy and every baseline is scored on: at most
     ``samples_per_task`` of each task of the split.
-
-    A sample's rank in the draw depends on its own id only, so a new clip displaces few others.
 
     Raises:
         InputError: the split has no sample of any task.
@@ -30,13 +28,7 @@ def evaluation_samples(params: Params) -> list[Sample]:
             f"the {split!r} split has no sample",
             f"annotate videos with that split, or raise ingest.{split}_share",
         )
-    chosen: list[Sample] = []
-    for task in tasks:
-        ranked = sorted(
-            load_samples(split, [task]), key=lambda sample: digest({"seed": params.seed, "id": sample.sample_id})
-        )
-        chosen += ranked[: params.evaluation.samples_per_task]
-    return chosen
+    return drawn_samples(split, tasks, params.evaluation.samples_per_task, params.seed)
 
 
 def evaluation_digest(params: Params, samples: Sequence[Sample]) -> str:

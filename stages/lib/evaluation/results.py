@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 from pydantic import ConfigDict, Field, PlainSerializer
 
 from stages.domain.core.records import Record, Split, TaskName
-from stages.domain.statistics.metrics import TaskResult
+from stages.domain.statistics.metrics import SampledResult, TaskResult
 
 #: Policies that need no model.
 Trivial = Literal["random", "constant"]
@@ -25,6 +25,21 @@ class ControlledResult(TaskResult):
     shuffled: float
     blank_high: float
     shuffled_high: float
+
+
+class SampledScores(Record):
+    """Scores of ``replies`` sampled replies to each sample at ``temperature``; means over tasks.
+
+    ``pass_at``: k to the expected best of k replies (pass@k where scores are 0 or 1), for every k
+    that each task has.
+    """
+
+    replies: int = Field(ge=2)
+    temperature: float = Field(gt=0)
+    mean: float
+    spread: float
+    pass_at: dict[int, float]
+    tasks: dict[TaskName, SampledResult]
 
 
 class PolicyScores(Record):
@@ -44,6 +59,9 @@ class PolicyScores(Record):
     shuffled_mean: float
     format: float
     tasks: dict[TaskName, ControlledResult]
+    #: Beside the greedy replies, which all other fields are about; None: none were sampled. Files
+    #: omit None.
+    sampled: SampledScores | None = None
 
 
 class Mean(Record):

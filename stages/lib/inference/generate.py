@@ -56,6 +56,19 @@ def greedy_replies(
     return _decode(model, processor, prompts, max_new_tokens, [])
 
 
+def sampled_replies(
+    model: PreTrainedModel,
+    processor: ProcessorMixin,
+    prompts: Sequence[EncodedPrompt],
+    seeds: Sequence[str],
+    max_new_tokens: int,
+    temperature: float,
+) -> list[str]:
+    """Sample a reply to each of these prompts as one batch, with a seed for each;
+    :func:`rollouts` does so with several replies to each of many."""
+    return _decode(model, processor, prompts, max_new_tokens, [SeededDraws(seeds, temperature, model.device)])
+
+
 def rollouts(
     model: PreTrainedModel,
     processor: ProcessorMixin,
@@ -83,7 +96,7 @@ def rollouts(
     for prompts in _batches(processor, items, batch_size):
         seeded = [f"{seed}/{n}" for seed in seeds[len(replies) : len(replies) + len(prompts)] for n in range(count)]
         repeated = [prompt for prompt in prompts for _ in range(count)]
-        drawn = _decode(model, processor, repeated, max_new_tokens, [SeededDraws(seeded, temperature, model.device)])
+        drawn = sampled_replies(model, processor, repeated, seeded, max_new_tokens, temperature)
         replies += [drawn[start : start + count] for start in range(0, len(drawn), count)]
         if progress is not None:
             progress(len(prompts))

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from itertools import islice
 from pathlib import Path
 
+from stages.domain.core.digest import digest
 from stages.domain.core.records import SPLITS, Clip, Sample, Split, TaskName
 from stages.errors import InputError
 from stages.lib.rows.jsonl import iterate_rows, read_json, read_rows
@@ -32,6 +33,21 @@ def load_samples(split: Split, tasks: Iterable[TaskName], folder: Path = paths.S
             )
         samples += rows
     return samples
+
+
+def drawn_samples(split: Split, tasks: Iterable[TaskName], per_task: int, seed: int) -> list[Sample]:
+    """Draw at most ``per_task`` samples of each task.
+
+    A sample's rank in the draw depends on its own id only, so a new clip displaces few others.
+
+    Raises:
+        InputError: a task has no sample in this split.
+    """
+    chosen: list[Sample] = []
+    for task in tasks:
+        ranked = sorted(load_samples(split, [task]), key=lambda sample: digest({"seed": seed, "id": sample.sample_id}))
+        chosen += ranked[:per_task]
+    return chosen
 
 
 def sheet_samples(params: Params, task: TaskName) -> list[Sample]:

@@ -48,6 +48,8 @@ _STATE_FILES = {
     "adapter_config.json",
     "adapter_model.safetensors",
 }
+#: Prefix of metrics that were measured while training (:mod:`stages.lib.training.watching`).
+WATCHED = "watch/"
 #: Logged values that depend on the clock or on the number of resumptions, or have no information.
 _NOT_METRICS = {"epoch", "step", "step_time", "total_flos", "num_tokens", "num_input_tokens_seen", "train_loss"}
 
@@ -172,8 +174,12 @@ def read_history(state: Path) -> list[dict[str, float]]:
     """Read the metrics logged up to a state, one row per step, without values that depend on the
     clock."""
     entries = json.loads((state / _TRAINER_STATE).read_text(encoding="utf-8"))["log_history"]
-    rows = ((int(entry["step"]), metrics(entry)) for entry in entries)
-    return [{"step": step, **values} for step, values in rows if values]
+    rows: dict[int, dict[str, float]] = {}
+    for entry in entries:
+        if values := metrics(entry):
+            # A measurement while training is logged apart from the training of its step.
+            rows.setdefault(int(entry["step"]), {}).update(values)
+    return [{"step": step, **values} for step, values in rows.items()]
 
 
 def metrics(logged: Mapping[str, Any]) -> dict[str, float]:
@@ -188,18 +194,30 @@ def metrics(logged: Mapping[str, Any]) -> dict[str, float]:
     }
 
 
-def record_of(state: Path, stage: str, last_step: int) -> Checkpoint:
-    """Build the record of the policy in a state; its metrics are the last ones logged."""
+def record_of(state: Path, stage: str, last_step: int | None) -> Checkpoint:
+    """Build the record of the policy in a state; its metrics are the last ones logged, and those of
+    a measurement at its own step.
+
+    Args:
+        last_step: step of the row's policy; None: it is chosen at the end.
+    """
     step = _step(state)
-    history = read_history(state)
-    values = {name: value for name, value in history[-1].items() if name != "step"} if history else {}
+    values: dict[str, float] = {}
+    for row in read_history(state):
+        trained = {name: value for name, value in row.items() if name != "step" and not name.startswith(WATCHED)}
+        if trained:
+            values = trained
+        if row["step"] == step:
+            values = values | {name: value for name, value in row.items() if name.startswith(WATCHED)}
     final = step == last_step
     return Checkpoint(stage=stage, step=step, path=paths.FINAL if final else state.name, final=final, metrics=values)
 
 
-def publish(saved: Path, last: Path, out: Path, summary: Mapping[str, Any], saved_files: Saved) -> list[Checkpoint]:
+def publish(
+    saved: Path, last: Path, out: Path, summary: Mapping[str, Any], saved_files: Saved, final_step: int
+) -> list[Checkpoint]:
     """Fill ``out`` from the saved checkpoints: model folders, ``checkpoints.jsonl``,
-    ``history.jsonl``, ``summary.json``.
+    ``history.jsonl``, ``summary.json``. That of ``final_step`` becomes the row's policy.
 
     Files are linked, not moved: if this is interrupted, DVC empties ``out`` and the scratch folder
     still has everything.
@@ -212,6 +230,15 @@ def publish(saved: Path, last: Path, out: Path, summary: Mapping[str, Any], save
     records = [
         Checkpoint.model_validate_json((saved / f"checkpoint-{step}.json").read_text(encoding="utf-8"))
         for step in sorted(saved_files)
+    ]
+    records = [
+        record.model_copy(
+            update={
+                "final": record.step == final_step,
+                "path": paths.FINAL if record.step == final_step else f"checkpoint-{record.step}",
+            }
+        )
+        for record in records
     ]
     if not (last / _TRAINER_STATE).is_file():
         raise _gone(_step(last), last.parent, f"{last.name}/{_TRAINER_STATE}")

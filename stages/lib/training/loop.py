@@ -22,6 +22,7 @@ from stages.lib.models.harmless import NO_CODE, NO_PICKLE
 from stages.lib.models.processor import SECONDS
 from stages.lib.training import checkpoints
 from stages.lib.training.lora import load_adapters, save_merged
+from stages.lib.training.watching import Watch, Watcher, kept
 from stages.params import Precision, TrainingRow
 from stages.runtime import distributed
 
@@ -150,9 +151,14 @@ def train(
     out: Path,
     summary: dict[str, Any],
     hooks: Hooks,
+    watch: Watch | None = None,
 ) -> dict[str, Any]:
     """Train to ``steps``, from the newest complete state in ``scratch`` if there is one, and write
     the result to ``out``.
+
+    Args:
+        watch: measures the policy while it is trained, and says which checkpoint is kept; None: it
+            is not measured, and the last one is kept.
 
     Returns:
         The summary that was written, plus ``resumed_from``, ``engine`` and ``deepspeed_stage``,
@@ -163,14 +169,17 @@ def train(
             ``scratch`` is of another engine.
         CheckpointGone: a checkpoint that this training saved, before or after a resumption, is
             missing from ``scratch``.
+        InputError: the best checkpoint is to be kept, and none has a score.
     """
     states, saved = scratch / "state", scratch / "saved"
+    # Which one is the row's policy is known at the end only.
+    final_step = None if watch is not None and watch.keep == "best" else steps
     first = trainer.accelerator.is_main_process
     if first:
         resume = checkpoints.newest_whole(states)
         if resume is not None and not (saved / f"{resume.name}.json").is_file():
             # Killed between saving the state and making its model folder.
-            checkpoints.export(resume, saved, checkpoints.record_of(resume, stage, steps))
+            checkpoints.export(resume, saved, checkpoints.record_of(resume, stage, final_step))
     trainer.accelerator.wait_for_everyone()
     resume = checkpoints.newest_whole(states)
     resumed_from = 0 if resume is None else int(resume.name.rpartition("-")[2])
@@ -180,8 +189,10 @@ def train(
     if resume is not None and resumed_from < steps:
         _same_engine(resume)
 
-    watch = _Watch(trainer, saved_files, stage=stage, scratch=scratch, hooks=hooks)
-    trainer.add_callback(watch)
+    reporter = _Reporter(trainer, saved_files, final_step, stage=stage, scratch=scratch, hooks=hooks)
+    trainer.add_callback(reporter)
+    if watch is not None:
+        trainer.add_callback(Watcher(trainer, watch, stage=stage, scratch=scratch, hooks=hooks))
     trainer.remove_callback(PrinterCallback)
     if resumed_from < steps:
         with warnings.catch_warnings():
@@ -193,9 +204,17 @@ def train(
     last = states / f"checkpoint-{steps}"
     if first:
         hooks.still_ours()
-        checkpoints.publish(saved, last, out, summary, watch.saved_files)
+        if watch is not None:
+            choice = kept(watch.keep, checkpoints.read_history(last), sorted(reporter.saved_files), steps)
+            final_step, summary = choice.step, {**summary, "kept": choice._asdict()}
+        records = checkpoints.publish(saved, last, out, summary, reporter.saved_files, final_step or steps)
+        if watch is not None and watch.keep == "best":
+            # Reported as one of many while training. Its metrics have been.
+            policy = next(record for record in records if record.final)
+            hooks.on_checkpoint(policy.model_copy(update={"metrics": {}}), saved / f"checkpoint-{policy.step}")
     trainer.accelerator.wait_for_everyone()
-    return {**summary, "resumed_from": resumed_from, "engine": watch.engine.name, "deepspeed_stage": watch.engine.stage}
+    engine = reporter.engine
+    return {**summary, "resumed_from": resumed_from, "engine": engine.name, "deepspeed_stage": engine.stage}
 
 
 def _same_engine(state: Path) -> None:
@@ -212,7 +231,7 @@ def _same_engine(state: Path) -> None:
         )
 
 
-class _Watch(TrainerCallback):
+class _Reporter(TrainerCallback):
     """Reports metrics and checkpoints as they occur, and draws a progress bar; on the first process
     only."""
 
@@ -220,6 +239,7 @@ class _Watch(TrainerCallback):
         self,
         trainer: Any,
         saved_files: checkpoints.Saved,
+        final_step: int | None,
         *,
         stage: str,
         scratch: Path,
@@ -228,6 +248,8 @@ class _Watch(TrainerCallback):
         self.trainer = trainer
         #: All model folders that this training has saved, also before it was resumed.
         self.saved_files = saved_files
+        #: Step of the row's policy; None: it is chosen at the end.
+        self.final_step = final_step
         self.stage = stage
         self.scratch = scratch
         self.hooks = hooks
@@ -274,7 +296,7 @@ class _Watch(TrainerCallback):
             checkpoints.check_saved(saved, earlier)
             self.saved_files = checkpoints.note_saved(folder, self.saved_files)
             checkpoints.seal(folder)
-            record = checkpoints.record_of(folder, self.stage, state.max_steps)
+            record = checkpoints.record_of(folder, self.stage, self.final_step)
             self.hooks.on_checkpoint(record, checkpoints.export(folder, saved, record))
         self.trainer.accelerator.wait_for_everyone()
 

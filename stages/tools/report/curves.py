@@ -162,13 +162,14 @@ def _lines(label: str, lines: Mapping[str, Points]) -> Markup:
     area = Area(42, WIDTH - 10, 12, HEIGHT - 26, (0, max(x for x, _ in every)), (low, high if high > low else low + 1))
     drawing = canvas(WIDTH, HEIGHT, label, "chart")
     scale_y(drawing, area)
-    _scale_x(drawing, area)
+    scale_x(drawing, area)
     for number, (row, points) in enumerate(lines.items()):
         _curve(drawing, area, points, f"c{number % 6}", row)
     return to_markup(drawing)
 
 
-def _scale_x(drawing: Any, area: Area) -> None:
+def scale_x(drawing: Any, area: Area) -> None:
+    """Add round values of the steps below a drawing."""
     for value in ticks(*area.x, 5):
         put(drawing, "text", "tick", f"{value:g}", x=area.px(value), y=HEIGHT - 8, **{"text-anchor": "middle"})
 

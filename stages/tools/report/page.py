@@ -31,7 +31,8 @@ from stages.tools.report.cost import cost_rows, graph, request_rows, stage_names
 from stages.tools.report.curves import of_gauges, of_tasks, of_training, read_curves
 from stages.tools.report.environment import environment, other_parameters
 from stages.tools.report.replies import replies
-from stages.tools.report.scores import gain_rows, headline, score_rows
+from stages.tools.report.scores import gain_rows, headline, sampled_rows, score_rows
+from stages.tools.report.watching import of_watching
 from stages.tracking.session import Session
 
 
@@ -95,6 +96,8 @@ def _results(root: Path, params: Params) -> dict[str, Any]:
         "ablation": ablation(root, params.recipe),
         "of_tasks": of_tasks(params, tables, grpo, tasks),
         "of_training": of_training(root),
+        "watched": of_watching(root, params),
+        "sampled": sampled_rows(params, tables, tasks),
         "gauges": of_gauges(params, grpo),
         "said": replies(root, params, evaluation_samples(params), loader),
         "filters": _filters(root, params),

@@ -8,7 +8,7 @@ from typing import Any
 
 from stages.domain.core.records import TaskName
 from stages.domain.statistics.intervals import Interval
-from stages.domain.statistics.metrics import TaskResult
+from stages.domain.statistics.metrics import SampledResult, TaskResult
 from stages.lib.evaluation.results import TRIVIAL, BaselineScores, PairedGain, PolicyScores, RowGain
 from stages.params import Params
 from stages.tools.report.drawing import interval_bar
@@ -58,6 +58,29 @@ def score_rows(
         row = _row(kind, name, table.mean, [cell(table.tasks[task], (0, 1)) for task in tasks])
         rows.append({**row, "format": table.format, "blank": table.blank_mean, "shuffled": table.shuffled_mean})
     return rows
+
+
+def sampled_rows(params: Params, tables: Mapping[str, PolicyScores], tasks: Sequence[TaskName]) -> list[dict[str, Any]]:
+    """Rows of the policies of which several replies were sampled: greedy, mean, and pass@k, one
+    below the other."""
+    rows: list[dict[str, Any]] = []
+    for name in params.evaluation.of:
+        table = tables[name]
+        if (sampled := table.sampled) is None:
+            continue
+        greedy = [cell(table.tasks[task], (0, 1)) for task in tasks]
+        mean = [cell(Interval(**_ends(sampled.tasks[task])), (0, 1)) for task in tasks]
+        title = f"mean of {sampled.replies} at temperature {sampled.temperature:g}"
+        rows.append({"name": name, "kind": "greedy", "mean": table.mean, "cells": greedy})
+        rows.append({"name": name, "kind": title, "mean": sampled.mean, "cells": mean})
+        for k, value in sampled.pass_at.items():
+            cells = [cell(sampled.tasks[task].pass_at[k], (0, 1)) for task in tasks]
+            rows.append({"name": name, "kind": f"pass@{k}", "mean": value, "cells": cells})
+    return rows
+
+
+def _ends(result: SampledResult) -> dict[str, float]:
+    return {"mean": result.mean, "low": result.low, "high": result.high}
 
 
 def _row(kind: str, name: str, mean: float, cells: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

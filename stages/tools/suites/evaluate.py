@@ -27,7 +27,7 @@ from stages.lib.rows.jsonl import iterate_rows, write_record
 from stages.lib.video.errors import VideoError
 from stages.lib.video.loader import FrameLoader
 from stages.lib.video.open import frame_memory_bytes
-from stages.params import Params, judge_for
+from stages.params import Params, SampledParams, judge_for
 from stages.runtime import paths
 from stages.runtime.endpoint.settings import model_endpoint_settings
 from stages.runtime.plain import one_line
@@ -51,8 +51,8 @@ from stages.tools.suites.markdown import as_markdown
 from stages.tools.suites.published.benchmark import Item
 from stages.tools.suites.published.predictions import read_predictions
 from stages.tools.suites.published.registry import BENCHMARKS
-from stages.tools.suites.results import BenchmarkEvaluation, BenchmarkScores, Unanswered
-from stages.tools.suites.score import read_questions, score
+from stages.tools.suites.results import BenchmarkEvaluation, Unanswered, metrics_of
+from stages.tools.suites.score import Sampled, read_questions, score
 from stages.tracking.lineage.uri import check_server, tracking_uri
 from stages.tracking.registry.versions import Version
 from stages.tracking.runs.run import benchmark_run
@@ -76,6 +76,7 @@ class EvaluationRequest:
             None: all of them.
         max_new_tokens: limit of a reply; None: that of the model or ``params.yaml``.
         batch_size: of a model in this process; None: ``evaluation.batch_size``.
+        sampled: replies to each question that are sampled beside the greedy one; None: none.
     """
 
     benchmark: str
@@ -85,6 +86,12 @@ class EvaluationRequest:
     controls: int | None
     max_new_tokens: int | None
     batch_size: int | None
+    sampled: SampledParams | None = None
+
+    @property
+    def temperature(self) -> float:
+        """Temperature of sampled replies; 0: there are none."""
+        return self.sampled.temperature if self.sampled is not None else 0.0
 
 
 @dataclass(frozen=True)
@@ -118,7 +125,8 @@ def model_engine(
         use_threads()
         model, processor = chosen.load()
         model.to(device())  # type: ignore[arg-type]
-        LocalModel(model, processor, most, params.seed).answer(questions, pending, load, batch_size, on_answers)
+        local = LocalModel(model, processor, most, params.seed, request.temperature)
+        local.answer(questions, pending, load, batch_size, on_answers)
 
     identity = {
         "engine": "generate",
@@ -141,7 +149,7 @@ def endpoint_engine(
     """
     place = model_endpoint_settings(url, os.environ)
     most = request.max_new_tokens or params.evaluation.max_new_tokens
-    engine = EndpointModel(model, place, form, most, params.seed)
+    engine = EndpointModel(model, place, form, most, params.seed, request.temperature)
     quality = {"jpeg": f"JPEG, quality {JPEG_QUALITY}", "mp4": f"H.264, CRF {MP4_CRF}"}[form]
     identity = {
         "engine": "endpoint",
@@ -179,6 +187,9 @@ def evaluate(
         place = judge_for(benchmark.task, params.judge)
         judge_of(place.params, place)
     identity = identity_of(params, request.benchmark, items, engine)
+    if request.sampled is not None:
+        # Not their number, so that a later call may ask for more.
+        identity["sampled"] = {"temperature": request.sampled.temperature}
     questions = _questions(params, request, items, engine.prompt)
     clips = _clips(root)
     loader = VideoLoader(
@@ -189,7 +200,9 @@ def evaluate(
         lambda sample: _content_of_sample(sample, clips),
     )
     video_keys = {item.item_id: video_key_of(item) for item in items}
-    with open_answers(request.out, identity, lambda item_id: loader.content(video_keys[item_id])) as answers:
+    with open_answers(
+        request.out, identity, lambda item_id: loader.content(video_keys[item_id]), request.sampled is not None
+    ) as answers:
         if replaced := _replaced(answers, video_keys):
             names = ", ".join(map(one_line, sorted(replaced)[:EXAMPLES]))
             print(
@@ -208,6 +221,7 @@ def evaluate(
             }
             for view in CONTROLS
         }
+        sampled = _sampled(request.sampled, items, answers)
         if not answers.replies["video"]:
             raise EngineError(
                 request.benchmark,
@@ -222,6 +236,7 @@ def evaluate(
         baselines=baselines,
         against=against,
         controls=controls,
+        sampled=sampled,
     )
     result = BenchmarkEvaluation(
         **dict(scored),
@@ -270,7 +285,18 @@ def _questions(
 ) -> list[Question]:
     render = BENCHMARKS[request.benchmark].prompt
     controlled = drawn([item.item_id for item in items], request.controls, params.seed)
-    return questions([(item.item_id, video_key_of(item), render(item, texts)) for item in items], controlled)
+    count = request.sampled.replies if request.sampled is not None else 0
+    return questions([(item.item_id, video_key_of(item), render(item, texts)) for item in items], controlled, count)
+
+
+def _sampled(settings: SampledParams | None, items: Sequence[Item[Any]], answers: Answers) -> Sampled | None:
+    if settings is None:
+        return None
+    numbered = [
+        {item.item_id: answers.sampled[key] for item in items if (key := (item.item_id, number)) in answers.sampled}
+        for number in range(settings.replies)
+    ]
+    return Sampled(numbered, settings.temperature)
 
 
 def _ask(engine: Engine, questions: Sequence[Question], load: Load, answers: Answers) -> None:
@@ -290,7 +316,7 @@ def _ask(engine: Engine, questions: Sequence[Question], load: Load, answers: Ans
 
 def _listed(answers: Answers) -> list[Unanswered]:
     return [
-        Unanswered(id=question.item_id, view=question.view, video=question.video_key, reason=reason)
+        Unanswered(id=question.item_id, view=question.kind, video=question.video_key, reason=reason)
         for question, reason in answers.unanswered.items()
     ]
 
@@ -366,20 +392,3 @@ def _log(root: Path, params: Params, engine: Engine, result: BenchmarkEvaluation
         tags["model_version"] = f"{engine.version.model}/{engine.version.number}"
     with benchmark_run(params, f"{result.benchmark} {engine.name}", tags, result.identity, root) as run:
         run.summary(metrics_of(result))
-
-
-def metrics_of(result: BenchmarkScores) -> dict[str, float]:
-    """Collect every overall number of ``scores.json`` under a name that MLflow accepts."""
-    metrics: dict[str, float] = {"answered": result.answered, "questions": result.questions}
-    tables = {"": {name: each.overall for name, each in result.scores.items()}}
-    tables |= {f"{who}/": table for who, table in result.baselines.items()}
-    tables |= {f"{view}/": control.scores for view, control in result.controls.items()}
-    for prefix, table in tables.items():
-        for scoring, measures in table.items():
-            for measure, cell in measures.items():
-                name = f"{prefix}{scoring}/{measure}".replace(": ", "-")
-                if cell.mean is not None and cell.low is not None and cell.high is not None:
-                    metrics |= {name: cell.mean} | (
-                        {f"{name}/low": cell.low, f"{name}/high": cell.high} if not prefix else {}
-                    )
-    return metrics

@@ -12,6 +12,8 @@ from stages.tools.suites.results import (
     Cell,
     Changed,
     Difference,
+    SampledScores,
+    ScoringTable,
     SetAside,
     Unanswered,
 )
@@ -78,6 +80,9 @@ def _lines(result: BenchmarkEvaluation) -> Iterator[str]:
             yield f"| video - {view} video | {control.questions:,} |" + "".join(
                 f" {_difference(gain)} |" for gain in gains
             )
+    if result.sampled:
+        yield ""
+        yield from _sampled(result.sampled, result.scores, scorings, measures)
     if result.against:
         yield ""
         yield from _against(result.against, scorings, measures)
@@ -108,6 +113,41 @@ def _rows(result: BenchmarkScores, scorings: list[str]) -> Iterator[tuple[str, M
     for category, values in result.scores[scorings[0]].by.items():
         for value in values:
             yield f"{category}: {value}", {name: result.scores[name].by[category][value] for name in scorings}
+
+
+def _sampled(
+    sampled: SampledScores, greedy: Mapping[str, ScoringTable], scorings: list[str], measures: list[str]
+) -> Iterator[str]:
+    yield f"| {sampled_in_words(sampled)} | replies |" + "".join(
+        f" {scoring}: {measure} |" for scoring in scorings for measure in measures
+    )
+    yield "|---|--:|" + "--:|" * len(scorings) * len(measures)
+    for title, table in sampled_rows(sampled, greedy):
+        cells = [table[scoring].get(measure) for scoring in scorings for measure in measures]
+        items = next(cell.items for cell in cells if cell is not None)
+        yield f"| {title} | {items:,} |" + "".join(f" {'–' if cell is None else _cell(cell)} |" for cell in cells)
+
+
+def sampled_in_words(sampled: SampledScores) -> str:
+    return f"{sampled.replies} replies a question at temperature {sampled.temperature:g}, {sampled.answered:,} in all"
+
+
+def sampled_rows(
+    sampled: SampledScores, greedy: Mapping[str, ScoringTable]
+) -> Iterator[tuple[str, dict[str, dict[str, Cell]]]]:
+    """Title, and scoring to measure to cell: the greedy reply, the mean of the sampled ones, and
+    each pass@k, which not every measure has."""
+    yield "greedy", {scoring: dict(table.overall) for scoring, table in greedy.items()}
+    scores = sampled.scores
+    yield "sampled, mean", {scoring: {name: each.mean for name, each in row.items()} for scoring, row in scores.items()}
+    for k in dict.fromkeys(k for row in scores.values() for each in row.values() for k in each.pass_at):
+        yield (
+            f"pass@{k}",
+            {
+                scoring: {name: each.pass_at[k] for name, each in row.items() if k in each.pass_at}
+                for scoring, row in scores.items()
+            },
+        )
 
 
 def _against(against: Against, scorings: list[str], measures: list[str]) -> Iterator[str]:

@@ -91,6 +91,26 @@ class ControlScores(Record):
     gain: dict[str, dict[str, Difference]]
 
 
+class SampledCells(Record):
+    """One measure of sampled replies. ``pass_at``: k to the expected best of k replies, which is
+    pass@k where scores are 0 or 1; empty for a measure that no single reply has."""
+
+    mean: Cell
+    pass_at: dict[int, Cell]
+
+
+class SampledScores(Record):
+    """Scores of ``replies`` sampled replies to each question at ``temperature``.
+
+    ``answered``: those that came; ``scores``: by scoring and measure.
+    """
+
+    replies: int
+    temperature: float
+    answered: int
+    scores: dict[str, dict[str, SampledCells]]
+
+
 class Against(Record):
     """The comparison with a second file of predictions, on the questions that both answer;
     ``differences``: by scoring."""
@@ -129,6 +149,8 @@ class BenchmarkScores(Record):
     scores: dict[str, ScoringTable]
     baselines: dict[str, dict[str, dict[str, Cell]]]
     controls: dict[str, ControlScores]
+    #: Beside the replies that all other fields are about; None: none were sampled.
+    sampled: SampledScores | None = None
     against: Against | None
     #: Not in the file: a judge's cost depends on its cache.
     usage: dict[str, float] = Field(default_factory=dict, exclude=True)
@@ -165,3 +187,34 @@ class BenchmarkEvaluation(BenchmarkScores):
     replaced: dict[str, int]
     warnings: list[str] = Field(default_factory=list)
     controls_asked: str
+
+
+def metrics_of(result: BenchmarkScores) -> dict[str, float]:
+    """Collect every overall number of ``scores.json`` under a name that MLflow accepts."""
+    metrics: dict[str, float] = {"answered": result.answered, "questions": result.questions}
+    tables = {"": {name: each.overall for name, each in result.scores.items()}}
+    tables |= {f"{who}/": table for who, table in result.baselines.items()}
+    tables |= {f"{view}/": control.scores for view, control in result.controls.items()}
+    for prefix, table in tables.items():
+        for scoring, measures in table.items():
+            for measure, cell in measures.items():
+                name = f"{prefix}{scoring}/{measure}".replace(": ", "-")
+                if cell.mean is not None and cell.low is not None and cell.high is not None:
+                    metrics |= {name: cell.mean} | (
+                        {f"{name}/low": cell.low, f"{name}/high": cell.high} if not prefix else {}
+                    )
+    if result.sampled is not None:
+        metrics |= _sampled_metrics(result.sampled)
+    return metrics
+
+
+def _sampled_metrics(sampled: SampledScores) -> dict[str, float]:
+    """Collect the means of sampled replies under names that MLflow accepts."""
+    metrics: dict[str, float] = {"sampled/answered": sampled.answered}
+    for scoring, measures in sampled.scores.items():
+        for measure, cells in measures.items():
+            named = {"mean": cells.mean, **{f"pass_at_{k}": cell for k, cell in cells.pass_at.items()}}
+            for name, cell in named.items():
+                if cell.mean is not None:
+                    metrics[f"sampled/{name}/{scoring}/{measure}".replace(": ", "-")] = cell.mean
+    return metrics

@@ -6,7 +6,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from stages.domain.core.digest import digest
 from stages.lib.judging.batch import check_judged, usage_of
@@ -18,7 +18,16 @@ from stages.tools.suites.published.paired import overall_differences, paired
 from stages.tools.suites.published.predictions import read_predictions
 from stages.tools.suites.published.registry import BENCHMARKS
 from stages.tools.suites.published.table import baseline_replies, cells, overall
-from stages.tools.suites.results import Against, BenchmarkScores, ControlScores, SetAside
+from stages.tools.suites.results import Against, BenchmarkScores, ControlScores, SampledScores, SetAside
+from stages.tools.suites.sampled import sampled_cells
+
+
+class Sampled(NamedTuple):
+    """Sampled replies of a model: for each of their numbers, those by id; and their temperature."""
+
+    replies: Sequence[Mapping[str, str]]
+    temperature: float
+
 
 #: Marks of one set of replies, by scoring, one for each of its items.
 Marks = dict[str, list[Mark]]
@@ -33,6 +42,7 @@ def score(
     baselines: bool,
     against: Path | None = None,
     controls: Mapping[str, Mapping[str, str]] | None = None,
+    sampled: Sampled | None = None,
 ) -> BenchmarkScores:
     """Score one file of predictions: its basis, each scoring overall and by category, and trivial
     baselines.
@@ -43,6 +53,7 @@ def score(
         against: a second file of predictions; the first is compared with it on the questions that
             both answer.
         controls: replies of the same model to control videos, by view and by id.
+        sampled: further replies of the same model; None: there are none.
 
     Raises:
         SuiteError: annotations or predictions that cannot be scored.
@@ -66,6 +77,8 @@ def score(
         for view, replies_of_policy in (controls or {}).items()
     }
     sets |= {f"control: {view}": replies_of_policy for view, replies_of_policy in sets_of_replies.items()}
+    if sampled is not None:
+        sets |= {f"sampled: {number}": replies for number, replies in enumerate(sampled.replies)}
     place = judge_for(benchmark.task, params.judge)
     judge = examiner_of(place) if benchmark.judged else None
     files = {"predictions": predictions, "against": against}
@@ -125,6 +138,7 @@ def score(
             for view, replies_of_policy in sets_of_replies.items()
             if replies_of_policy
         },
+        sampled=None if sampled is None else _sampled_scores(benchmark, items, sampled, marks, confidence),
         against=None
         if against is None
         else _compared(
@@ -137,6 +151,29 @@ def score(
             marks["against"],
             confidence,
         ),
+    )
+
+
+def _sampled_scores(
+    benchmark: Benchmark[Any],
+    items: Sequence[Item[Any]],
+    sampled: Sampled,
+    marks: Mapping[str, Marks],
+    confidence: float,
+) -> SampledScores:
+    """Scores of all sampled replies, question by question."""
+    by_item: dict[str, dict[str, list[Mark]]] = {scoring.name: {} for scoring in benchmark.scorings}
+    for number, replies in enumerate(sampled.replies):
+        for name, each in marks[f"sampled: {number}"].items():
+            for item, mark in zip(_those(items, replies), each, strict=True):
+                by_item[name].setdefault(item.item_id, []).append(mark)
+    asked = [item for item in items if any(item.item_id in replies for replies in sampled.replies)]
+    ordered = {name: [each[item.item_id] for item in asked] for name, each in by_item.items()}
+    return SampledScores(
+        replies=len(sampled.replies),
+        temperature=sampled.temperature,
+        answered=sum(map(len, sampled.replies)),
+        scores=sampled_cells(benchmark, asked, ordered, len(sampled.replies), confidence),
     )
 
 

@@ -27,7 +27,7 @@ from stages.tracking.lineage.source import Source
 from stages.tracking.lineage.uri import TrackingError, experiment_name, patience_of_run_s, patiently
 from stages.tracking.registry.ledger import ensure_model
 from stages.tracking.registry.rights import LEDGER, prove_rights
-from stages.tracking.registry.score_cards import parse_baselines, parse_scores
+from stages.tracking.registry.score_cards import kept_tag, parse_baselines, parse_scores
 from stages.tracking.registry.servable import USAGE, usage_of
 from stages.tracking.registry.versions import CANDIDATE, Version, all_versions
 from stages.tracking.runs.outbox import ArtifactStoreError, send_unsent
@@ -201,6 +201,7 @@ def _expected_versions(
             shared["lock_commit"] = held
     final_only = _evaluation_tags(content, pipeline, row)
     history = _history(content, record.name, path, out)
+    kept = kept_tag(content.read(out, paths.SUMMARY_FILE), f"{path}/{paths.SUMMARY_FILE}", record.name)
     for checkpoint in _checkpoints(content, record.name, path, out):
         own = {
             "step": str(checkpoint.step),
@@ -208,7 +209,7 @@ def _expected_versions(
             "metrics": json.dumps(checkpoint.metrics, sort_keys=True),
             "gauges": json.dumps(_gauges(history, checkpoint.step), sort_keys=True),
         }
-        tags = shared | own | (final_only if checkpoint.final else {})
+        tags = shared | own | (final_only | kept if checkpoint.final else {})
         yield _ExpectedVersion(Source(out, checkpoint.path).uri, record.name, row, tags, checkpoint.final)
 
 
@@ -359,8 +360,8 @@ def _without_duplicates(client: MlflowClient, model: str, ours: set[int]) -> dic
 def _point_candidate(
     client: MlflowClient, params: Params, expected: list[_ExpectedVersion], existing: Mapping[str, Version]
 ) -> int | None:
-    """Set the alias ``candidate`` to the last checkpoint of the table's only leaf. Returns None
-    (and moves nothing) before it exists."""
+    """Set the alias ``candidate`` to the checkpoint that the table's only leaf kept: the last, or
+    the best watched one. Returns None (and moves nothing) before it exists."""
     for item in expected:
         if item.row == params.candidate and item.final:
             version = existing[item.source]

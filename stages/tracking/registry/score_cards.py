@@ -8,6 +8,7 @@ between stages is read strictly, as its stage writes it (:mod:`stages.lib.evalua
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import TypeVar
 
@@ -88,3 +89,21 @@ def _parsed(text: str | bytes, kind: type[R], name: str, what: str) -> R:
         raise TrackingError(
             name, f"{field + ': ' if field else ''}{first['msg']}", f"evaluate {what} again (dvc repro)"
         ) from error
+
+
+def kept_tag(text: bytes | None, where: str, stage: str) -> dict[str, str]:
+    """Tag that says which checkpoint a watched training kept, and its score; empty if it was not
+    watched.
+
+    Args:
+        text: the ``summary.json`` of a training; None: there is none.
+        where: opens the message.
+
+    Raises:
+        TrackingError: it is not a table.
+    """
+    try:
+        kept = None if text is None else json.loads(text).get("kept")
+    except (ValueError, AttributeError) as error:
+        raise TrackingError(where, str(error), f"run {stage} again") from error
+    return {} if kept is None else {"kept": json.dumps(kept, sort_keys=True)}

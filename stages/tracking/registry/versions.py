@@ -50,6 +50,20 @@ class _Outs(BaseModel):
     samples: str
 
 
+class _Kept(BaseModel):
+    """Choice of a watched training (:class:`stages.lib.training.watching.Kept`)."""
+
+    keep: str
+    step: int
+    score: float | None
+    last_step: int
+    last_score: float | None
+
+
+def _score(value: float | None) -> str:
+    return "no score" if value is None else f"{value:.3f}"
+
+
 @dataclass(frozen=True)
 class Version:
     """One version: a checkpoint of a stage's out.
@@ -102,6 +116,17 @@ class Version:
     @property
     def final(self) -> bool:
         return self._text("final") == "true"
+
+    @property
+    def kept(self) -> str | None:
+        """Choice of a watched training, in words; None: it was not watched, or this is another of
+        its checkpoints."""
+        if TAG + "kept" not in self.tags:
+            return None
+        kept: _Kept = self._read("kept", _Kept)
+        chosen = f"{kept.keep} checkpoint, step {kept.step}: {_score(kept.score)} on the validation subset"
+        other = f"; the last, step {kept.last_step}: {_score(kept.last_score)}"
+        return chosen if kept.step == kept.last_step else chosen + other
 
     @property
     def recipe(self) -> str | None:

@@ -111,6 +111,8 @@ def _drop_other_code(held: lease.Lease, stage: str, code_now: str) -> None:
 def _contents(inputs: Sequence[str], locked: Mapping[str, StageRecord]) -> dict[str, str]:
     """Hashes of inputs by path, from ``dvc.lock`` where it has them."""
     outs = {path: content for record in locked.values() for path, content in record.outs.items()}
+    # An input may be a part of an out (``data/samples/validation`` of ``data/samples``).
+    outs |= {path: outs[owner] for path in inputs for owner in map(Path.as_posix, Path(path).parents) if owner in outs}
     # The user's source is not an out of any stage. The stages that produced the other inputs have
     # recorded its hash; under DVC they are up to date, so all of them agree, before an interruption
     # and after it.

@@ -54,6 +54,21 @@ def plan_of(*stages: str) -> Plan:
     )
 
 
+def test_questions_of_a_watched_row_and_of_sampled_replies_are_counted(tmp_path: Path) -> None:
+    sampled = {"replies": 4, "temperature": 1.0}
+    watch = {"every": 100, "samples_per_task": 10, "max_new_tokens": 9, "sampled": sampled, "keep": "last"}
+    row, plan = "vidbridge-r1", plan_of("ingest", "synthesize", "grpo@mixed", "evaluate@mixed")
+    plain, watched = (
+        calls_of(tmp_path, params_of(row, **changes), plan)
+        for changes in ({}, {"grpo__mixed__watch": watch, "evaluation__sampled": sampled})
+    )
+    # At 0, 100, 200, 300, 400 and 450: a greedy reply and four sampled ones; captions up to 22.
+    more = 6 * 5 * 10 * (1 + 1 + 22)
+    assert watched["grpo@mixed"][0].at_most == plain["grpo@mixed"][0].at_most + more  # type: ignore[operator]
+    before, after = (calls["evaluate@mixed"][0].at_most for calls in (plain, watched))
+    assert (before, after) == (pytest.approx(3 * (after or 0) / 7), pytest.approx(7 * (before or 0) / 3))
+
+
 def test_questions_are_counted_from_the_parameters(tmp_path: Path) -> None:
     row = "vidbridge-r1"
     steps = ("difficulty@mixed", "grpo@mixed", "baselines", "evaluate@mixed")

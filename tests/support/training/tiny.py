@@ -80,6 +80,7 @@ _SHARED: dict[str, Any] = {
     "gradient_checkpointing": False,
     "freeze": [],
     "lora": None,
+    "watch": None,
 }
 
 

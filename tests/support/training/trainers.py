@@ -8,11 +8,14 @@ from typing import Any
 
 from stages.grpo.train import train_grpo
 from stages.lib.training.mixture import Example
+from stages.lib.training.watching import Watch
 from stages.sft.train import train_sft
 from tests.support.training.tiny import Paying, Seen, grpo_row, length_reward, rollout_log, sft_row, tasks_of
 
 
-def sft(folder: Path, examples: Sequence[Example], home: Path, seen: Seen, **changes: Any) -> dict[str, Any]:
+def sft(
+    folder: Path, examples: Sequence[Example], home: Path, seen: Seen, watch: Watch | None = None, **changes: Any
+) -> dict[str, Any]:
     return train_sft(
         folder,
         examples,
@@ -22,10 +25,13 @@ def sft(folder: Path, examples: Sequence[Example], home: Path, seen: Seen, **cha
         out=home / "out",
         scratch=home / "scratch",
         hooks=seen.hooks,
+        watch=watch,
     )
 
 
-def grpo(folder: Path, examples: Sequence[Example], home: Path, seen: Seen, **changes: Any) -> dict[str, Any]:
+def grpo(
+    folder: Path, examples: Sequence[Example], home: Path, seen: Seen, watch: Watch | None = None, **changes: Any
+) -> dict[str, Any]:
     row = grpo_row(**changes)
     return train_grpo(
         folder,
@@ -38,4 +44,5 @@ def grpo(folder: Path, examples: Sequence[Example], home: Path, seen: Seen, **ch
         out=home / "out",
         scratch=home / "scratch",
         hooks=seen.hooks,
+        watch=watch,
     )

@@ -2,9 +2,9 @@
 resume.
 
 A folder holds ``identity.json`` (everything a reply depends on), ``predictions.jsonl`` and one such
-file per control view (lines that ``vidbridge score`` reads: ``{"id": "001-1", "reply": "B",
-"frames": 64, "identity": "0f3a…", "content": "9c11…"}``, the last one a digest of the reply's
-video), and ``unanswered.jsonl``.
+file per control view and of sampled replies (lines that ``vidbridge score`` reads: ``{"id":
+"001-1", "reply": "B", "frames": 64, "identity": "0f3a…", "content": "9c11…"}``, the last one a
+digest of the reply's video), and ``unanswered.jsonl``.
 """
 
 from __future__ import annotations
@@ -19,13 +19,14 @@ from filelock import FileLock, Timeout
 
 from stages.domain.core.digest import digest
 from stages.runtime import paths
-from stages.tools.suites.engines.questions import CONTROLS, Answer, EngineError, Question, View
+from stages.tools.suites.engines.questions import CONTROLS, Answer, EngineError, Kind, Question, View
 from stages.tools.suites.published.predictions import MAX_CHARACTERS
 
 IDENTITY_FILE = "identity.json"
 UNANSWERED_FILE = "unanswered.jsonl"
 _LOCK_FILE = ".lock"
 VIEWS: tuple[View, ...] = ("video", *CONTROLS)
+SAMPLED: Kind = "sampled"
 
 
 #: Id of a question to a digest of its video.
@@ -40,12 +41,18 @@ class Answers:
         self,
         folder: Path,
         identity: str,
-        files: Mapping[View, TextIO],
+        files: Mapping[Kind, TextIO],
         content_of: ContentOf,
-        replaced: Mapping[View, frozenset[str]],
+        replaced: Mapping[Kind, frozenset[str]],
     ) -> None:
         self.replies: dict[View, dict[str, str]] = {
             view: _read(paths.predictions_file(folder, view), identity) for view in VIEWS
+        }
+        #: Sampled replies, by id and number.
+        self.sampled: dict[tuple[str, int], str] = {
+            (item_id, number): reply
+            for (item_id, number), (reply, _, _) in _rows(paths.predictions_file(folder, SAMPLED), identity).items()
+            if number is not None
         }
         #: Questions of this call without a reply, by question, with the reason.
         self.unanswered: dict[Question, str] = {}
@@ -54,7 +61,12 @@ class Answers:
         self._folder, self._identity, self._files, self._content_of = folder, identity, files, content_of
 
     def pending(self, questions: Sequence[Question]) -> set[Question]:
-        return {question for question in questions if question.item_id not in self.replies[question.view]}
+        return {question for question in questions if not self._answered(question)}
+
+    def _answered(self, question: Question) -> bool:
+        if question.number is None:
+            return question.item_id in self.replies[question.view]
+        return (question.item_id, question.number) in self.sampled
 
     def add(self, answers: Sequence[Answer]) -> None:
         """Write answers; each line is flushed to the system before this returns."""
@@ -71,15 +83,20 @@ class Answers:
                 continue
             row = {"id": question.item_id, "reply": answer.reply, "frames": answer.frames, "identity": self._identity}
             row["content"] = self._content_of(question.item_id)
-            file = self._files[question.view]
+            if question.number is not None:
+                row["number"] = question.number
+            file = self._files[question.kind]
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
             file.flush()
-            self.replies[question.view][question.item_id] = answer.reply
+            if question.number is not None:
+                self.sampled[question.item_id, question.number] = answer.reply
+            else:
+                self.replies[question.view][question.item_id] = answer.reply
 
     def close(self) -> None:
         """Write the unanswered questions."""
         rows = [
-            {"id": question.item_id, "view": question.view, "video": question.video_key, "reason": reason}
+            {"id": question.item_id, "view": question.kind, "video": question.video_key, "reason": reason}
             for question, reason in self.unanswered.items()
         ]
         text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
@@ -87,7 +104,9 @@ class Answers:
 
 
 @contextmanager
-def open_answers(folder: Path, identity: Mapping[str, Any], content_of: ContentOf) -> Iterator[Answers]:
+def open_answers(
+    folder: Path, identity: Mapping[str, Any], content_of: ContentOf, sampled: bool = False
+) -> Iterator[Answers]:
     """Open the replies of ``folder``, which is created if missing and locked for this process.
 
     Replies about a video that has been replaced are dropped.
@@ -95,6 +114,7 @@ def open_answers(folder: Path, identity: Mapping[str, Any], content_of: ContentO
     Args:
         content_of: id of a question to a digest of its present video; None: it is missing, which
             drops no reply.
+        sampled: sampled replies are asked for, too.
 
     Raises:
         EngineError: it cannot be created, it holds replies of another identity or invalid lines, or
@@ -115,12 +135,13 @@ def open_answers(folder: Path, identity: Mapping[str, Any], content_of: ContentO
             ) from error
         _check_identity(folder, identity)
         replaced = {}
-        for view in VIEWS:
-            _drop_half_line(paths.predictions_file(folder, view))
-            replaced[view] = _drop_replaced(paths.predictions_file(folder, view), digest(identity), content_of)
+        kinds: tuple[Kind, ...] = (*VIEWS, SAMPLED) if sampled else VIEWS
+        for kind in kinds:
+            _drop_half_line(paths.predictions_file(folder, kind))
+            replaced[kind] = _drop_replaced(paths.predictions_file(folder, kind), digest(identity), content_of)
         files = {
-            view: stack.enter_context(paths.predictions_file(folder, view).open("a", encoding="utf-8"))
-            for view in VIEWS
+            kind: stack.enter_context(paths.predictions_file(folder, kind).open("a", encoding="utf-8"))
+            for kind in kinds
         }
         answers = Answers(folder, digest(identity), files, content_of, replaced)
         try:
@@ -176,7 +197,7 @@ def _drop_half_line(path: Path) -> None:
 def _drop_replaced(path: Path, identity: str, content_of: ContentOf) -> frozenset[str]:
     """Remove the replies whose video has other content now. Returns their ids."""
     kept, dropped = [], set()
-    for item_id, (_, content, line) in _rows(path, identity).items():
+    for (item_id, _), (_, content, line) in _rows(path, identity).items():
         now = content_of(item_id)
         if now is None or now == content:
             kept.append(line)
@@ -190,29 +211,30 @@ def _drop_replaced(path: Path, identity: str, content_of: ContentOf) -> frozense
 
 
 def _read(path: Path, identity: str) -> dict[str, str]:
-    return {item_id: reply for item_id, (reply, _, _) in _rows(path, identity).items()}
+    return {item_id: reply for (item_id, _), (reply, _, _) in _rows(path, identity).items()}
 
 
-def _rows(path: Path, identity: str) -> dict[str, tuple[str, str | None, str]]:
-    """Map id to reply, digest of its video, and line."""
-    rows: dict[str, tuple[str, str | None, str]] = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n") if path.exists() else (), start=1):
+def _rows(path: Path, identity: str) -> dict[tuple[str, int | None], tuple[str, str | None, str]]:
+    """Map id, and number of a sampled reply, to reply, digest of its video, and line."""
+    rows: dict[tuple[str, int | None], tuple[str, str | None, str]] = {}
+    for position, line in enumerate(path.read_text(encoding="utf-8").split("\n") if path.exists() else (), start=1):
         if not line:
             continue
         try:
             row = json.loads(line)
             item_id, reply, whose, content = row["id"], row["reply"], row["identity"], row["content"]
+            number = row["number"] if path.name == paths.predictions_file(Path(), SAMPLED).name else None
         except (ValueError, KeyError, TypeError) as error:
             raise EngineError(
                 "--out",
-                f"{path}:{number}: no reply of this command ({error!r})",
+                f"{path}:{position}: no reply of this command ({error!r})",
                 "delete that line, or name another folder",
             ) from error
         if whose != identity:
             raise EngineError(
                 "--out",
-                f"{path}:{number}: the reply of another evaluation ({whose}, not {identity})",
+                f"{path}:{position}: the reply of another evaluation ({whose}, not {identity})",
                 "name another folder",
             )
-        rows[item_id] = (reply, content, line)
+        rows[item_id, number] = (reply, content, line)
     return rows

@@ -4,6 +4,7 @@ each video prepared once."""
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import tempfile
 from collections import Counter
 from collections.abc import Sequence
@@ -24,7 +25,7 @@ from stages.runtime.endpoint.client import NoAnswer, Refused, complete, open_cli
 from stages.runtime.endpoint.pictures import data_url, fitted, jpeg_url
 from stages.runtime.endpoint.settings import EndpointSettings
 from stages.tools.suites.engines.models import MAX_PIXELS_PER_FRAME
-from stages.tools.suites.engines.questions import Answer, Load, OnAnswers, Question, apply_view
+from stages.tools.suites.engines.questions import Answer, Load, OnAnswers, Question, apply_view, seed_of
 
 #: Form of a video in a request: its frames as pictures one after the other, or as one short video
 #: of exactly these frames.
@@ -67,13 +68,17 @@ class EndpointModel:
 
     Args:
         model: its name at the endpoint.
-        seed: sent with each request, and the seed of the frame order of shuffled videos.
+        seed: sent with each request, and the seed of the frame order of shuffled videos. A sampled
+            reply has one of its own, which follows from it.
+        temperature: of sampled replies; 0: none are asked for.
     """
 
-    def __init__(self, model: str, place: EndpointSettings, form: Form, max_new_tokens: int, seed: int) -> None:
+    def __init__(
+        self, model: str, place: EndpointSettings, form: Form, max_new_tokens: int, seed: int, temperature: float = 0.0
+    ) -> None:
         self.usage: Counter[str] = Counter()
         self._model, self._place, self._form = model, place, form
-        self._max_new_tokens, self._seed = max_new_tokens, seed
+        self._max_new_tokens, self._seed, self._temperature = max_new_tokens, seed, temperature
         self._failed_in_a_row = 0
 
     def answer(self, questions: Sequence[Question], pending: set[Question], load: Load, on_answers: OnAnswers) -> None:
@@ -150,9 +155,9 @@ class EndpointModel:
         body = {
             "model": self._model,
             "messages": [{"role": "user", "content": [*content, {"type": "text", "text": question.prompt}]}],
-            "temperature": 0,
+            "temperature": 0 if question.number is None else self._temperature,
             "max_tokens": self._max_new_tokens,
-            "seed": self._seed,
+            "seed": self._seed if question.number is None else _number(seed_of(self._seed, question)),
         }
         try:
             response = await complete(client, self._place, body, self.usage, "evaluation")
@@ -172,6 +177,11 @@ class EndpointModel:
 
     def _skipped(self, question: Question) -> Answer:
         return Answer(question, None, 0, f"not asked, since {self._failed_in_a_row} questions before it got no answer")
+
+
+def _number(seed: str) -> int:
+    """A seed as endpoints take it: below 2 ** 31."""
+    return int.from_bytes(hashlib.sha256(seed.encode()).digest()[:4], "big") >> 1
 
 
 def _read(question: Question, frames: int, response: httpx.Response) -> Answer:

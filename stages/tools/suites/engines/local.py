@@ -3,7 +3,7 @@ for all its questions."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import groupby
 
@@ -11,11 +11,11 @@ from transformers import PreTrainedModel, ProcessorMixin
 
 from stages.domain.core.frames import Frames
 from stages.domain.core.timeline import sample_indices
-from stages.lib.inference.generate import greedy_replies
+from stages.lib.inference.generate import greedy_replies, sampled_replies
 from stages.lib.inference.vision_cache import encode_equal_videos_once
 from stages.lib.models.processor import EncodedPrompt, EncodedVideo, UnfitFramesError, about_video, encode_video
 from stages.lib.video.errors import VideoError
-from stages.tools.suites.engines.questions import Answer, Load, OnAnswers, Question, View, apply_view
+from stages.tools.suites.engines.questions import Answer, Load, OnAnswers, Question, View, apply_view, seed_of
 
 
 class LocalModel:
@@ -23,26 +23,39 @@ class LocalModel:
     its features are cached.
 
     Args:
-        seed: of the frame order of shuffled videos.
+        seed: of the frame order of shuffled videos, and of sampled replies.
+        temperature: of sampled replies; 0: none are asked for.
     """
 
-    def __init__(self, model: PreTrainedModel, processor: ProcessorMixin, max_new_tokens: int, seed: int) -> None:
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        processor: ProcessorMixin,
+        max_new_tokens: int,
+        seed: int,
+        temperature: float = 0.0,
+    ) -> None:
         model.requires_grad_(False)
         encode_equal_videos_once(model)
         self._model, self._processor = model, processor
-        self._max_new_tokens, self._seed = max_new_tokens, seed
+        self._max_new_tokens, self._seed, self._temperature = max_new_tokens, seed, temperature
 
     def answer(
         self, questions: Sequence[Question], pending: set[Question], load: Load, batch_size: int, on_answers: OnAnswers
     ) -> None:
-        """Ask the pending questions, greedily; ``on_answers`` is called after each batch.
+        """Ask the pending questions; ``on_answers`` is called after each batch.
 
         The batches are cut from all ``questions``, whatever is pending: a reply does not depend on
-        where an earlier call was interrupted.
+        where an earlier call was interrupted. Greedy and sampled replies share no batch.
         """
         videos = _Videos(self._processor, load, _room(self._model, self._max_new_tokens), questions, self._seed)
-        for start in range(0, len(questions), batch_size):
-            batch = questions[start : start + batch_size]
+        greedy = [question for question in questions if question.number is None]
+        sampled = [question for question in questions if question.number is not None]
+        for batch in (
+            alike[start : start + batch_size]
+            for alike in (greedy, sampled)
+            for start in range(0, len(alike), batch_size)
+        ):
             if pending.isdisjoint(batch):
                 continue
             prompts: dict[Question, tuple[EncodedPrompt, int]] = {}
@@ -52,15 +65,22 @@ class LocalModel:
                     prompts[question] = videos.prompt(question)
                 except VideoError as error:
                     failed.append(Answer(question, None, 0, str(error)))
-            replies: list[str] = []
-            if prompts:
-                encoded = [prompt for prompt, _ in prompts.values()]
-                replies = greedy_replies(self._model, self._processor, encoded, self._max_new_tokens)
+            replies = self._replies(prompts)
             answered = [
                 Answer(question, reply, frames, "")
                 for (question, (_, frames)), reply in zip(prompts.items(), replies, strict=True)
             ]
             on_answers([answer for answer in (*answered, *failed) if answer.question in pending])
+
+    def _replies(self, prompts: Mapping[Question, tuple[EncodedPrompt, int]]) -> list[str]:
+        """Reply to the prompts of a batch, all greedy or all sampled."""
+        if not prompts:
+            return []
+        encoded = [prompt for prompt, _ in prompts.values()]
+        if next(iter(prompts)).number is None:
+            return greedy_replies(self._model, self._processor, encoded, self._max_new_tokens)
+        seeds = [seed_of(self._seed, question) for question in prompts]
+        return sampled_replies(self._model, self._processor, encoded, seeds, self._max_new_tokens, self._temperature)
 
 
 class _Videos:

@@ -12,16 +12,25 @@ from stages.errors import EndpointError
 
 #: View of a video: as it is, all black, or with its frames in another order.
 View = Literal["video", "blank", "shuffled"]
+#: Kind of a question: its view, or that its reply is sampled, with the video as it is.
+Kind = Literal["video", "blank", "shuffled", "sampled"]
 CONTROLS: tuple[View, ...] = ("blank", "shuffled")
 
 
 class Question(NamedTuple):
-    """``video_key`` identifies the video. Questions with equal ones share one decode."""
+    """``video_key`` identifies the video. Questions with equal ones share one decode. ``number``:
+    of a sampled reply; None: the greedy one."""
 
     item_id: str
     view: View
     video_key: str
     prompt: str
+    number: int | None = None
+
+    @property
+    def kind(self) -> Kind:
+        """Its view, or that its reply is sampled."""
+        return self.view if self.number is None else "sampled"
 
 
 class Answer(NamedTuple):
@@ -52,23 +61,36 @@ def apply_view(frames: Frames, view: View, seed: str) -> Frames:
     return shuffled(frames, seed) if view == "shuffled" else frames
 
 
-def questions(items: Iterable[tuple[str, str, str]], controlled: set[str]) -> list[Question]:
-    """Order the questions: all about one video together, view after view.
+def questions(items: Iterable[tuple[str, str, str]], controlled: set[str], replies: int = 0) -> list[Question]:
+    """Order the questions: all about one video together, view after view; then, in the same order,
+    those whose replies are sampled, so that the batches of the others do not depend on them.
 
     Args:
         items: id, video key and prompt of each.
         controlled: ids that are also asked with the control videos.
+        replies: number of sampled replies to each.
     """
     about: dict[str, list[tuple[str, str]]] = {}
     for item_id, video_key, prompt in items:
         about.setdefault(video_key, []).append((item_id, prompt))
-    return [
+    greedy = [
         Question(item_id, view, video_key, prompt)
         for video_key, prompts in about.items()
         for view in ("video", *CONTROLS)
         for item_id, prompt in prompts
         if view == "video" or item_id in controlled
     ]
+    return greedy + [
+        Question(item_id, "video", video_key, prompt, number)
+        for video_key, prompts in about.items()
+        for item_id, prompt in prompts
+        for number in range(replies)
+    ]
+
+
+def seed_of(seed: int, question: Question) -> str:
+    """Seed of a sampled reply: of no other question, and of no batch."""
+    return f"{seed}/{question.item_id}/{question.number}"
 
 
 def drawn(ids: Sequence[str], count: int | None, seed: int) -> set[str]:

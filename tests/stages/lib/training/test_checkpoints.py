@@ -43,7 +43,7 @@ def test_a_state_knows_all_that_was_saved_before_it(tmp_path: Path, known: Saved
         == {2: {"config.json": 2, "model.safetensors": 2}, 4: {"config.json": 2, "model.safetensors": 4}}
     )
     known = save(tmp_path, 6, known)
-    records = checkpoints.publish(tmp_path / "saved", tmp_path / "state/checkpoint-6", tmp_path / "out", {}, known)
+    records = checkpoints.publish(tmp_path / "saved", tmp_path / "state/checkpoint-6", tmp_path / "out", {}, known, 6)
     assert [record.path for record in records] == ["checkpoint-2", "checkpoint-4", "final"]
     assert not list((tmp_path / "out").rglob("saved.json")), "the list is the trainer's"
 
@@ -59,7 +59,7 @@ def test_the_next_save_and_the_end_see_that_one_is_gone(tmp_path: Path, known: S
     with pytest.raises(CheckpointGone, match=said):
         save(tmp_path, 6, known)
     with pytest.raises(CheckpointGone, match=said):
-        checkpoints.publish(tmp_path / "saved", tmp_path / "state/checkpoint-4", tmp_path / "out", {}, known)
+        checkpoints.publish(tmp_path / "saved", tmp_path / "state/checkpoint-4", tmp_path / "out", {}, known, 4)
     assert not (tmp_path / "out").exists()
 
 
@@ -77,12 +77,12 @@ def test_the_last_state_may_be_what_is_gone(tmp_path: Path, known: Saved) -> Non
         CheckpointGone,
         match=r"checkpoint 4: it was saved by this training and is gone from .*state \(checkpoint-4/trainer_state",
     ):
-        checkpoints.publish(tmp_path / "saved", tmp_path / "state/checkpoint-4", tmp_path / "out", {}, known)
+        checkpoints.publish(tmp_path / "saved", tmp_path / "state/checkpoint-4", tmp_path / "out", {}, known, 4)
     assert not (tmp_path / "out").exists()
 
 
 def test_nothing_is_written_into_a_folder_that_another_process_has_taken_over(tmp_path: Path, known: Saved) -> None:
-    from stages.lib.training.loop import Hooks, _Watch
+    from stages.lib.training.loop import Hooks, _Reporter
 
     def never(*_: object) -> None:
         raise AssertionError
@@ -90,7 +90,9 @@ def test_nothing_is_written_into_a_folder_that_another_process_has_taken_over(tm
     mine = lease.take(tmp_path, "sft@cold-start")
     assert mine is not None
     trainer = SimpleNamespace(accelerator=SimpleNamespace(wait_for_everyone=lambda: None))
-    watch = _Watch(trainer, known, stage="sft@cold-start", scratch=tmp_path, hooks=Hooks(never, never, mine.check))
+    watch = _Reporter(
+        trainer, known, 6, stage="sft@cold-start", scratch=tmp_path, hooks=Hooks(never, never, mine.check)
+    )
     step = SimpleNamespace(global_step=6, max_steps=6, is_world_process_zero=True)
     args, saves = SimpleNamespace(output_dir=str(tmp_path / "state")), SimpleNamespace(should_save=True)
     watch.on_step_end(args, step, saves)

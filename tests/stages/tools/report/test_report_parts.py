@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import yaml
 
 from stages.domain.core.records import Score
-from stages.lib.evaluation.results import PairedGain, RowGain
-from stages.tools.report import curves, dag, replies, scores
+from stages.domain.statistics.metrics import SampledResult
+from stages.lib.evaluation.results import ControlledResult, PairedGain, PolicyScores, RowGain, SampledScores
+from stages.lib.rows.jsonl import write_json
+from stages.params import load_params, parse_params
+from stages.tools.report import curves, dag, replies, scores, watching
 from tests.support.checkout import ROOT
 
 
@@ -91,3 +95,60 @@ def test_a_score_without_a_verdict_is_not_a_zero() -> None:
     said = replies.reply(Score(sample_id="s", task="caption", reply="no form", format_ok=False, reason="HTTP 503"))
     assert said["value"] is None
     assert (said["answer"], said["text"], said["reason"]) == (None, "no form", "HTTP 503")
+
+
+def test_a_watched_row_is_drawn_beside_its_reward_with_what_was_kept(tmp_path: Path) -> None:
+    table = yaml.safe_load((ROOT / "params.yaml").read_text())
+    sampled = {"replies": 4, "temperature": 1.0}
+    watch = {"every": 15, "samples_per_task": 4, "max_new_tokens": 8, "sampled": sampled, "keep": "best"}
+    table["grpo"]["general"]["watch"] = watch
+    params = parse_params(table)
+    plots = tmp_path / "reports/plots"
+    plots.mkdir(parents=True)
+    (plots / "grpo.csv").write_text(
+        "row,step,reward,reward/mcqa,watch/greedy,watch/greedy/mcqa,watch/sampled,watch/pass\n"
+        "bridge,1,0.1,,,,,\n"
+        "general,0,,,0.25,0.5,0.2,0.4\n"
+        "general,1,0.3,0.2,,,,\n"
+        "general,15,0.4,0.3,0.75,1.0,0.5,0.9\n"
+        "general,30,0.5,0.3,0.5,0.5,0.5,0.9\n"
+    )
+    (row,) = watching.of_watching(tmp_path, params)
+    assert (row["name"], row["kept"], row["rewarded"]) == ("general", None, True)
+    assert row["keys"] == [("c1", "greedy"), ("c2", "sampled, mean"), ("c4", "sampled, best of all")]
+    assert [figure["title"] for figure in row["figures"]][:2] == ["mean over tasks", "dark_event_infer"]
+    mean, mcqa = (row["figures"][number]["svg"] for number in (0, 3))
+    assert "step 15, greedy: 0.750" in mean
+    assert "step 15, greedy: 1.000" in mcqa
+    assert mean.count("<polyline") == 5, "the reward twice, as it is and smoothed, and three curves"
+    assert mcqa.count("<polyline") == 3
+    kept = {"keep": "best", "step": 15, "score": 0.75, "last_step": 30, "last_score": 0.5}
+    write_json(tmp_path / "models/general/summary.json", {"kept": kept})
+    (row,) = watching.of_watching(tmp_path, params)
+    assert row["kept"] == kept
+    assert "kept: step 15" in row["figures"][0]["svg"]
+
+
+def test_sampled_replies_stand_below_the_greedy_ones() -> None:
+    params = load_params(ROOT / "params.yaml")
+    ends = {"low": 0.0, "high": 1.0}
+    task = ControlledResult(
+        mean=0.5, **ends, samples=2, unjudged=0, format=1, native=1, blank=0, shuffled=0, blank_high=0, shuffled_high=0
+    )
+    drawn = SampledResult(
+        mean=0.25, **ends, spread=0.1, samples=2, replies=8, unjudged=0, pass_at={4: {"mean": 0.75, **ends}}
+    )
+    several = SampledScores(replies=4, temperature=0.7, mean=0.25, spread=0.1, pass_at={4: 0.75}, tasks={"mcqa": drawn})
+    table = {"row": "x", "digest": "d", "split": "test", "samples": 2, "mean": 0.5, "blank_mean": 0, "format": 1}
+    plain = PolicyScores(**table, shuffled_mean=0, tasks={"mcqa": task})
+    tables = dict.fromkeys(params.evaluation.of, plain) | {"general": plain.model_copy(update={"sampled": several})}
+    rows = scores.sampled_rows(params, tables, ["mcqa"])
+    assert [(row["name"], row["kind"], row["mean"], row["cells"][0]["mean"]) for row in rows] == [
+        ("general", "greedy", 0.5, 0.5),
+        ("general", "mean of 4 at temperature 0.7", 0.25, 0.25),
+        ("general", "pass@4", 0.75, 0.75),
+    ]
+    # As stages write it: without a key where nothing was sampled, and with numbers as keys.
+    assert "sampled" not in plain.model_dump(mode="json", exclude_none=True)
+    written = tables["general"].model_dump_json(exclude_none=True)
+    assert PolicyScores.model_validate_json(written) == tables["general"]

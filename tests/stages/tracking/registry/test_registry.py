@@ -8,11 +8,14 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from io import StringIO
 from pathlib import Path
 
 import pytest
 import yaml
+from rich.console import Console
 
+from flows.console.registry import explanation_table
 from stages.tracking.lineage.lockfile import read_lock
 from stages.tracking.lineage.uri import EXPERIMENT, RUN_FILES, TrackingError
 from stages.tracking.registry.explain import explain
@@ -235,3 +238,33 @@ def test_a_server_takes_the_versions_and_a_clone_with_an_empty_cache_loads_them(
         shutil.rmtree(folder)
     finally:
         mlflow.set_tracking_uri(None)
+
+
+def test_the_candidate_is_the_checkpoint_that_a_watched_training_kept(
+    project: Path, repro: Callable[[Path], None]
+) -> None:
+    kept = {"keep": "best", "step": 5, "score": 0.61, "last_step": 10, "last_score": 0.5}
+    text = (project / "make.py").read_text()
+    for old, new in (
+        ('(5, "checkpoint-5"), (10, "final")', '(5, "final"), (10, "checkpoint-10")'),
+        (
+            '    (out / "checkpoints.jsonl")',
+            f'    (out / "summary.json").write_text(json.dumps({{"kept": {kept!r}}}))\n    (out / "checkpoints.jsonl")',
+        ),
+    ):
+        assert old in text
+        text = text.replace(old, new)
+    (project / "make.py").write_text(text)
+    repro(project)
+    report = register(Session(project))
+    versions = {(version.stage, version.step): version for version in all_versions(open_client(project), MODEL)}
+    best, last = versions["grpo@general", 5], versions["grpo@general", 10]
+    assert (report.candidate, best.final, last.final) == (best.number, True, False)
+    assert best.source.endswith("/final")
+    assert last.source.endswith("/checkpoint-10")
+    assert json.loads(best.tags[TAG + "kept"]) == kept
+    assert best.kept == "best checkpoint, step 5: 0.610 on the validation subset; the last, step 10: 0.500"
+    assert (last.kept, best.scores is not None, last.scores) == (None, True, None)
+    out = Console(width=120, file=StringIO())
+    out.print(explanation_table(explain(Session(project), "candidate")))
+    assert "best checkpoint, step 5: 0.610" in out.file.getvalue()  # type: ignore[attr-defined]

@@ -103,6 +103,19 @@ def test_code_that_dvc_yaml_lists_drops_the_checkpoints(
     assert resumed() is None
 
 
+def test_a_part_of_an_out_has_the_hash_of_that_out(project: Path) -> None:
+    """Its files may be checked out anew, with other times, while the training is interrupted."""
+    edit("dvc.yaml", "data/clips,", "data/clips/validation,")
+    rows = project / "data/clips/validation/rows.jsonl"
+    rows.parent.mkdir(parents=True)
+    rows.write_text("{}")
+    saved = train()
+    os.utime(rows, ns=(1, 1))
+    assert resumed() == saved
+    edit("dvc.lock", "bb.dir", "other.dir")
+    assert resumed() is None
+
+
 def test_a_new_module_in_a_folder_that_is_listed_drops_them() -> None:
     train()
     Path("stages/lib/video/times.py").write_text("NOW = 1\n")

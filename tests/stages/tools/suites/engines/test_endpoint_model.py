@@ -22,7 +22,7 @@ from PIL import Image
 
 from stages.domain.core.frames import Frames
 from stages.lib.video.reader import read_frames
-from stages.params import Params, load_params
+from stages.params import Params, SampledParams, load_params
 from stages.runtime.endpoint import client
 from stages.runtime.endpoint.settings import JudgeError
 from stages.tools.suites.engines.endpoint import _read, content_of
@@ -124,10 +124,9 @@ def model(monkeypatch: pytest.MonkeyPatch) -> Iterator[Model]:
 def ask(root: Path, videos: Path, tmp_path: Path, model: Model) -> Callable[..., dict[str, Any]]:
     params: Params = load_params(root / "params.yaml")
 
-    def asked(each: int, *others: str, controls: int | None = 0) -> dict[str, Any]:
-        given = order(
-            about_colours(tmp_path, each, *others), videos, tmp_path / "out", controls=controls, batch_size=None
-        )
+    def asked(each: int, *others: str, controls: int | None = 0, **changes: Any) -> dict[str, Any]:
+        annotations = about_colours(tmp_path, each, *others)
+        given = order(annotations, videos, tmp_path / "out", controls=controls, batch_size=None, **changes)
         engine = endpoint_engine(params, given, model.url, "eye", "r1", "jpeg")
         return evaluate(root, params, given, engine, baselines=False, against=None)
 
@@ -164,6 +163,27 @@ def test_what_does_not_come_is_asked_again_and_never_scored(
     again = ask(4, "gone", controls=None)
     assert (again.answered, len(again.missing)) == (12, 4)
     assert {text.split(" ? ")[1][0] for text, count in (model.asked - before).items()} == {"1", "2"}
+
+
+def test_sampled_replies_have_a_temperature_and_seeds_of_their_own(
+    ask: Callable[..., dict[str, Any]], model: Model, tmp_path: Path
+) -> None:
+    result = ask(1, sampled=SampledParams(replies=3, temperature=0.7))
+    assert result.answered == 3, "greedy, at temperature 0"
+    sent = [json.loads(body) for body in model.wrong]
+    model.wrong.clear()
+    assert [body["temperature"] for body in sent] == [0.7] * 9
+    seeds = {body["seed"] for body in sent}
+    assert len(seeds) == 9
+    assert all(0 <= seed < 2**31 for seed in seeds)
+    assert result.sampled.answered == 9
+    assert result.sampled.scores["strict"]["accuracy"].pass_at[3].mean == 100
+    # A later call asks for one more of each, and for nothing else.
+    ask(1, sampled=SampledParams(replies=4, temperature=0.7))
+    more = [json.loads(body) for body in model.wrong]
+    model.wrong.clear()
+    assert len(more) == 3
+    assert seeds.isdisjoint(body["seed"] for body in more)
 
 
 def test_an_endpoint_that_is_down_is_not_asked_everything(

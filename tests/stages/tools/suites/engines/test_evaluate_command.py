@@ -50,6 +50,7 @@ def given(folder: Path, videos: Path | None, *more: str) -> list[str]:
         ),
         (("--model", "champion", "--endpoint-video", "mp4"), "--endpoint-video: means nothing without --endpoint"),
         (("--model", "champion", "--controls", "4", "--no-controls"), "--controls, --no-controls: contradict"),
+        (("--model", "champion", "--temperature", "0.7"), "--temperature: means nothing without --sampled"),
     ],
 )
 def test_flags_that_make_no_sense(

@@ -1,0 +1,141 @@
+"""Best checkpoint against the last one: the recipe ``tiny``, its last row watched.
+
+``make bench-keep`` runs it. Fixed before the first run:
+
+**What is trained.** ``tiny`` as it is but for its row ``general``: twice the steps (:data:`STEPS`),
+so that there is something to choose among, a checkpoint each :data:`EVERY` of them, and ``watch``
+with ``keep: best`` on :data:`SAMPLES` validation samples a task. Watching changes no weight, so the
+last checkpoint of the same training is what ``keep: last`` gives: one training a seed has both.
+
+**What is reported**, on the 240 test samples a task that evaluation uses, greedy: the gain of the
+best over the last checkpoint, paired by sample, with an interval over the clips of all seeds and a
+t interval over the seeds' own gains; and by how much the validation score of the choice lies above
+its test score, which is what choosing flatters. A seed that keeps its last step has a gain of 0.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from benchmarks.arms import clone, commit_of, reproduce, run, signed, signed_spread
+from benchmarks.machine import keep
+from stages.domain.core.records import Checkpoint, Score
+from stages.domain.statistics.paired import SampleScore
+from stages.lib.evaluation.results import PolicyScores
+from stages.lib.rows.jsonl import read_json, read_record, read_rows, write_json
+from stages.runtime import paths
+from stages.runtime.machine import measured
+from stages.tools.ablation.results import content_digests
+from stages.tools.ablation.seeds import PolicyPair, pooled_gain
+
+ROW, STEPS, EVERY, SAMPLES = "general", 60, 5, 60
+CONFIDENCE = 0.95
+#: Folder in a clone with the scores of the last checkpoint.
+LAST = "scores-of-last"
+
+
+def seed_params(params: dict[str, Any], seed: int) -> dict[str, Any]:
+    """Parameters of one seed."""
+    table = json.loads(json.dumps(params))
+    watch = {"every": EVERY, "samples_per_task": SAMPLES, "sampled": None, "keep": "best"}
+    watch["max_new_tokens"] = table["evaluation"]["max_new_tokens"]
+    table["grpo"][ROW] |= {"steps": STEPS, "save_steps": EVERY, "watch": watch}
+    return {**table, "recipe": "keep-best", "seed": seed, "ablation": None}
+
+
+def score_last(folder: Path) -> None:
+    """Score the last checkpoint of a clone that has trained, unless it is the one that was kept."""
+    checkpoints = read_rows(folder / paths.model(ROW) / paths.CHECKPOINTS_FILE, Checkpoint)
+    last = max(checkpoints, key=lambda checkpoint: checkpoint.step)
+    if not last.final and not (folder / LAST / paths.SCORES_FILE).is_file():
+        run(folder, "stages", "rescore", "last", str(folder / paths.model(ROW) / last.path), str(folder / LAST))
+
+
+def pair(folder: Path) -> PolicyPair:
+    """Scores of the best and of the last checkpoint."""
+    best = read_rows(paths.predictions_file(folder / paths.scores(ROW)), Score)
+    file = folder / LAST / paths.SAMPLE_SCORES_FILE
+    if not file.is_file():
+        return PolicyPair(best, best, content_digests(folder))
+    rows = read_rows(file, SampleScore)
+    last = [Score(sample_id=row.sample_id, task=row.task, reply="", format_ok=True, value=row.value) for row in rows]
+    return PolicyPair(best, last, content_digests(folder))
+
+
+def measure(work: Path, seeds: Sequence[int]) -> dict[str, Any]:
+    folders = {seed: work / str(seed) for seed in seeds}
+    mean, tasks = pooled_gain([pair(folder) for folder in folders.values()], CONFIDENCE)
+    rows = []
+    for seed, folder in folders.items():
+        kept = read_json(folder / paths.model(ROW) / paths.SUMMARY_FILE)["kept"]
+        best = read_record(folder / paths.scores(ROW) / paths.SCORES_FILE, PolicyScores).mean
+        file = folder / LAST / paths.SCORES_FILE
+        last = read_record(file, PolicyScores).mean if file.is_file() else best
+        rows.append({"seed": seed, **kept, "test": best, "last_test": last})
+    return {
+        "measured": measured("torch", "transformers", "trl"),
+        "commit": commit_of(next(iter(folders.values()))),
+        "rows": rows,
+        "gain": mean.clips.model_dump(),
+        "over_seeds": None if mean.over_seeds is None else [mean.over_seeds.low, mean.over_seeds.high],
+        "tasks": {task: gain.clips.model_dump() for task, gain in tasks.items()},
+    }
+
+
+def table(result: dict[str, Any]) -> list[str]:
+    """Format the result as two Markdown tables."""
+    lines = [f"{result['measured']} Commit {result['commit'][:12]}.", ""]
+    lines += ["| seed | kept step | validation, kept | test, kept | validation, last | test, last |", "|---" * 6 + "|"]
+    for row in result["rows"]:
+        numbers = " | ".join(f"{row[key]:.3f}" for key in ("score", "test", "last_score", "last_test"))
+        lines.append(f"| {row['seed']} | {row['step']} of {row['last_step']} | {numbers} |")
+    tasks = result["tasks"]
+    lines += ["", f"| best - last | {' | '.join(tasks)} | mean over tasks | t interval over seeds |"]
+    lines += ["|---" * (len(tasks) + 3) + "|"]
+    cells = " | ".join(signed(gain) for gain in tasks.values())
+    lines.append(f"| | {cells} | **{signed(result['gain'])}** | {signed_spread(result['over_seeds'])} |")
+    return lines
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.keep_best", description=(__doc__ or "").split("\n\n")[0]
+    )
+    parser.add_argument("--seeds", default="51,52,53", help="each has a corpus of its own (default: %(default)s)")
+    parser.add_argument("--jobs", type=int, default=2, help="seeds at a time, one core each (default: %(default)s)")
+    parser.add_argument("--work", type=Path, default=Path(".vidbridge/bench-keep"), help="where the clones live")
+    parser.add_argument("--recipe", default="tiny", help="for a trial: smoke (default: %(default)s)")
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/keep-best.json"))
+    arguments = parser.parse_args()
+    root, work = Path.cwd(), arguments.work.resolve()
+    seeds = [int(seed) for seed in arguments.seeds.split(",")]
+    work.mkdir(parents=True, exist_ok=True)
+    params = yaml.safe_load((root / f"infra/recipes/{arguments.recipe}.yaml").read_text(encoding="utf-8"))
+
+    def finish(seed: int) -> None:
+        folder = work / str(seed)
+        print(f"seed {seed}: see {folder / 'repro.log'}", flush=True)
+        clone(root, folder, seed_params(params, seed))
+        reproduce(folder, "summary")
+        score_last(folder)
+
+    with ThreadPoolExecutor(arguments.jobs) as pool:
+        for finished in [pool.submit(finish, seed) for seed in seeds]:
+            finished.result()
+    result = measure(work, seeds)
+    write_json(arguments.out, json.loads(json.dumps(result)))
+    keep(table(result), arguments.out.with_suffix(".md"))
+    print("\n".join(table(result)))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Validation while training: a held-out subset that the policy in training answers."""
