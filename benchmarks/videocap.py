@@ -57,7 +57,7 @@ from typing import Any
 import numpy as np
 import yaml
 
-from benchmarks.arms import clone, commit_of, over_seeds, reproduce, signed, signed_spread, stage_cost
+from benchmarks.learning.arms import clone, commit_of, over_seeds, reproduce, signed, signed_spread, stage_cost
 from benchmarks.machine import keep
 from stages.domain.core.records import Sample, Score, Verdict
 from stages.domain.core.replies import parse_reply

@@ -182,7 +182,7 @@ class Params(Table):
     def _watches_by_the_same_scores(self) -> Params:
         for name, row in self.sft.items():
             if row.watch is not None:
-                row.watch.check_same(name, self.judge, self.rewards)
+                row.watch.check_same(name, row.trained_tasks, self.judge, self.rewards)
         return self
 
     @model_validator(mode="after")

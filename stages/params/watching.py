@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Literal
 
 from pydantic import Field
 
 from stages.domain.tasks.rewards import RewardRules
 from stages.params.judging import JudgeParams
+from stages.params.own_tasks import own_code
 from stages.params.types import Positive, Table
 
 
@@ -58,14 +60,17 @@ class WatchParams(Table):
 
 
 class SftWatchParams(WatchParams):
-    """Of an SFT row: with the judge and the rewards, repeated here, so that only a row that is
-    watched depends on them."""
+    """Of an SFT row: with the judge, the rewards and the code of own tasks, repeated here, so that
+    only a row that is watched depends on them."""
 
     judge: JudgeParams
     rewards: RewardRules
+    #: Digest of the project's folder of tasks, if the row trains a task of the project's own: an
+    #: error says which it is. null: it trains none.
+    own_tasks: str | None
 
-    def check_same(self, name: str, judge: JudgeParams, rewards: RewardRules) -> None:
-        """Check that the scores are those of evaluation.
+    def check_same(self, name: str, tasks: Collection[str], judge: JudgeParams, rewards: RewardRules) -> None:
+        """Check that the scores of ``tasks`` are those of evaluation.
 
         Raises:
             ValueError: with field, value and remedy.
@@ -76,3 +81,7 @@ class SftWatchParams(WatchParams):
                     f"sft.{name}.watch.{key}: differs from `{key}`, and the curve is to be in the scores of evaluation;"
                     f" write the same there (`{key}: &{key} {{...}}` where it stands first, `{key}: *{key}` afterwards)"
                 )
+        if self.own_tasks != (code := own_code(tasks)):
+            there = "null" if code is None else repr(code)
+            problem = "no task that it trains is the project's own" if code is None else "the code of its tasks differs"
+            raise ValueError(f"sft.{name}.watch.own_tasks: {self.own_tasks!r}, and {problem}; write {there}")

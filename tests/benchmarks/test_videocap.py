@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from benchmarks import videocap
-from benchmarks.arms import over_seeds
+from benchmarks.learning.arms import over_seeds
 from stages.domain.core.records import Clip, Event, Sample, Score, Span, Subject
 from stages.domain.core.replies import render_reply
 from stages.domain.tasks import structured_caption

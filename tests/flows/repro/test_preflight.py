@@ -95,6 +95,24 @@ def test_a_full_row_needs_room_for_its_masters_and_states(
     assert disk_need_gb(parse_params(raw), plan) == pytest.approx(1.0 + written)
 
 
+def test_a_watched_cold_start_needs_the_judge_s_model(tmp_path: Path) -> None:
+    raw = yaml.safe_load(RECIPE.read_text(encoding="utf-8"))
+    raw["judge"] = {"kind": "entailment", "model": str(tmp_path / "none"), "revision": "1", "threshold": 0.5}
+    raw["judge"]["max_unavailable"] = 0.0
+    watch = {"every": 550, "samples_per_task": 4, "max_new_tokens": 8, "sampled": None, "keep": "last"}
+    watch |= {"judge": raw["judge"], "rewards": raw["rewards"], "own_tasks": None}
+    plan = Plan("sft@cold-start", (PlanStep("sft@cold-start", "will run", (), (), (), StageMeta()),))
+
+    def found() -> list[str]:
+        (tmp_path / "params.yaml").write_text(yaml.safe_dump(raw))
+        return [str(one) for one in problems(Session(tmp_path), plan) if one.field.startswith("judge")]
+
+    assert found() == []
+    raw["sft"]["cold-start"]["watch"] = watch
+    (problem,) = found()
+    assert str(tmp_path / "none") in problem
+
+
 def test_a_writer_needs_the_endpoint_when_samples_are_made(monkeypatch: pytest.MonkeyPatch) -> None:
     raw = yaml.safe_load(RECIPE.read_text(encoding="utf-8"))
     monkeypatch.delenv("VIDBRIDGE_JUDGE_URL", raising=False)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from stages.domain.core.records import Sample
 from stages.domain.core.replies import render_reply
@@ -279,6 +280,31 @@ def test_scores_by_another_reward_are_of_another_evaluation(root: Path) -> None:
     (root / "tasks/count.py").write_text((root / "tasks/count.py").read_text() + "# a remark\n")
     with loaded(root) as params:
         assert evaluation_digest(params, [SAMPLES["mcqa"]]) == ours
+
+
+def test_a_watched_cold_start_depends_on_the_code_that_scores_it(root: Path) -> None:
+    table = yaml.safe_load((root / "params.yaml").read_text())
+    watch = {"every": 150, "samples_per_task": 4, "max_new_tokens": 8, "sampled": None, "keep": "best"}
+    watch |= {"judge": table["judge"], "rewards": table["rewards"], "own_tasks": None}
+    table["sft"]["cold-start"]["watch"] = watch
+
+    def wanted() -> str:
+        (root / "params.yaml").write_text(yaml.safe_dump(table))
+        with (
+            pytest.raises(
+                ParamsError, match=r"watch\.own_tasks: .*, and the code of its tasks differs.*; write '"
+            ) as raised,
+            loaded(root),
+        ):
+            pass
+        return str(raised.value).rpartition("; write ")[2].strip("'")
+
+    watch["own_tasks"] = before = wanted()
+    (root / "params.yaml").write_text(yaml.safe_dump(table))
+    with loaded(root) as params:
+        assert set(params.sft["cold-start"].trained_tasks) == {"count", "grounding", "ocr"}
+    edit(root / "tasks/count.py", ("<= truth.error", "< truth.error"))
+    assert wanted() != before
 
 
 def test_rows_without_the_new_fields_are_what_they_were() -> None:

@@ -56,10 +56,15 @@ def tiny() -> dict[str, Any]:
 def test_an_sft_row_is_watched_by_the_scores_of_evaluation() -> None:
     table = tiny()
     row = table["sft"]["cold-start"]
-    row["watch"] = WATCH | {"every": 550, "judge": table["judge"], "rewards": table["rewards"]}
+    row["watch"] = WATCH | {"every": 550, "judge": table["judge"], "rewards": table["rewards"], "own_tasks": None}
     assert parse_params(table).sft["cold-start"].watch is not None
     row["watch"]["judge"] = table["judge"] | {"full_share": 0.9}
     with pytest.raises(ParamsError, match=r"sft\.cold-start\.watch\.judge: differs from `judge`.*write the same there"):
+        parse_params(table)
+    row["watch"] |= {"judge": table["judge"], "own_tasks": "0f"}
+    with pytest.raises(
+        ParamsError, match=r"watch\.own_tasks: '0f', and no task that it trains is the project's own.*; write null"
+    ):
         parse_params(table)
     with pytest.raises(ValidationError, match=r"judge\n  Field required"):
         sft_row(watch=WATCH)
@@ -79,7 +84,7 @@ def test_the_small_version_of_a_watched_recipe_is_watched(monkeypatch: pytest.Mo
     sampled = {"replies": 64, "temperature": 0.7}
     table["recipe"] = "mine"
     table["grpo"]["general"]["watch"] = WATCH | {"every": 15, "sampled": sampled}
-    own = {"judge": table["judge"], "rewards": table["rewards"]}
+    own = {"judge": table["judge"], "rewards": table["rewards"], "own_tasks": None}
     table["sft"]["cold-start"]["watch"] = WATCH | own | {"every": 550}
     table["evaluation"]["sampled"] = sampled
     folder = tmp_path / "infra/recipes"

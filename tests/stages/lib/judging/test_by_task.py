@@ -14,6 +14,8 @@ from flows.costs.calls import calls_of
 from flows.costs.rates import Rates
 from flows.repro.preflight import endpoints
 from flows.repro.steps import Plan, PlanStep, StageMeta
+from stages.domain.core.frames import Frames
+from stages.domain.core.records import Sample
 from stages.domain.core.replies import render_reply
 from stages.domain.tasks.rewards import Referee
 from stages.grpo.rewards import JudgedRewards
@@ -22,12 +24,15 @@ from stages.lib.judging.build import held_out_of, referee_of
 from stages.lib.judging.embedder import LexicalEmbedder
 from stages.lib.judging.endpoint import EndpointJudge
 from stages.lib.judging.rule import RuleJudge
+from stages.lib.validation.watch import watch_of
 from stages.params import Params, ParamsError, parse_params
 from stages.runtime.endpoint.settings import JudgeError
 from stages.tools.suites.examiner import EndpointExaminer, RuleExaminer, examiner_of
 from tests.support.builders import SAMPLES, rules
 from tests.support.checkout import ROOT
 from tests.support.judges.server import KEY, Fault, JudgeServer, judge_server
+from tests.support.training.tiny import grpo_row
+from tests.support.training.watched import settings
 
 RULE = {"kind": "rule", "full_share": 0.8, "partial_share": 0.4}
 READER = {
@@ -37,10 +42,14 @@ READER = {
 DARK, TOLD, STRUCTURED = SAMPLES["dark_event_infer"], SAMPLES["caption"], SAMPLES["structured_caption"]
 
 
-def planned(params: Params, root: Path) -> dict[str, int | None]:
+def planned(params: Params, root: Path, stage: str = "evaluate@base") -> dict[str, int | None]:
     meta = StageMeta(kind="evaluate", retries=0, timeout_s=1, warm=False)
-    plan = Plan("summary", (PlanStep("evaluate@base", "will run", (), (), (), meta),))
-    return {call.who: call.at_most for call in calls_of(root, params, plan)["evaluate@base"]}
+    plan = Plan("summary", (PlanStep(stage, "will run", (), (), (), meta),))
+    return {call.who: call.at_most for call in calls_of(root, params, plan)[stage]}
+
+
+def never_called(sample: Sample) -> Frames:
+    raise AssertionError(sample)
 
 
 def parsed(judge: dict[str, Any], **changes: Any) -> Params:
@@ -131,6 +140,41 @@ def test_a_step_may_lack_what_its_judges_allow_in_their_shares(server: JudgeServ
     score_replies([TOLD], [render_reply("x", "y")], referee, rules())
     with pytest.raises(JudgeUnavailableError, match=r"2 of 16 .* 6% are allowed; last error: HTTP 503.*JUDGE_URL"):
         check_step(referee, weights, 2, 16, "a step")
+
+
+def test_a_measurement_may_lack_what_the_judges_of_its_tasks_allow() -> None:
+    params = parsed(by_task(RULE, caption=READER))
+    row = grpo_row(watch=settings())
+    watch = watch_of(
+        row,
+        [DARK, DARK, DARK, TOLD],
+        label="grpo@bridge",
+        texts=params.prompt,
+        load=never_called,
+        referee=referee_of(params),
+        rules=params.rewards,
+        batch_size=4,
+        seed=1,
+    )
+    assert watch is not None
+    asking = watch.measure.args[0]  # type: ignore[attr-defined]
+    asking.check(1, 16, "a measurement")  # a quarter of the samples at .25: a sixteenth
+    with pytest.raises(JudgeUnavailableError, match=r"a measurement: 2 of 16 .* 6% are allowed"):
+        asking.check(2, 16, "a measurement")
+
+
+def test_the_plan_counts_watched_and_sampled_replies_by_judge(tmp_path: Path) -> None:
+    both = by_task({**READER, "model": "other"}, caption=READER, structured_caption=READER)
+    raw = parsed(both).model_dump(mode="json")
+    sampled = {"replies": 4, "temperature": 1.0}
+    watch = {"every": 550, "samples_per_task": 10, "max_new_tokens": 8, "sampled": sampled, "keep": "last"}
+    raw["evaluation"]["sampled"] = sampled
+    raw["sft"]["cold-start"]["watch"] = watch | {"judge": both, "rewards": raw["rewards"], "own_tasks": None}
+    watched = parse_params(raw)
+    assert planned(watched, tmp_path) == {"judge": 7 * 240 * 2, "judge_caption": 7 * 240 * (22 + 11)}
+    # At steps 0, 550 and 1100, a greedy reply and four sampled ones to each of ten samples a task.
+    assert planned(watched, tmp_path, "sft@cold-start") == {"judge": 3 * 50 * 2, "judge_caption": 3 * 50 * (22 + 11)}
+    assert watched.sft["cold-start"].steps == 1100
 
 
 def test_the_plan_counts_questions_by_judge(tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ from typing import Any
 
 import yaml
 
-from benchmarks.arms import clone, commit_of, reproduce, run, signed, signed_spread
+from benchmarks.learning.arms import clone, commit_of, reproduce, run, signed, signed_spread
 from benchmarks.machine import keep
 from stages.domain.core.records import Checkpoint, Score
 from stages.domain.statistics.paired import SampleScore
@@ -107,7 +107,7 @@ def table(result: dict[str, Any]) -> list[str]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.keep_best", description=(__doc__ or "").split("\n\n")[0]
+        prog="python -m benchmarks.learning.keep_best", description=(__doc__ or "").split("\n\n")[0]
     )
     parser.add_argument("--seeds", default="51,52,53", help="each has a corpus of its own (default: %(default)s)")
     parser.add_argument("--jobs", type=int, default=2, help="seeds at a time, one core each (default: %(default)s)")

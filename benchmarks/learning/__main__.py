@@ -32,7 +32,7 @@ from typing import Any
 import numpy as np
 import yaml
 
-from benchmarks.arms import clone, commit_of, reproduce, signed, signed_spread
+from benchmarks.learning.arms import clone, commit_of, reproduce, signed, signed_spread
 from stages.domain.core.records import Score
 from stages.domain.core.replies import parse_reply
 from stages.domain.statistics.metrics import task_results

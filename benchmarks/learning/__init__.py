@@ -1,0 +1,1 @@
+"""Trainings with several seeds: what GRPO adds, and which checkpoint to keep."""
