@@ -43,7 +43,14 @@ def main(*arguments: str) -> int:
         loader, referee = frame_loader(params, partial(fit_of, policy)), referee_of(params)
         samples = load_samples("train", row.trained_tasks, Path(row.samples))
         examples = [
-            Example(s.sample_id, s.task, sample_prompt(s, params.prompt), None, partial(loader.load, s))
+            Example(
+                s.sample_id,
+                s.task,
+                sample_prompt(s, params.prompt),
+                None,
+                partial(loader.load, s),
+                partial(loader.outline, s),
+            )
             for s in samples
         ]
         held_out = held_out_of(params, referee)

@@ -26,7 +26,8 @@ from stages.lib.models.rendering import check_trainable
 from stages.lib.training.loop import Hooks, count_parameters, settings, train, trained, weights_precision
 from stages.lib.training.lora import adapters
 from stages.lib.training.mixture import Example, draw
-from stages.params import GrpoRow, TaskScaleParams
+from stages.lib.training.prompt_length import short_enough
+from stages.params import CispoLoss, GrpoRow, SapoLoss, TaskScaleParams
 from stages.runtime import distributed
 
 #: Maximum size of the processed videos that are cached for prompts that repeat.
@@ -64,13 +65,13 @@ def train_grpo(
         the step it resumed from.
 
     Raises:
+        InputError: a task whose prompts are all longer than `max_prompt_tokens`.
         ValueError: sample ids that repeat, a task without examples, a batch that cannot be divided
             among the processes, a save in the middle of the updates on one generation; a chat
             template that ends thinking before a reply; a target of adapters that is not in the
             model.
     """
     use_threads()
-    by_id = {example.sample_id: example for example in examples}
     ranks = distributed.placement().ranks
     _check(examples, row, ranks)
     completions = row.prompts_per_step * row.rollouts
@@ -78,12 +79,14 @@ def train_grpo(
         "grpo prompts_per_step x rollouts", completions, row.completions_per_device, ranks
     )
     generations = math.ceil(row.steps / row.iterations)
-    order = draw(examples, row.tasks, generations * row.prompts_per_step, f"{seed}/{stage}/order")
     # Before the model: with ZeRO-3 alive, loading scatters the weights at once instead of holding a
     # copy in each process.
     args = _config(row, seed=seed, scratch=scratch, per_device=per_device, rounds=rounds)
     model, processor = load_model(model_folder, weights_precision(row))
     check_trainable(processor)
+    short = short_enough(processor, examples, row, stage, args.process_index)
+    examples, by_id = short.examples, {example.sample_id: example for example in short.examples}
+    order = draw(examples, row.tasks, generations * row.prompts_per_step, f"{seed}/{stage}/order")
     freeze(model, row.freeze)
     parameters = count_parameters(model.parameters())
     trainer = VideoGRPOTrainer(
@@ -94,6 +97,8 @@ def train_grpo(
         pool=_prompt_pool(examples, row, generations, f"{seed}/{stage}/reserve") if row.resample_rounds else None,
         controls=_controls(by_id, row, f"{seed}/{stage}", per_device),
         rollout_log=rollout_log,
+        overlong=row.overlong,
+        rates=row.learning_rates,
         model=model,
         args=args,
         train_dataset=datasets.Dataset.from_dict({"prompt": [examples[index].sample_id for index in order]}),
@@ -109,12 +114,15 @@ def train_grpo(
         "distinct_prompts": len(set(order)),
         "completions": len(order) * row.rollouts,
         "tasks": dict(sorted(tasks.items())),
+        **short.summary(),
         "parameters": parameters,
         "trained_parameters": count_parameters(trained(trainer.model)),
     }
     result = train(trainer, stage=stage, steps=row.steps, scratch=scratch, out=out, summary=summary, hooks=hooks)
-    if rollout_log is not None and trainer.accelerator.is_main_process:
-        rollout_log.collect(out)
+    if trainer.accelerator.is_main_process:
+        short.save(out)
+        if rollout_log is not None:
+            rollout_log.collect(out)
     return result
 
 
@@ -150,19 +158,36 @@ def _config(row: GrpoRow, *, seed: int, scratch: Path, per_device: int, rounds: 
         num_generations=row.rollouts,
         max_completion_length=row.max_completion_tokens,
         temperature=row.temperature,
-        loss_type=row.loss,
+        **_loss(row),
         # Where tasks have scales of their own, TRL's advantages are replaced.
         scale_rewards="none" if isinstance(row.scale_rewards, TaskScaleParams) else row.scale_rewards,
         multi_objective_aggregation="normalize_then_sum" if row.aggregation == "normalise" else "sum_then_normalize",
         importance_sampling_level=row.importance,
         beta=row.beta,
-        epsilon=row.epsilon,
-        epsilon_high=row.epsilon_high,
+        mask_truncated_completions=row.mask_truncated,
         num_iterations=row.iterations,
         # The order of prompts was drawn above.
         shuffle_dataset=False,
         **engine_settings(rollout_engine()),
     )
+
+
+def _loss(row: GrpoRow) -> dict[str, Any]:
+    """Keyword arguments of TRL's configuration for the loss of a row."""
+    entropy = {} if row.entropy is None else {
+        "entropy_coef": row.entropy.bonus,
+        "top_entropy_quantile": row.entropy.top_share,
+    }  # fmt: skip
+    if isinstance(row.loss, CispoLoss):
+        return {**entropy, "loss_type": "cispo", "epsilon_high": row.loss.cispo_ceiling}
+    if isinstance(row.loss, SapoLoss):
+        temperatures = {
+            "sapo_temperature_pos": row.loss.sapo_positive,
+            "sapo_temperature_neg": row.loss.sapo_negative,
+        }
+        return {**entropy, "loss_type": "sapo", **temperatures}
+    clipping = {"epsilon": row.epsilon, "epsilon_high": row.epsilon_high, "delta": row.delta}
+    return {**entropy, "loss_type": row.loss, **clipping}
 
 
 def _controls(by_id: Mapping[str, Example], row: GrpoRow, seed: str, batch_size: int) -> Controls | None:

@@ -11,14 +11,25 @@ from stages.params.judging import (
     TraceParams,
     WriterParams,
 )
+from stages.params.losses import CispoLoss, EntropyParams, MixedPolicy, SapoLoss
 from stages.params.models import Family, ModelParams, PretrainedModelParams, TinyModelParams
 from stages.params.root import Params, load_params, parse_params
-from stages.params.training import VISION_TARGET, GrpoRow, LoraParams, SftRow, TaskScaleParams, TrainingRow
+from stages.params.training import (
+    VISION_TARGET,
+    GrpoRow,
+    LearningRates,
+    LoraParams,
+    SftRow,
+    TaskScaleParams,
+    TrainingRow,
+)
 from stages.params.types import ParamsError, Precision
 
 __all__ = [
     "VISION_TARGET",
+    "CispoLoss",
     "CorpusParams",
+    "EntropyParams",
     "EventParams",
     "ExcludedVideo",
     "Family",
@@ -29,7 +40,9 @@ __all__ = [
     "HeldOutJudgeParams",
     "IngestParams",
     "JudgeParams",
+    "LearningRates",
     "LoraParams",
+    "MixedPolicy",
     "ModelParams",
     "OpenAIJudgeParams",
     "Params",
@@ -37,6 +50,7 @@ __all__ = [
     "Precision",
     "PretrainedModelParams",
     "RuleJudgeParams",
+    "SapoLoss",
     "SftRow",
     "SynthesizeParams",
     "TaskScaleParams",

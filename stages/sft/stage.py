@@ -35,7 +35,14 @@ def main(*arguments: str) -> int:
         loader = frame_loader(params, partial(fit_of, policy))
         samples = load_samples("train", row.tasks)
         examples = [
-            Example(s.sample_id, s.task, sample_prompt(s, params.prompt), reply, partial(loader.load, s))
+            Example(
+                s.sample_id,
+                s.task,
+                sample_prompt(s, params.prompt),
+                reply,
+                partial(loader.load, s),
+                partial(loader.outline, s),
+            )
             for s in samples
             if (reply := teach(s, row, params.seed)) is not None
         ]

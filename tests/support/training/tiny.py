@@ -80,6 +80,8 @@ _SHARED: dict[str, Any] = {
     "gradient_checkpointing": False,
     "freeze": [],
     "lora": None,
+    "learning_rates": None,
+    "max_prompt_tokens": None,
 }
 
 
@@ -120,6 +122,11 @@ def grpo_row(**changes: Any) -> GrpoRow:
         "epsilon": 0.2,
         "epsilon_high": 0.2,
         "iterations": 1,
+        "delta": None,
+        "entropy": None,
+        "mask_truncated": False,
+        "overlong": None,
+        "mixed": None,
     }
     return GrpoRow.model_validate({**_SHARED, **values, **changes})
 
