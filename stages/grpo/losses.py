@@ -9,7 +9,7 @@ entropy mask is computed once for all rollouts of a generation, from the policy 
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from trl import GRPOConfig
@@ -24,6 +24,13 @@ HIGH, HIGH_TOKENS = "high_entropy", "num_high_entropy"
 TIED = 1e-4
 
 
+class Passed(NamedTuple):
+    """What a pass over replies gives for each token, [replies, tokens]."""
+
+    logps: torch.Tensor
+    entropies: torch.Tensor | None
+
+
 class LossesOfAGeneration(TakesVideos):
     """:class:`TakesVideos` whose losses do not depend on how rollouts are dealt to devices.
 
@@ -35,9 +42,14 @@ class LossesOfAGeneration(TakesVideos):
         super().__init__(args=args, **kwargs)
         self.loss_type = "dapo" if args.loss_type == "bnpo" else args.loss_type
         self._entropy_bonus_enabled = False  # TRL's; ours is added in `_compute_loss`
-        #: Log-probabilities and entropies of the latest pass.
-        self._latest: tuple[torch.Tensor, torch.Tensor | None] | None = None
+        self._latest: Passed | None = None
         self._high_BT: torch.Tensor | None = None
+
+    @property
+    def latest(self) -> Passed:
+        """The latest pass over replies."""
+        assert self._latest is not None
+        return self._latest
 
     @property
     def _rows_without_advantage_teach(self) -> bool:
@@ -82,20 +94,25 @@ class LossesOfAGeneration(TakesVideos):
 
     def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> torch.Tensor:
         self._high_BT = inputs.get(HIGH)
-        loss: torch.Tensor = super()._compute_loss(model, inputs)
-        assert self._latest is not None
-        (_, entropies_BT), self._latest = self._latest, None
+        loss = self._policy_loss(model, inputs)
         if self.entropy_coef:
             mask_BT, tokens = inputs["completion_mask"], inputs["num_items_in_batch"]
             if self._high_BT is not None:
                 mask_BT, tokens = mask_BT * self._high_BT, inputs[HIGH_TOKENS]
+            entropies_BT = self.latest.entropies
             assert entropies_BT is not None
             loss = loss - self.entropy_coef * (entropies_BT * mask_BT).sum() / self._share_of(tokens)
+        self._latest = None  # and with it the pass that gradients are taken of
+        return loss
+
+    def _policy_loss(self, model: Any, inputs: dict[str, Any]) -> torch.Tensor:
+        """TRL's loss, without an entropy bonus."""
+        loss: torch.Tensor = super()._compute_loss(model, inputs)
         return loss
 
     def _get_per_token_logps_and_entropies(self, *args: Any, **kwargs: Any) -> Any:
         passed = super()._get_per_token_logps_and_entropies(*args, **kwargs)
-        self._latest = passed[:2]
+        self._latest = Passed(*passed[:2])
         return passed
 
     def _share_of(self, tokens: torch.Tensor) -> torch.Tensor:

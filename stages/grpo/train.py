@@ -12,16 +12,18 @@ import datasets
 from transformers import ProcessorMixin
 from trl import GRPOConfig
 
+from stages.errors import InputError
 from stages.grpo.advantages import TaskScales
 from stages.grpo.controls import Controls, changed_item
-from stages.grpo.engine import engine_settings, rollout_engine, vllm_request
+from stages.grpo.engine import EngineError, engine_settings, rollout_engine, vllm_request
+from stages.grpo.mixed import Written
 from stages.grpo.resampling import PromptPool
 from stages.grpo.rollout_log import RolloutLog
 from stages.grpo.step import Rewards
 from stages.grpo.trainer import VideoGRPOTrainer
 from stages.grpo.video import Encode
 from stages.lib.models.load import freeze, load_model, use_threads
-from stages.lib.models.processor import EncodedPrompt, encode_prompts
+from stages.lib.models.processor import EncodedPrompt, encode_prompts, reply_ids
 from stages.lib.models.rendering import check_trainable
 from stages.lib.training.loop import Hooks, count_parameters, settings, train, trained, weights_precision
 from stages.lib.training.lora import adapters
@@ -47,8 +49,8 @@ def train_grpo(
     hooks: Hooks,
     rollout_log: RolloutLog | None = None,
 ) -> dict[str, Any]:
-    """Train the model in `model_folder` by GRPO on the examples' prompts (their replies are not
-    used), and write the stage's out.
+    """Train the model in `model_folder` by GRPO on the examples' prompts (and, under a mixed
+    policy, their replies), and write the stage's out.
 
     An optimiser step sees `prompts_per_step` prompts x `rollouts` completions over all processes,
     all of them generated at once. `scratch` may hold state of an earlier, interrupted call with the
@@ -86,6 +88,7 @@ def train_grpo(
     check_trainable(processor)
     short = short_enough(processor, examples, row, stage, args.process_index)
     examples, by_id = short.examples, {example.sample_id: example for example in short.examples}
+    written = _written(processor, examples, row, stage)
     order = draw(examples, row.tasks, generations * row.prompts_per_step, f"{seed}/{stage}/order")
     freeze(model, row.freeze)
     parameters = count_parameters(model.parameters())
@@ -98,6 +101,7 @@ def train_grpo(
         controls=_controls(by_id, row, f"{seed}/{stage}", per_device),
         rollout_log=rollout_log,
         overlong=row.overlong,
+        written=written,
         rates=row.learning_rates,
         model=model,
         args=args,
@@ -115,6 +119,7 @@ def train_grpo(
         "completions": len(order) * row.rollouts,
         "tasks": dict(sorted(tasks.items())),
         **short.summary(),
+        **({} if written is None else {"prompts_with_a_written_reply": len(written.replies)}),
         "parameters": parameters,
         "trained_parameters": count_parameters(trained(trainer.model)),
     }
@@ -170,6 +175,33 @@ def _config(row: GrpoRow, *, seed: int, scratch: Path, per_device: int, rounds: 
         shuffle_dataset=False,
         **engine_settings(rollout_engine()),
     )
+
+
+def _written(processor: ProcessorMixin, examples: Sequence[Example], row: GrpoRow, stage: str) -> Written | None:
+    """Tokenise the written replies of a row with a mixed policy; None for other rows. A reply is
+    never cut: one that is too long for a rollout is not used.
+
+    Raises:
+        EngineError: vLLM generates, whose log-probabilities written replies do not have.
+        InputError: no example has a reply that is short enough.
+    """
+    if row.mixed is None:
+        return None
+    if rollout_engine() == "vllm":
+        raise EngineError(
+            "VIDBRIDGE_ROLLOUT_ENGINE",
+            f"vllm has no log-probabilities of the written replies of {stage}",
+            "set hf, or write mixed null",
+        )
+    ids = {e.sample_id: reply_ids(processor, e.reply) for e in examples if e.reply is not None}
+    replies = {key: tokens for key, tokens in ids.items() if len(tokens) <= row.max_completion_tokens}
+    if not replies:
+        raise InputError(
+            f"{stage} mixed",
+            f"{len(ids)} of {len(examples)} samples have a trace, none of at most {row.max_completion_tokens} tokens",
+            "have traces written, raise max_completion_tokens, or write mixed null",
+        )
+    return Written(row.mixed.gamma, replies)
 
 
 def _loss(row: GrpoRow) -> dict[str, Any]:

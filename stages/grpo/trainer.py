@@ -18,7 +18,7 @@ from stages.domain.rl.rollouts import Rollout
 from stages.domain.rl.shaping import OverlongPenalty, overlong_paid
 from stages.grpo.advantages import TaskScales, normalised, scaled, summed, with_advantage
 from stages.grpo.controls import CONTRAST, VIEWS, Controls, View, contrast_of
-from stages.grpo.losses import LossesOfAGeneration
+from stages.grpo.mixed import MixesPolicies
 from stages.grpo.resampling import PromptPool, dead_groups, replace_groups
 from stages.grpo.rollout_log import RolloutLog
 from stages.grpo.step import Rewards, Round, StepScores
@@ -50,10 +50,10 @@ def paid_column(objective: str, *, paid: Sequence[Mapping[str, float | None]], *
     return [row[objective] for row in paid]
 
 
-class VideoGRPOTrainer(Resumes, RatesOfParts, LossesOfAGeneration):
+class VideoGRPOTrainer(Resumes, RatesOfParts, MixesPolicies):
     """Trainer of a GRPO row.
 
-    Args (beside those of :class:`~stages.grpo.video.TakesVideos`):
+    Args (beside those of :class:`~stages.grpo.mixed.MixesPolicies` and its base):
         rewards: scores the replies of each round of generation, once.
         pool: prompts that replace those whose rollouts all have equal rewards; None: such groups
             stay.
@@ -176,8 +176,9 @@ class VideoGRPOTrainer(Resumes, RatesOfParts, LossesOfAGeneration):
                     if not math.isnan(value)
                 },
                 advantage=round(advantage, DIGITS),
+                written=True if row in self._written_rows else None,
             )
-            for score, values, advantage in zip(latest.scores.scores, paid, advantages, strict=True)
+            for row, (score, values, advantage) in enumerate(zip(latest.scores.scores, paid, advantages, strict=True))
         ]
 
     def _without_masked(self, output: dict[str, Any], masked_B: torch.Tensor) -> dict[str, Any]:
@@ -261,7 +262,8 @@ class VideoGRPOTrainer(Resumes, RatesOfParts, LossesOfAGeneration):
     def _calculate_rewards(self, inputs: Any, prompts: Any, completions: Any, completion_ids_list: Any) -> torch.Tensor:
         opening = reply_opening(self.processing_class)
         replies = [opening + completion for completion in completions]
-        scores = self._rewards.score(prompts, replies)
+        written = {"written": tuple(self._written_rows)} if self._written_rows else {}
+        scores = self._rewards.score(prompts, replies, **written)
         self._report(scores)
         if self._controls is not None and self.model.training:
             scores = self._with_other_videos(self._controls, scores, prompts)
@@ -292,13 +294,14 @@ class VideoGRPOTrainer(Resumes, RatesOfParts, LossesOfAGeneration):
         ]
 
     def _report(self, scores: StepScores) -> None:
-        """Log the mean reward of each task, the fraction of well-formed replies, and the gauges;
-        TRL averages over all processes."""
-        for score, value in zip(scores.scores, scores.total, strict=True):
+        """Log the mean reward of each task, of written replies apart, the fraction of well-formed
+        rollouts, and the gauges; TRL averages over all processes."""
+        for row, (score, value) in enumerate(zip(scores.scores, scores.total, strict=True)):
             if value is not None:
-                self._log_metric(f"reward/{score.task}", value)
-        for fits in scores.well_formed:
-            self._log_metric("format", float(fits))
+                self._log_metric(f"reward/{'written/' * (row in self._written_rows)}{score.task}", value)
+        for row, fits in enumerate(scores.well_formed):
+            if row not in self._written_rows:
+                self._log_metric("format", float(fits))
         for name, value in scores.gauges.items():
             self._log_metric(f"gauge/{name}", value)
 
@@ -309,7 +312,10 @@ class VideoGRPOTrainer(Resumes, RatesOfParts, LossesOfAGeneration):
         due = controls.due(self.state.global_step) and not self._rounds
         if controls.contrast is None and not due:
             return scores
-        earned = gather_object([*zip(prompts, scores.shares, strict=True)])
+        # Written replies say nothing of the policy. (They never meet the contrast in a row.)
+        sampled = [(key, s) for row, (key, s) in enumerate(zip(prompts, scores.shares, strict=True))
+                   if row not in self._written_rows]  # fmt: skip
+        earned = gather_object(sampled)
         distinct = list(dict.fromkeys(prompts))
         # The contrast compares several replies to a prompt. A gauge needs one: the first, which
         # does not depend on their number.

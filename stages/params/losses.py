@@ -6,7 +6,7 @@ from typing import Literal, Protocol
 
 from pydantic import Field, model_validator
 
-from stages.domain.rl.shaping import OverlongPenalty
+from stages.domain.rl.shaping import OverlongPenalty, TemporalContrast
 from stages.params.types import Positive, Table, Weight
 
 
@@ -86,6 +86,8 @@ class LossOfARow(Protocol):
     def overlong(self) -> OverlongPenalty | None: ...
     @property
     def mixed(self) -> MixedPolicy | None: ...
+    @property
+    def temporal_contrast(self) -> TemporalContrast | None: ...
 
 
 def fault_of_loss(row: LossOfARow) -> str | None:
@@ -153,6 +155,11 @@ def _fault_of_additions(row: LossOfARow) -> str | None:
         return (
             f"overlong.margin_tokens: {row.overlong.margin_tokens} of max_completion_tokens"
             f" {row.max_completion_tokens} leaves no reply without a penalty; write less"
+        )
+    if row.mixed is not None and row.temporal_contrast is not None:
+        return (
+            "mixed: temporal_contrast compares what the policy replies to frames in order and out of it, and a written"
+            " reply is none of its own; write one of them null"
         )
     if row.mixed is not None and row.importance == "sequence":
         return "mixed: its rule is about the ratio of a token, and importance is 'sequence'; write importance token"

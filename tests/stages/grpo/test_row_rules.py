@@ -235,6 +235,8 @@ def test_a_small_version_keeps_a_length_that_can_be_paid(tmp_path: Path) -> None
     table = yaml.safe_load((ROOT / "infra/recipes/vidbridge-r1.yaml").read_text(encoding="utf-8"))
     # Video-R1's own.
     table["grpo"]["mixed"]["length"] = {"weight": 0.2, "min_words": 320, "max_words": 512, "min_share": 1.0}
+    # DAPO's share of the limit.
+    table["grpo"]["mixed"]["overlong"] = {"weight": 1.0, "margin_tokens": 410}
     folder = tmp_path / "infra/recipes"
     folder.mkdir(parents=True)
     (folder / "long.yaml").write_text(yaml.safe_dump(table), encoding="utf-8")
@@ -243,5 +245,7 @@ def test_a_small_version_keeps_a_length_that_can_be_paid(tmp_path: Path) -> None
     )
     (tmp_path / "params.yaml").write_text(smoke_version(tmp_path, "long"), encoding="utf-8")
     row = load_params(tmp_path / "params.yaml").grpo["mixed"]
+    assert row.overlong is not None
+    assert row.overlong.margin_tokens == row.max_completion_tokens // 2
     assert row.length is not None
     assert 1 < row.length.min_words < row.length.max_words < row.max_completion_tokens

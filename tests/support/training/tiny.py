@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, cast
@@ -218,8 +218,11 @@ class Paying:
         self.weights = weights or dict.fromkeys(self.objectives, 1.0)
         self.shares, self.well_formed, self.gauges, self.control_gauges = shares, well_formed, gauges, control_gauges
         self.tasks, self.check_masked = tasks or {}, on_masked
+        #: Keys and texts of the written replies among those that were scored.
+        self.written: list[tuple[str, str]] = []
 
-    def score(self, ids: Sequence[str], replies: Sequence[str]) -> StepScores:
+    def score(self, ids: Sequence[str], replies: Sequence[str], written: Collection[int] = ()) -> StepScores:
+        self.written += [(ids[row], replies[row]) for row in written]
         paid = {name: list(function(ids, replies)) for name, function in self.objectives.items()}
         total = next(iter(paid.values()))
         scores = [
