@@ -12,10 +12,10 @@ from stages.params.types import Positive, Table, Weight
 
 class CispoLoss(Table):
     """Loss -min(r, ceiling) A log p for each token, with no gradient through the ratio r (CISPO:
-    MiniMax-M1, arXiv 2506.13585, equation 4, with the one bound of ScaleRL, arXiv 2510.13786).
+    MiniMax-M1, arXiv 2506.13585, with the one bound of ScaleRL, arXiv 2510.13786).
 
     Unlike clipping, it keeps the gradient of every token. Terms are divided as under ``dapo``.
-    ScaleRL uses 4 to 8.
+    ScaleRL uses 5.0.
     """
 
     cispo_ceiling: float = Field(gt=1)

@@ -221,7 +221,7 @@ def test_the_highest_entropies_are_those_of_the_generation(
     at_once = gradients(trainer, inputs)
     logps, _ = plain(trainer, inputs)
     terms = clipped(torch.exp(logps - inputs["old_per_token_logps"]), inputs["advantages"][:, None]) * inputs[HIGH]
-    # Divided by all tokens, as in the paper's equation 5.
+    # Divided by all tokens, as in the paper.
     formula = gradients_of(trainer, by_tokens(terms, inputs["completion_mask"]))
     assert max(float((at_once[n] - formula[n]).abs().max()) for n in at_once) < 1e-5
     in_slices = [gradients(trainer, rows_of(inputs, rows)) for rows in (range(3), range(3, ROWS))]
