@@ -137,7 +137,7 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 #: Means over the micro-batches of a process, for reading only: how rows are dealt to micro-batches
 #: decides them.
-NOT_COMPARED = ("entropy", "kl", "clip_ratio")
+NOT_COMPARED = ("entropy", "kl", "clip_ratio", "cispo_clip_ratio")
 
 
 def history(out: Path) -> list[dict[str, float]]:

@@ -21,6 +21,7 @@ from accelerate.state import AcceleratorState
 from stages.grpo.train import train_grpo
 from stages.grpo.trainer import VideoGRPOTrainer
 from stages.lib.training.mixture import Example
+from stages.params import GrpoRow
 from stages.runtime.distributed import launch
 from stages.sft import train as cold_start
 from tests.support.training.tiny import (
@@ -58,6 +59,13 @@ LOSSES: dict[str, dict[str, Any]] = {
         "mask_truncated": True,
         "overlong": {"weight": 1.0, "margin_tokens": 4},
         "max_prompt_tokens": 1000,
+    },
+    # Three prompts: the second one's group is dealt to both of two processes.
+    "loss-mixed": {
+        "mixed": {"gamma": 0.1},
+        "max_completion_tokens": 40,
+        "prompts_per_step": 3,
+        "completions_per_device": 2,
     },
 }
 
@@ -130,7 +138,10 @@ def main(home: Path, shared: Path, *names: str) -> int:
         return {"rewards": Paying(reward, well_formed=lambda _: True, gauges=alike_here, tasks=tasks_of(examples))}
 
     rewarded = paying(length_reward)
-    grpo = partial(grpo_row, **SHARED, prompts_per_step=4, rollouts=4, completions_per_device=4)
+
+    def grpo(**changes: Any) -> GrpoRow:
+        return grpo_row(**{**SHARED, "prompts_per_step": 4, "rollouts": 4, "completions_per_device": 4, **changes})
+
     rows = {
         "sft": partial(cold_start.train_sft, row=sft_row(**SHARED, samples_per_step=8, samples_per_device=2)),
         "grpo": partial(train_grpo, row=grpo(), **rewarded),
