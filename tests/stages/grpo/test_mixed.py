@@ -28,7 +28,9 @@ from tests.support.training.video_trainer import TEMPERATURE, VIDEOS, config, gr
 GAMMA = 0.1
 
 
-@pytest.mark.parametrize("loss", ["dapo", "grpo", "dr_grpo"])
+@pytest.mark.parametrize(
+    "loss", ["dapo", *(pytest.param(loss, marks=pytest.mark.slow) for loss in ("grpo", "dr_grpo"))]
+)
 def test_a_written_reply_is_trained_by_the_shaped_ratio(tmp_path: Path, loss: str) -> None:
     """Against the formula on plain forward passes, beside the group's rollouts, whose terms stay
     TRL's."""

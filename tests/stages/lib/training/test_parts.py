@@ -75,6 +75,7 @@ def test_a_step_moves_each_part_by_its_rate(
         assert (logged["learning_rate/vision"], logged["learning_rate/merger"]) == (2e-5, 3e-4)
 
 
+@pytest.mark.slow
 def test_a_rate_of_a_part_that_is_not_trained_is_refused(
     folder: Path, examples: list[Example], tmp_path: Path, seen: Seen
 ) -> None:
