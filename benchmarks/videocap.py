@@ -89,12 +89,17 @@ OWN = (
     "beta",
     "epsilon",
     "epsilon_high",
+    "delta",
+    "entropy",
+    "mask_truncated",
     "iterations",
     "resample_rounds",
     "aggregation",
     "leave_out",
     "length",
     "temporal_contrast",
+    "overlong",
+    "mixed",
 )
 #: Tables that the recipe takes from `tiny`.
 TINY_TABLES = ("corpus", "ingest", "prompt", "model", "judge", "evaluation", "gate")

@@ -58,6 +58,20 @@ _NO_TIME = frozenset(
             "dropout",
             "exclude",
         ),
+        *(
+            "learning_rates",
+            "vision",
+            "merger",
+            "delta",
+            "cispo_ceiling",
+            "sapo_positive",
+            "sapo_negative",
+            "bonus",
+            "mask_truncated",
+            "overlong",
+            "margin_tokens",
+            "gamma",
+        ),
     )
 )
 _NAMED = 3

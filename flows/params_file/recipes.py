@@ -154,6 +154,8 @@ def smoke_version(root: Path | None, name: str) -> str:
     for row in (*table["grpo"].values(), *changed):
         if row.get("length"):  # a length that so few tokens can have, and need not have
             row["length"] |= {"min_words": 2, "max_words": tokens // 2}
+        if row.get("overlong"):
+            row["overlong"]["margin_tokens"] = tokens // 2
     for row in table["difficulty"].values():
         row.update(_SMOKE_DIFFICULTY, max_completion_tokens=tokens)
     about = f"# The recipe `{name}` in small: its rows, tasks, losses and rewards, a few steps each, on the tiny model."

@@ -4,7 +4,7 @@ gauges."""
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from tqdm import tqdm
 
@@ -39,10 +39,12 @@ class JudgedRewards:
         if self._row.length is not None:
             self.weights["length"] = self._row.length.weight
 
-    def score(self, ids: Sequence[str], replies: Sequence[str]) -> StepScores:
+    def score(self, ids: Sequence[str], replies: Sequence[str], written: Collection[int] = ()) -> StepScores:
         scores = self._scores(ids, replies)
         total = [reward(score, self._params.rewards, self._row.leave_out) for score in scores]
-        return StepScores(scores, total, self._objectives(scores, total), self._gauges(scores, total))
+        sampled = [row for row in range(len(scores)) if row not in written]
+        gauges = self._gauges([scores[row] for row in sampled], [total[row] for row in sampled])
+        return StepScores(scores, total, self._objectives(scores, total), gauges)
 
     def shares(self, ids: Sequence[str], replies: Sequence[str]) -> list[float | None]:
         return [score.value for score in self._scores(ids, replies)]

@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from stages.domain.core.prompts import sample_prompt
+from stages.domain.core.replies import render_reply
 from stages.grpo.engine import rollout_engine
 from stages.lib.judging.batch import usages_of
 from stages.lib.judging.build import held_out_of, referee_of
@@ -44,8 +45,21 @@ def main(*arguments: str) -> int:
         policy = paths.final_model(row.init)
         loader, referee = frame_loader(params, partial(fit_of, policy)), referee_of(params)
         samples = load_samples("train", row.trained_tasks, Path(row.samples))
+        # Under a mixed policy the whole trace, never a careless or a brief form of it.
+        written = {
+            s.sample_id: render_reply(s.trace.thinking, s.trace.answer)
+            for s in samples
+            if row.mixed is not None and s.trace is not None
+        }
         examples = [
-            Example(s.sample_id, s.task, sample_prompt(s, params.prompt), None, partial(loader.load, s))
+            Example(
+                s.sample_id,
+                s.task,
+                sample_prompt(s, params.prompt),
+                written.get(s.sample_id),
+                partial(loader.load, s),
+                partial(loader.outline, s),
+            )
             for s in samples
         ]
         held_out = held_out_of(params, referee)

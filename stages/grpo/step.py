@@ -4,7 +4,7 @@ reads."""
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -100,8 +100,13 @@ class Rewards(Protocol):
         """Weight of each objective of :meth:`score`, in order."""
         ...
 
-    def score(self, ids: Sequence[str], replies: Sequence[str]) -> StepScores:
-        """Score this process's replies in a round of generation; called once a round."""
+    def score(self, ids: Sequence[str], replies: Sequence[str], written: Collection[int] = ()) -> StepScores:
+        """Score this process's replies in a round of generation; called once a round.
+
+        Args:
+            written: positions of replies that the policy did not sample. They are scored, and are
+                not in the gauges.
+        """
         ...
 
     def shares(self, ids: Sequence[str], replies: Sequence[str]) -> Sequence[float | None]:

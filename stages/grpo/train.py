@@ -12,22 +12,25 @@ import datasets
 from transformers import ProcessorMixin
 from trl import GRPOConfig
 
+from stages.errors import InputError
 from stages.grpo.advantages import TaskScales
 from stages.grpo.controls import Controls, changed_item
-from stages.grpo.engine import engine_settings, rollout_engine, vllm_request
+from stages.grpo.engine import EngineError, engine_settings, rollout_engine, vllm_request
+from stages.grpo.mixed import Written
 from stages.grpo.resampling import PromptPool
 from stages.grpo.rollout_log import RolloutLog
 from stages.grpo.step import Rewards
 from stages.grpo.trainer import VideoGRPOTrainer
 from stages.grpo.video import Encode
 from stages.lib.models.load import freeze, load_model, use_threads
-from stages.lib.models.processor import EncodedPrompt, encode_prompts
+from stages.lib.models.processor import EncodedPrompt, encode_prompts, reply_ids
 from stages.lib.models.rendering import check_trainable
 from stages.lib.training.loop import Hooks, count_parameters, settings, train, trained, weights_precision
 from stages.lib.training.lora import adapters
 from stages.lib.training.mixture import Example, draw
+from stages.lib.training.prompt_length import short_enough
 from stages.lib.training.watching import Watch
-from stages.params import GrpoRow, TaskScaleParams
+from stages.params import CispoLoss, GrpoRow, SapoLoss, TaskScaleParams
 from stages.runtime import distributed
 
 #: Maximum size of the processed videos that are cached for prompts that repeat.
@@ -48,8 +51,8 @@ def train_grpo(
     rollout_log: RolloutLog | None = None,
     watch: Watch | None = None,
 ) -> dict[str, Any]:
-    """Train the model in `model_folder` by GRPO on the examples' prompts (their replies are not
-    used), and write the stage's out.
+    """Train the model in `model_folder` by GRPO on the examples' prompts (and, under a mixed
+    policy, their replies), and write the stage's out.
 
     An optimiser step sees `prompts_per_step` prompts x `rollouts` completions over all processes,
     all of them generated at once. `scratch` may hold state of an earlier, interrupted call with the
@@ -67,13 +70,13 @@ def train_grpo(
         the step it resumed from.
 
     Raises:
+        InputError: a task whose prompts are all longer than `max_prompt_tokens`.
         ValueError: sample ids that repeat, a task without examples, a batch that cannot be divided
             among the processes, a save in the middle of the updates on one generation; a chat
             template that ends thinking before a reply; a target of adapters that is not in the
             model.
     """
     use_threads()
-    by_id = {example.sample_id: example for example in examples}
     ranks = distributed.placement().ranks
     _check(examples, row, ranks)
     completions = row.prompts_per_step * row.rollouts
@@ -81,12 +84,15 @@ def train_grpo(
         "grpo prompts_per_step x rollouts", completions, row.completions_per_device, ranks
     )
     generations = math.ceil(row.steps / row.iterations)
-    order = draw(examples, row.tasks, generations * row.prompts_per_step, f"{seed}/{stage}/order")
     # Before the model: with ZeRO-3 alive, loading scatters the weights at once instead of holding a
     # copy in each process.
     args = _config(row, seed=seed, scratch=scratch, per_device=per_device, rounds=rounds)
     model, processor = load_model(model_folder, weights_precision(row))
     check_trainable(processor)
+    short = short_enough(processor, examples, row, stage, args.process_index)
+    examples, by_id = short.examples, {example.sample_id: example for example in short.examples}
+    written = _written(processor, examples, row, stage)
+    order = draw(examples, row.tasks, generations * row.prompts_per_step, f"{seed}/{stage}/order")
     freeze(model, row.freeze)
     parameters = count_parameters(model.parameters())
     trainer = VideoGRPOTrainer(
@@ -97,6 +103,9 @@ def train_grpo(
         pool=_prompt_pool(examples, row, generations, f"{seed}/{stage}/reserve") if row.resample_rounds else None,
         controls=_controls(by_id, row, f"{seed}/{stage}", per_device),
         rollout_log=rollout_log,
+        overlong=row.overlong,
+        written=written,
+        rates=row.learning_rates,
         model=model,
         args=args,
         train_dataset=datasets.Dataset.from_dict({"prompt": [examples[index].sample_id for index in order]}),
@@ -112,14 +121,18 @@ def train_grpo(
         "distinct_prompts": len(set(order)),
         "completions": len(order) * row.rollouts,
         "tasks": dict(sorted(tasks.items())),
+        **short.summary(),
+        **({} if written is None else {"prompts_with_a_written_reply": len(written.replies)}),
         "parameters": parameters,
         "trained_parameters": count_parameters(trained(trainer.model)),
     }
     result = train(
         trainer, stage=stage, steps=row.steps, scratch=scratch, out=out, summary=summary, hooks=hooks, watch=watch
     )
-    if rollout_log is not None and trainer.accelerator.is_main_process:
-        rollout_log.collect(out)
+    if trainer.accelerator.is_main_process:
+        short.save(out)
+        if rollout_log is not None:
+            rollout_log.collect(out)
     return result
 
 
@@ -155,19 +168,63 @@ def _config(row: GrpoRow, *, seed: int, scratch: Path, per_device: int, rounds: 
         num_generations=row.rollouts,
         max_completion_length=row.max_completion_tokens,
         temperature=row.temperature,
-        loss_type=row.loss,
+        **_loss(row),
         # Where tasks have scales of their own, TRL's advantages are replaced.
         scale_rewards="none" if isinstance(row.scale_rewards, TaskScaleParams) else row.scale_rewards,
         multi_objective_aggregation="normalize_then_sum" if row.aggregation == "normalise" else "sum_then_normalize",
         importance_sampling_level=row.importance,
         beta=row.beta,
-        epsilon=row.epsilon,
-        epsilon_high=row.epsilon_high,
+        mask_truncated_completions=row.mask_truncated,
         num_iterations=row.iterations,
         # The order of prompts was drawn above.
         shuffle_dataset=False,
         **engine_settings(rollout_engine()),
     )
+
+
+def _written(processor: ProcessorMixin, examples: Sequence[Example], row: GrpoRow, stage: str) -> Written | None:
+    """Tokenise the written replies of a row with a mixed policy; None for other rows. A reply is
+    never cut: one that is too long for a rollout is not used.
+
+    Raises:
+        EngineError: vLLM generates, whose log-probabilities written replies do not have.
+        InputError: no example has a reply that is short enough.
+    """
+    if row.mixed is None:
+        return None
+    if rollout_engine() == "vllm":
+        raise EngineError(
+            "VIDBRIDGE_ROLLOUT_ENGINE",
+            f"vllm has no log-probabilities of the written replies of {stage}",
+            "set hf, or write mixed null",
+        )
+    ids = {e.sample_id: reply_ids(processor, e.reply) for e in examples if e.reply is not None}
+    replies = {key: tokens for key, tokens in ids.items() if len(tokens) <= row.max_completion_tokens}
+    if not replies:
+        raise InputError(
+            f"{stage} mixed",
+            f"{len(ids)} of {len(examples)} samples have a trace, none of at most {row.max_completion_tokens} tokens",
+            "have traces written, raise max_completion_tokens, or write mixed null",
+        )
+    return Written(row.mixed.gamma, replies)
+
+
+def _loss(row: GrpoRow) -> dict[str, Any]:
+    """Keyword arguments of TRL's configuration for the loss of a row."""
+    entropy = {} if row.entropy is None else {
+        "entropy_coef": row.entropy.bonus,
+        "top_entropy_quantile": row.entropy.top_share,
+    }  # fmt: skip
+    if isinstance(row.loss, CispoLoss):
+        return {**entropy, "loss_type": "cispo", "epsilon_high": row.loss.cispo_ceiling}
+    if isinstance(row.loss, SapoLoss):
+        temperatures = {
+            "sapo_temperature_pos": row.loss.sapo_positive,
+            "sapo_temperature_neg": row.loss.sapo_negative,
+        }
+        return {**entropy, "loss_type": "sapo", **temperatures}
+    clipping = {"epsilon": row.epsilon, "epsilon_high": row.epsilon_high, "delta": row.delta}
+    return {**entropy, "loss_type": row.loss, **clipping}
 
 
 def _controls(by_id: Mapping[str, Example], row: GrpoRow, seed: str, batch_size: int) -> Controls | None:

@@ -15,21 +15,26 @@ from trl import GRPOConfig
 from trl.models import unwrap_model_for_generation
 
 from stages.domain.rl.rollouts import Rollout
+from stages.domain.rl.shaping import OverlongPenalty, overlong_paid
 from stages.grpo.advantages import TaskScales, normalised, scaled, summed, with_advantage
 from stages.grpo.controls import CONTRAST, VIEWS, Controls, View, contrast_of
+from stages.grpo.mixed import MixesPolicies
 from stages.grpo.resampling import PromptPool, dead_groups, replace_groups
 from stages.grpo.rollout_log import RolloutLog
 from stages.grpo.step import Rewards, Round, StepScores
-from stages.grpo.video import TakesVideos
 from stages.lib.inference.generate import rollouts
 from stages.lib.models.rendering import reply_opening
 from stages.lib.models.settings import plain_settings
 from stages.lib.training.loop import Resumes
+from stages.lib.training.rates import RatesOfParts
 
 #: Beside the weights in a checkpoint: the moving scales of the tasks' rewards.
 SCALES_FILE = "reward_scales.json"
 #: Beside the weights in a checkpoint: the number of prompts taken from the pool.
 POOL_FILE = "reserve.json"
+
+#: Name of the objective that holds the penalty for replies close to the limit.
+OVERLONG = "overlong"
 
 #: Metric of the fraction of groups with equal rewards; the gauges of the rewards see only one
 #: process's part of the groups.
@@ -45,16 +50,17 @@ def paid_column(objective: str, *, paid: Sequence[Mapping[str, float | None]], *
     return [row[objective] for row in paid]
 
 
-class VideoGRPOTrainer(Resumes, TakesVideos):
+class VideoGRPOTrainer(Resumes, RatesOfParts, MixesPolicies):
     """Trainer of a GRPO row.
 
-    Args (beside those of :class:`TakesVideos`):
+    Args (beside those of :class:`~stages.grpo.mixed.MixesPolicies` and its base):
         rewards: scores the replies of each round of generation, once.
         pool: prompts that replace those whose rollouts all have equal rewards; None: such groups
             stay.
         controls: replies to changed videos, for gauges and for the frame-order reward; None: there
             are none.
         rollout_log: logs rollouts for people to read; None: nothing is logged.
+        overlong: penalty for replies close to the limit, one more objective; None: there is none.
         scales: moving scale of each task, used for advantages instead of `args.scale_rewards`.
     """
 
@@ -67,23 +73,22 @@ class VideoGRPOTrainer(Resumes, TakesVideos):
         pool: PromptPool | None = None,
         controls: Controls | None = None,
         rollout_log: RolloutLog | None = None,
+        overlong: OverlongPenalty | None = None,
         **kwargs: Any,
     ) -> None:
         self._rewards, self._scales, self._pool = rewards, scales, pool
-        self._controls, self._rollout_log = controls, rollout_log
+        self._controls, self._rollout_log, self._overlong = controls, rollout_log, overlong
         weights = dict(rewards.weights)
         if controls is not None and controls.contrast is not None:
             weights[CONTRAST] = controls.contrast.weight
+        if overlong is not None:
+            weights[OVERLONG] = overlong.weight
         args.reward_weights = list(weights.values())
         #: Rounds of the step whose rollouts are being generated; empty between generations.
         self._rounds: list[Round] = []
         columns = [partial(paid_column, name) for name in weights]
         super().__init__(args=args, reward_funcs=columns, **kwargs)
         self.reward_func_names = list(weights)  # TRL would name them all by their function
-        # TRL's `bnpo` divides by the tokens that a process holds at once, so that its result
-        # depends on their number and on the number of processes. Divided by the tokens of the whole
-        # generation, as the name promises, its loss is that of `dapo`.
-        self.loss_type = "dapo" if args.loss_type == "bnpo" else args.loss_type
 
     def _generate_single_turn(self, *args: Any, **kwargs: Any) -> Any:
         with plain_settings(self.accelerator.unwrap_model(self.model), self.processing_class):
@@ -96,6 +101,7 @@ class VideoGRPOTrainer(Resumes, TakesVideos):
                 batch = self._resampled(batch)
         finally:
             self._rounds = []
+        batch = self._with_entropy_mask(batch)
         rollouts: list[Rollout] | None = batch.pop("rollouts", None)
         if rollouts is not None:
             assert self._rollout_log is not None
@@ -146,6 +152,9 @@ class VideoGRPOTrainer(Resumes, TakesVideos):
         output["advantages"] = self._advantages(latest)[self._own_rows(len(inputs))].to(output["advantages"])
         if latest.masked_B.any():
             output = self._without_masked(output, latest.masked_B)
+        if self.mask_truncated_completions:
+            # Their tokens are out of the loss: a group with no other advantage teaches nothing.
+            output["advantages"] = output["advantages"] * output["completion_mask"].any(dim=1)
         if self._rollout_log is not None and self.model.training and self._rollout_log.due(self._upcoming_step):
             # A list, so that its rows are replaced along with the others by dynamic sampling.
             output["rollouts"] = self._logged(latest, output["advantages"].tolist())
@@ -167,8 +176,9 @@ class VideoGRPOTrainer(Resumes, TakesVideos):
                     if not math.isnan(value)
                 },
                 advantage=round(advantage, DIGITS),
+                written=True if row in self._written_rows else None,
             )
-            for score, values, advantage in zip(latest.scores.scores, paid, advantages, strict=True)
+            for row, (score, values, advantage) in enumerate(zip(latest.scores.scores, paid, advantages, strict=True))
         ]
 
     def _without_masked(self, output: dict[str, Any], masked_B: torch.Tensor) -> dict[str, Any]:
@@ -235,9 +245,7 @@ class VideoGRPOTrainer(Resumes, TakesVideos):
             self._pool.load(Path(checkpoint) / POOL_FILE)
 
     def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> torch.Tensor:
-        # `dapo` divides by the tokens of the whole generation, so leaving out rows whose term is 0
-        # changes no gradient.
-        if self.loss_type == "dapo" and self.beta == 0:
+        if not self._rows_without_advantage_teach:
             inputs = with_advantage(inputs, self._most_of_any_process)
         loss: torch.Tensor = super()._compute_loss(model, inputs)
         return loss
@@ -254,10 +262,13 @@ class VideoGRPOTrainer(Resumes, TakesVideos):
     def _calculate_rewards(self, inputs: Any, prompts: Any, completions: Any, completion_ids_list: Any) -> torch.Tensor:
         opening = reply_opening(self.processing_class)
         replies = [opening + completion for completion in completions]
-        scores = self._rewards.score(prompts, replies)
+        written = {"written": tuple(self._written_rows)} if self._written_rows else {}
+        scores = self._rewards.score(prompts, replies, **written)
         self._report(scores)
         if self._controls is not None and self.model.training:
             scores = self._with_other_videos(self._controls, scores, prompts)
+        if self._overlong is not None:
+            scores = scores.with_objective(OVERLONG, self._overlong_paid(self._overlong, scores, completion_ids_list))
         # TRL hands a row's other columns to the reward functions, and makes NaN of None.
         rows = [{**row, "paid": paid} for row, paid in zip(inputs, scores.paid(), strict=True)]
         rewards_BK: torch.Tensor = super()._calculate_rewards(rows, prompts, replies, completion_ids_list)
@@ -269,14 +280,28 @@ class VideoGRPOTrainer(Resumes, TakesVideos):
         self._rewards.check_masked(sum(masked), sum(len(each.rewards_BK) for each in self._rounds))
         return rewards_BK
 
+    def _overlong_paid(
+        self, rule: OverlongPenalty, scores: StepScores, ids: Sequence[Sequence[int]]
+    ) -> list[float | None]:
+        """Overlong penalty of each reply; None where there is no verdict about it, which leaves it
+        without a reward, or where its truncation takes it out of the loss."""
+        ends = {*self.eos_token_ids, self._tokenizer.pad_token_id}
+        return [
+            None
+            if total is None or (self.mask_truncated_completions and reply[-1] not in ends)
+            else overlong_paid(len(reply), self.max_completion_length, rule)
+            for total, reply in zip(scores.total, ids, strict=True)
+        ]
+
     def _report(self, scores: StepScores) -> None:
-        """Log the mean reward of each task, the fraction of well-formed replies, and the gauges;
-        TRL averages over all processes."""
-        for score, value in zip(scores.scores, scores.total, strict=True):
+        """Log the mean reward of each task, of written replies apart, the fraction of well-formed
+        rollouts, and the gauges; TRL averages over all processes."""
+        for row, (score, value) in enumerate(zip(scores.scores, scores.total, strict=True)):
             if value is not None:
-                self._log_metric(f"reward/{score.task}", value)
-        for fits in scores.well_formed:
-            self._log_metric("format", float(fits))
+                self._log_metric(f"reward/{'written/' * (row in self._written_rows)}{score.task}", value)
+        for row, fits in enumerate(scores.well_formed):
+            if row not in self._written_rows:
+                self._log_metric("format", float(fits))
         for name, value in scores.gauges.items():
             self._log_metric(f"gauge/{name}", value)
 
@@ -287,7 +312,10 @@ class VideoGRPOTrainer(Resumes, TakesVideos):
         due = controls.due(self.state.global_step) and not self._rounds
         if controls.contrast is None and not due:
             return scores
-        earned = gather_object([*zip(prompts, scores.shares, strict=True)])
+        # Written replies say nothing of the policy. (They never meet the contrast in a row.)
+        sampled = [(key, s) for row, (key, s) in enumerate(zip(prompts, scores.shares, strict=True))
+                   if row not in self._written_rows]  # fmt: skip
+        earned = gather_object(sampled)
         distinct = list(dict.fromkeys(prompts))
         # The contrast compares several replies to a prompt. A gauge needs one: the first, which
         # does not depend on their number.

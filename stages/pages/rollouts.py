@@ -55,6 +55,7 @@ def _reply(rollout: Rollout, count: int) -> dict[str, Any]:
     return {
         "count": count,
         "advantage": rollout.advantage,
+        "written": rollout.written is not None,
         "paid": rollout.paid,
         "thinking": parts.thinking if parts else None,
         "answer": parts.answer if parts else None,

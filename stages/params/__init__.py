@@ -19,16 +19,27 @@ from stages.params.judging import (
     judge_for,
     placed_judges,
 )
+from stages.params.losses import CispoLoss, EntropyParams, MixedPolicy, SapoLoss
 from stages.params.models import Family, ModelParams, PretrainedModelParams, TinyModelParams
 from stages.params.root import Params, load_params, parse_params
-from stages.params.training import VISION_TARGET, GrpoRow, LoraParams, SftRow, TaskScaleParams, TrainingRow
+from stages.params.training import (
+    VISION_TARGET,
+    GrpoRow,
+    LearningRates,
+    LoraParams,
+    SftRow,
+    TaskScaleParams,
+    TrainingRow,
+)
 from stages.params.types import ParamsError, Precision
 from stages.params.watching import SampledParams, SftWatchParams, WatchParams
 
 __all__ = [
     "VISION_TARGET",
+    "CispoLoss",
     "CorpusParams",
     "EntailmentJudgeParams",
+    "EntropyParams",
     "EventParams",
     "ExcludedVideo",
     "Family",
@@ -41,7 +52,9 @@ __all__ = [
     "JudgeParams",
     "JudgesByTaskParams",
     "KindOfJudge",
+    "LearningRates",
     "LoraParams",
+    "MixedPolicy",
     "ModelParams",
     "OneJudgeParams",
     "OpenAIJudgeParams",
@@ -52,6 +65,7 @@ __all__ = [
     "PretrainedModelParams",
     "RuleJudgeParams",
     "SampledParams",
+    "SapoLoss",
     "SftRow",
     "SftWatchParams",
     "SimilarityJudgeParams",

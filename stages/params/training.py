@@ -7,8 +7,9 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from stages.domain.rl.difficulty import DropRules
-from stages.domain.rl.shaping import LengthReward, TemporalContrast
+from stages.domain.rl.shaping import LengthReward, OverlongPenalty, TemporalContrast
 from stages.domain.tasks import KnownTask, structured_caption, task_of
+from stages.params.losses import EntropyParams, Loss, MixedPolicy, fault_of_loss
 from stages.params.types import Fraction01, Positive, Precision, RowName, Table, Weight
 from stages.params.watching import SftWatchParams, WatchParams
 
@@ -29,6 +30,23 @@ class LoraParams(Table):
     targets: tuple[Annotated[str, Field(min_length=1)], ...] = Field(min_length=1)
 
 
+class LearningRates(Table):
+    """Learning rates of parts of the model; null: the row's ``learning_rate``. Warm-up and schedule
+    are the row's."""
+
+    #: Vision tower, without its merger.
+    vision: Positive | None
+    #: Layers that pass the tower's features to the text; of Qwen3-VL also those of its deeper
+    #: features.
+    merger: Positive | None
+
+    @model_validator(mode="after")
+    def _names_one(self) -> LearningRates:
+        if self.vision is None and self.merger is None:
+            raise ValueError("learning_rates: neither vision nor merger has one of its own; write learning_rates null")
+        return self
+
+
 class TrainingRow(Table):
     """Settings of every training row. A row's key in the table is its name, and its folder is
     ``models/<key>``."""
@@ -40,6 +58,8 @@ class TrainingRow(Table):
     tasks: dict[KnownTask, Weight] = Field(min_length=1)
     steps: int = Field(gt=0)
     learning_rate: Positive
+    #: Learning rates of the vision tower and its merger, where they differ; null: that of the row.
+    learning_rates: LearningRates | None
     warmup_steps: int = Field(ge=0)
     schedule: Literal["linear", "cosine", "constant_with_warmup"]
     weight_decay: Weight
@@ -56,6 +76,10 @@ class TrainingRow(Table):
     #: them merged into their weights. A vision tower without a target is then frozen, regardless of
     #: ``freeze``.
     lora: LoraParams | None
+    #: Largest number of tokens of a prompt, with those of its video. Longer ones are set aside
+    #: before training, counted and listed (a prompt is never cut: that would take frames away from
+    #: it); null: no bound.
+    max_prompt_tokens: Annotated[int, Field(gt=0)] | None
     #: Steps between two checkpoints; the last step is always saved.
     save_steps: int = Field(gt=0)
     #: Scores on the validation split while training, and the checkpoint that is kept; null: the
@@ -95,6 +119,22 @@ class TrainingRow(Table):
     def _watches_what_is_saved(self) -> TrainingRow:
         if self.watch is not None:
             self.watch.check_steps(self.steps, self.save_steps)
+        return self
+
+    @model_validator(mode="after")
+    def _rates_are_of_what_is_trained(self) -> TrainingRow:
+        if self.learning_rates is None:
+            return self
+        if "vision" in self.freeze:
+            raise ValueError(
+                "learning_rates: of the vision tower and its merger, which `freeze` takes out of training; write"
+                " learning_rates null"
+            )
+        if self.lora is not None and not any(target.startswith(VISION_TARGET) for target in self.lora.targets):
+            raise ValueError(
+                "learning_rates: lora.targets name nothing in the vision tower, which is not trained then; add a"
+                f" target that starts with {VISION_TARGET!r}, or write learning_rates null"
+            )
         return self
 
     @property
@@ -178,8 +218,9 @@ class GrpoRow(TrainingRow):
     max_completion_tokens: int = Field(gt=0)
     #: Normalisation of the loss. ``dapo`` and ``bnpo`` are the same loss here: both divide by the
     #: tokens of the whole generation. TRL's ``bnpo`` divides by those that one device holds at
-    #: once, so that its result depends on the machine.
-    loss: Literal["grpo", "dr_grpo", "dapo", "bnpo"]
+    #: once, so that its result depends on the machine. Losses without clipping are tables:
+    #: ``{cispo_ceiling: 5.0}`` and ``{sapo_positive: 1.0, sapo_negative: 1.05}``.
+    loss: Loss
     #: Divisor of a reply's advantage: the spread of its group (GRPO), of the batch, of its task
     #: over time, or nothing (Dr.GRPO).
     scale_rewards: Literal["group", "batch", "none"] | TaskScaleParams
@@ -187,8 +228,18 @@ class GrpoRow(TrainingRow):
     importance: Literal["token", "sequence"]
     #: Weight of the KL term; with 0 no reference model is loaded.
     beta: Weight
-    epsilon: Positive
-    epsilon_high: Positive
+    #: Ratios are clipped to 1 - ``epsilon`` and 1 + ``epsilon_high``; null under losses without
+    #: clipping.
+    epsilon: Positive | None
+    epsilon_high: Positive | None
+    #: Upper bound of the ratio where the advantage is below 0, which ``epsilon_high`` leaves
+    #: unbounded (two-sided clipping, arXiv 2505.07291); null: none.
+    delta: Positive | None
+    #: Entropy bonus, and training of the tokens with the highest entropy alone; null: neither.
+    entropy: EntropyParams | None
+    #: Take replies that were cut off at ``max_completion_tokens`` out of the loss. Their rewards
+    #: stay in the mean of their group.
+    mask_truncated: bool
     #: Optimiser steps on one generation.
     iterations: int = Field(gt=0)
     #: Largest number of rounds in which groups with equal rewards are replaced by groups of other
@@ -205,6 +256,11 @@ class GrpoRow(TrainingRow):
     #: Frame-order reward, added to the task reward; null: none. With ``scale_rewards: group`` it
     #: has no effect in groups of tasks that earn 0 or 1.
     temporal_contrast: TemporalContrast | None
+    #: Penalty for replies whose length comes close to ``max_completion_tokens``, in tokens; null:
+    #: none. Replies that ``mask_truncated`` takes out of the loss get none.
+    overlong: OverlongPenalty | None
+    #: One written reply in each group, where a sample has a trace; null: all are rollouts.
+    mixed: MixedPolicy | None
     #: Steps between two measurements of the gauges on changed videos: one reply to each prompt with
     #: a black and one with a shuffled video; 0: never.
     controls_every: int = Field(ge=0)
@@ -241,6 +297,7 @@ class GrpoRow(TrainingRow):
             self.scale_rewards == "group"
             and self.aggregation == "sum"
             and self.length is None
+            and self.overlong is None
             and all(task_of(task).all_or_nothing for task in self.trained_tasks)
         ):
             raise ValueError(
@@ -281,32 +338,9 @@ class GrpoRow(TrainingRow):
         return self
 
     @model_validator(mode="after")
-    def _ratio_fits_the_loss(self) -> GrpoRow:
-        if self.importance == "sequence" and self.loss != "grpo":
-            raise ValueError(
-                f"importance: 'sequence' needs loss 'grpo', found {self.loss!r}: a reply's one ratio would be counted"
-                " once a token"
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _ratio_leaves_one(self) -> GrpoRow:
-        if self.iterations > 1:
-            return self
-        # With one update per generation each ratio is 1: nothing is clipped, and the gradient of a
-        # reply's ratio, divided by its tokens as loss 'grpo' does, equals that of its tokens'
-        # ratios.
-        if self.epsilon_high != self.epsilon:
-            raise ValueError(
-                f"epsilon_high: {self.epsilon_high:g} beside epsilon {self.epsilon:g} has no effect with iterations 1,"
-                " where every ratio is 1 and none is clipped; write iterations 2 or more, or epsilon_high"
-                f" {self.epsilon:g}"
-            )
-        if self.importance == "sequence":
-            raise ValueError(
-                "importance: 'sequence' has no effect with iterations 1, where every ratio is 1 and GSPO's gradient is"
-                " GRPO's; write iterations 2 or more, or importance token"
-            )
+    def _loss_does_what_it_says(self) -> GrpoRow:
+        if (fault := fault_of_loss(self)) is not None:
+            raise ValueError(fault)
         return self
 
     @model_validator(mode="after")

@@ -9,6 +9,7 @@ from functools import partial
 
 from stages.domain.core.prompts import sample_prompt
 from stages.errors import InputError
+from stages.lib.judging.batch import usages_of
 from stages.lib.judging.build import referee_of
 from stages.lib.models.resizing import fit_of
 from stages.lib.rows.samples import load_samples
@@ -38,7 +39,14 @@ def main(*arguments: str) -> int:
         loader = frame_loader(params, partial(fit_of, policy))
         samples = load_samples("train", row.tasks)
         examples = [
-            Example(s.sample_id, s.task, sample_prompt(s, params.prompt), reply, partial(loader.load, s))
+            Example(
+                s.sample_id,
+                s.task,
+                sample_prompt(s, params.prompt),
+                reply,
+                partial(loader.load, s),
+                partial(loader.outline, s),
+            )
             for s in samples
             if (reply := teach(s, row, params.seed)) is not None
         ]
@@ -48,20 +56,24 @@ def main(*arguments: str) -> int:
                 f"none of {len(samples)} samples has a trace to learn from",
                 "have traces written, or set `sft: {}`",
             )
-        watch = None
+        watch, referee = None, None
         if (watched := row.watch) is not None:
+            referee = referee_of(params)
             watch = watch_of(
                 row,
                 validation_samples(f"sft.{name}", row, watched, params.seed),
                 label=f"sft@{name}",
                 texts=params.prompt,
                 load=loader.load,
-                referee=referee_of(params),
+                referee=referee,
                 rules=params.rewards,
                 batch_size=row.samples_per_device,
                 seed=params.seed,
             )
         with scratch_of(f"sft@{name}") as scratch:
+            on_metrics = scratch.guarded(
+                lambda step, values: run.log(step, {**values, **(usages_of(referee) if referee is not None else {})})
+            )
             summary = train_sft(
                 policy,
                 examples,
@@ -70,7 +82,7 @@ def main(*arguments: str) -> int:
                 seed=params.seed,
                 out=paths.model(name),
                 scratch=scratch.folder,
-                hooks=Hooks(scratch.guarded(run.log), scratch.guarded(run.checkpoint), scratch.check),
+                hooks=Hooks(on_metrics, scratch.guarded(run.checkpoint), scratch.check),
                 watch=watch,
             )
         run.tag({"engine": summary["engine"], "resumed_from": str(summary["resumed_from"])} | kept_tag(summary))

@@ -25,6 +25,8 @@ from stages.lib.training.loop import (
 )
 from stages.lib.training.lora import adapters
 from stages.lib.training.mixture import Example, draw
+from stages.lib.training.prompt_length import short_enough
+from stages.lib.training.rates import RatesOfParts
 from stages.lib.training.watching import Watch
 from stages.params import SftRow
 from stages.runtime import distributed
@@ -33,7 +35,7 @@ from stages.runtime import distributed
 LOGGING_STEPS = 10
 
 
-class _Trainer(Resumes, SFTTrainer):
+class _Trainer(Resumes, RatesOfParts, SFTTrainer):
     pass
 
 
@@ -63,6 +65,7 @@ def train_sft(
         the step it resumed from.
 
     Raises:
+        InputError: a task whose prompts are all longer than `max_prompt_tokens`.
         ValueError: an example without a reply, a task without examples, a batch that cannot be
             divided among the processes, a target of adapters that is not in the model, a chat
             template that ends thinking before a reply.
@@ -77,8 +80,6 @@ def train_sft(
     per_device, rounds = distributed.share(
         "sft samples_per_step", row.samples_per_step, row.samples_per_device, placement.ranks
     )
-    order = draw(examples, row.tasks, row.steps * row.samples_per_step, f"{seed}/{stage}/order")
-
     # Before the model: with ZeRO-3 alive, loading scatters the weights at once instead of holding a
     # copy in each process.
     args = SFTConfig(
@@ -91,6 +92,9 @@ def train_sft(
     )
     model, processor = load_model(model_folder, weights_precision(row))
     check_trainable(processor)
+    short = short_enough(processor, examples, row, stage, args.process_index)
+    examples = short.examples
+    order = draw(examples, row.tasks, row.steps * row.samples_per_step, f"{seed}/{stage}/order")
     freeze(model, row.freeze)
     parameters = count_parameters(model.parameters())
 
@@ -109,6 +113,7 @@ def train_sft(
         train_dataset=datasets.Dataset.from_dict({"example": order}),
         data_collator=collate,
         processing_class=processor,
+        rates=row.learning_rates,
         peft_config=None if row.lora is None else adapters(model, row.lora),
     )
     tasks = Counter(examples[index].task for index in order)
@@ -117,10 +122,11 @@ def train_sft(
         "samples": len(order),
         "distinct_samples": len(set(order)),
         "tasks": dict(sorted(tasks.items())),
+        **short.summary(),
         "parameters": parameters,
         "trained_parameters": count_parameters(trained(trainer.model)),
     }
-    return train(
+    result = train(
         trainer,
         stage=stage,
         steps=row.steps,
@@ -130,3 +136,6 @@ def train_sft(
         hooks=hooks,
         watch=watch,
     )
+    if trainer.accelerator.is_main_process:
+        short.save(out)
+    return result

@@ -25,11 +25,13 @@ class Rollout(Record):
         paid: reward by objective, before the objectives' weights; an objective that was not judged
             is left out.
         advantage: above 0, the step makes the reply more likely; below 0, less likely.
+        written: true for a written reply, which the policy did not sample (mixed policy).
     """
 
     score: Score
     paid: dict[str, float]
     advantage: float
+    written: Literal[True] | None = None
 
 
 class RolloutGroup(Record):

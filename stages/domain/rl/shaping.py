@@ -1,8 +1,9 @@
-"""Rewards of a GRPO row beside the task's: for a desired reply length, and for replies that need
-the frames in order.
+"""Rewards of a GRPO row beside the task's: for a desired reply length, for replies that need the
+frames in order, and against replies that come close to the limit of their length.
 
-Both come from Video-R1 (Feng et al., arXiv 2503.21776): its length reward, and the temporal
-contrast of T-GRPO. Only replies that are already right earn them, so neither replaces the task.
+The first two come from Video-R1 (Feng et al., arXiv 2503.21776): its length reward, and the
+temporal contrast of T-GRPO. Only replies that are already right earn them, so neither replaces the
+task. The penalty is DAPO's (arXiv 2503.14476); right and wrong replies get it alike.
 """
 
 from __future__ import annotations
@@ -54,6 +55,18 @@ class TemporalContrast(Record):
     min_share: Share
 
 
+class OverlongPenalty(Record):
+    """Take up to ``weight`` from a reply whose last tokens come within ``margin_tokens`` of
+    ``max_completion_tokens`` (soft overlong punishment, DAPO, arXiv 2503.14476, equation 13).
+
+    DAPO uses weight 1 and 4,096 of 20,480 tokens.
+    """
+
+    weight: Positive
+    #: Tokens before the limit in which the penalty rises from 0 to its whole.
+    margin_tokens: int = Field(gt=0)
+
+
 def length_paid(score: Score, rule: LengthReward) -> float | None:
     """Length reward before the weight, 1 or 0; None if no judge could tell whether the reply is
     right."""
@@ -82,3 +95,9 @@ def contrast_paid(
     # of two such replies.
     needs_order = exceeds(sum(available) / len(available), rule.ratio * sum(other) / len(other))
     return [None if share is None else float(needs_order and not exceeds(rule.min_share, share)) for share in ordered]
+
+
+def overlong_paid(tokens: int, most: int, rule: OverlongPenalty) -> float:
+    """Overlong penalty of a reply before the weight, from 0 to -1: ((most - margin) - tokens) /
+    margin in the margin below ``most``, the largest number of tokens."""
+    return min(0.0, max(-1.0, (most - rule.margin_tokens - tokens) / rule.margin_tokens))

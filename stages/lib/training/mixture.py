@@ -20,6 +20,8 @@ class Example:
         prompt: the user's text, without chat mark-up.
         reply: the target reply of supervised training; None if only rollouts are needed.
         load: loads the frames; called each time the example is drawn, so it may use a cache.
+        outline: gives black frames of the same number, size and times, without reading the video;
+            None: only `load` can tell them.
     """
 
     sample_id: str
@@ -27,6 +29,7 @@ class Example:
     prompt: str
     reply: str | None
     load: Callable[[], Frames]
+    outline: Callable[[], Frames] | None = None
 
 
 def draw(examples: Sequence[Example], weights: Mapping[TaskName, float], count: int, seed: str) -> list[int]:

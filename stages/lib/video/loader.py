@@ -117,12 +117,8 @@ class FrameLoader:
         """
         timeline = sample.timeline
         indices = sample_indices(timeline.frames, sample.sampled_frames)
-        unknown = [name for name in timeline.clip_ids if name not in self._clips]
-        if unknown:
-            raise KeyError(
-                f"sample {sample.sample_id!r}: clip {unknown[0]!r} is not in the manifest; run synthesize again after"
-                " ingest"
-            )
+        for name in timeline.clip_ids:
+            self._clip(sample, name)
         key = ("sample", sample.sample_id)
         pixels = self._recall(key)
         if pixels is None:
@@ -130,6 +126,19 @@ class FrameLoader:
             # The operating system caches files read from the disk, once for all processes.
             if not on_disk and any(not self._is_small(name) for name in timeline.clip_ids):
                 self._keep(key, pixels)
+        return Frames(pixels=pixels, indices=indices, total=timeline.frames, rate=timeline.rate)
+
+    def outline(self, sample: Sample) -> Frames:
+        """Return black frames of the number, size and times of :meth:`load`'s before ``fit``,
+        without reading a file or taking memory.
+
+        Raises:
+            KeyError: the timeline names a clip that the manifest lacks.
+        """
+        timeline = sample.timeline
+        indices = sample_indices(timeline.frames, sample.sampled_frames)
+        first = self._clip(sample, timeline.segments[0].clip_id)
+        pixels = np.broadcast_to(np.uint8(0), (len(indices), first.height, first.width, 3))
         return Frames(pixels=pixels, indices=indices, total=timeline.frames, rate=timeline.rate)
 
     def counts(self) -> dict[str, float]:
@@ -173,6 +182,14 @@ class FrameLoader:
         if isinstance(self._source, Path):
             return self._source / clip.path
         return self._source.path(clip.path, clip.sha256)
+
+    def _clip(self, sample: Sample, clip_id: str) -> Clip:
+        if clip_id not in self._clips:
+            raise KeyError(
+                f"sample {sample.sample_id!r}: clip {clip_id!r} is not in the manifest; run synthesize again after"
+                " ingest"
+            )
+        return self._clips[clip_id]
 
     def _fetch(self, timeline: Timeline, indices: Sequence[int]) -> tuple[Pixels, bool]:
         """Load frames, and tell if they are on disk. Small clips skip the disk: decoding them is

@@ -120,3 +120,14 @@ def test_the_gap_to_a_judge_held_out(params: Params, server: JudgeServer, tmp_pa
 def test_rewards_are_those_of_evaluation(params: Params) -> None:
     score = score_reply(DARK, HALF, Referee(RULE, LexicalEmbedder()), params.rewards)
     assert rewarding(params).score([DARK.sample_id], [HALF]).total == [reward(score, params.rewards, ())]
+
+
+def test_written_replies_are_paid_and_in_no_gauge(params: Params) -> None:
+    """A teacher's reply says nothing about the policy."""
+    ids, replies = [DARK.sample_id] * 3, [RIGHT, WRONG, "no form"]
+    rewards = rewarding(params)
+    scored = rewards.score(ids, replies, written=[0])
+    assert scored.total == [1.0, 0.0, 0.0]
+    assert scored.objectives["task"] == scored.total
+    assert scored.gauges == rewards.score(ids[1:], replies[1:]).gauges
+    assert scored.gauges != rewards.score(ids, replies).gauges

@@ -18,12 +18,15 @@ from stages.grpo.trainer import VideoGRPOTrainer
 from stages.lib.models.processor import encode_prompts
 from stages.params import ParamsError, load_params, parse_params
 from tests.support.checkout import ROOT
-from tests.support.training.tiny import Paying, grpo_row, sft_row, tiny
+from tests.support.training.tiny import LORA, Paying, grpo_row, sft_row, tiny
 from tests.support.training.video_trainer import VIDEOS, config, gradients
 
 CONTRAST = {"weight": 0.3, "ratio": 0.8, "rollouts": 2, "min_share": 1.0}
 LENGTH = {"weight": 0.2, "min_words": 3, "max_words": 6, "min_share": 1.0}
 QA = {"mcqa": 1, "mix_vid_qa": 1}
+CISPO, SAPO = {"cispo_ceiling": 5.0}, {"sapo_positive": 1.0, "sapo_negative": 1.05}
+UNCLIPPED = {"epsilon": None, "epsilon_high": None}
+RATES = {"vision": 1e-5, "merger": None}
 
 REFUSED: list[tuple[dict[str, Any], str]] = [
     (
@@ -54,6 +57,40 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
         r"epsilon_high: 0.28 beside epsilon 0.2 has no effect with iterations 1.* write iterations 2 or more",
     ),
     ({"importance": "sequence", "loss": "grpo"}, "importance: 'sequence' has no effect with iterations 1"),
+    ({**UNCLIPPED, "loss": CISPO}, "loss: 'cispo' has the gradient of 'dapo' with iterations 1, .* or loss dapo"),
+    ({**UNCLIPPED, "loss": SAPO}, "loss: 'sapo' has the gradient of 'grpo' with iterations 1, .* or loss grpo"),
+    (
+        {**UNCLIPPED, "loss": CISPO, "iterations": 2, "epsilon": 0.2},
+        "epsilon: 0.2 has no effect under loss cispo.* epsilon null",
+    ),
+    (
+        {**UNCLIPPED, "loss": SAPO, "iterations": 2, "epsilon_high": 0.2},
+        "epsilon_high: 0.2 has no effect under loss sapo",
+    ),
+    (
+        {**UNCLIPPED, "loss": SAPO, "iterations": 2, "delta": 2.0},
+        "delta: 2 has no effect under loss sapo.* write delta null",
+    ),
+    (
+        {**UNCLIPPED, "loss": SAPO, "iterations": 2, "importance": "sequence"},
+        "'sequence' needs loss 'grpo', found 'sapo'",
+    ),
+    ({"loss": {"cispo_ceiling": 1.0}, "iterations": 2}, "cispo_ceiling"),
+    ({"epsilon": None}, "epsilon: null, but loss 'dapo' clips ratios; write a number"),
+    ({"delta": 2.0}, "delta: 2 has no effect with iterations 1.* or delta null"),
+    ({"delta": 1.2, "iterations": 2}, "delta: 1.2 acts as 1.2, where epsilon_high clips already; write more"),
+    ({"entropy": {"bonus": 0.0, "top_share": 1.0}}, "entropy: bonus 0 and top_share 1 change nothing; write"),
+    (
+        {"overlong": {"weight": 1.0, "margin_tokens": 8}},
+        "overlong.margin_tokens: 8 of max_completion_tokens 8 leaves no reply without a penalty; write less",
+    ),
+    (
+        {"mixed": {"gamma": 0.1}, "importance": "sequence", "loss": "grpo", "iterations": 2},
+        "mixed: its rule is about the ratio of a token, and importance is 'sequence'; write importance token",
+    ),
+    ({"learning_rates": {"vision": None, "merger": None}}, "learning_rates: neither vision nor merger .* null"),
+    ({"learning_rates": RATES, "freeze": ["vision"]}, "learning_rates: of the vision tower .* `freeze` takes out"),
+    ({"learning_rates": RATES, "lora": LORA}, "learning_rates: lora.targets name nothing in the vision tower"),
     ({"warmup_steps": 6}, "warmup_steps: 6 of 6 steps; .* write at most 5"),
     ({"steps": 1}, "warmup_steps: 1 of 1 steps"),
     ({"aggregation": "normalise", "scale_rewards": "none"}, "aggregation: 'normalise' scales each part"),
@@ -93,6 +130,16 @@ def test_what_cancels_is_refused(changes: dict[str, Any], message: str) -> None:
         {"warmup_steps": 5},
         {"steps": 1, "warmup_steps": 0},
         {"resample_rounds": 2, "scale_rewards": "none"},
+        {**UNCLIPPED, "loss": CISPO, "iterations": 2},
+        {**UNCLIPPED, "loss": SAPO, "iterations": 2},
+        {"delta": 4.0, "iterations": 2},
+        {"delta": 4.0, "iterations": 2, "importance": "sequence", "loss": "grpo"},
+        {"entropy": {"bonus": 0.01, "top_share": 0.2}},
+        {"overlong": {"weight": 1.0, "margin_tokens": 4}, "mask_truncated": True},
+        # What is paid for the length tells right replies apart.
+        {"temporal_contrast": CONTRAST, "tasks": QA, "overlong": {"weight": 1.0, "margin_tokens": 4}},
+        {"learning_rates": RATES},
+        {"learning_rates": RATES, "lora": {**LORA, "targets": ["q_proj", "visual.qkv"]}},
     ],
 )
 def test_what_changes_something_is_not(changes: dict[str, Any]) -> None:
@@ -188,6 +235,8 @@ def test_a_small_version_keeps_a_length_that_can_be_paid(tmp_path: Path) -> None
     table = yaml.safe_load((ROOT / "infra/recipes/vidbridge-r1.yaml").read_text(encoding="utf-8"))
     # Video-R1's own.
     table["grpo"]["mixed"]["length"] = {"weight": 0.2, "min_words": 320, "max_words": 512, "min_share": 1.0}
+    # DAPO's share of the limit.
+    table["grpo"]["mixed"]["overlong"] = {"weight": 1.0, "margin_tokens": 410}
     folder = tmp_path / "infra/recipes"
     folder.mkdir(parents=True)
     (folder / "long.yaml").write_text(yaml.safe_dump(table), encoding="utf-8")
@@ -196,5 +245,7 @@ def test_a_small_version_keeps_a_length_that_can_be_paid(tmp_path: Path) -> None
     )
     (tmp_path / "params.yaml").write_text(smoke_version(tmp_path, "long"), encoding="utf-8")
     row = load_params(tmp_path / "params.yaml").grpo["mixed"]
+    assert row.overlong is not None
+    assert row.overlong.margin_tokens == row.max_completion_tokens // 2
     assert row.length is not None
     assert 1 < row.length.min_words < row.length.max_words < row.max_completion_tokens

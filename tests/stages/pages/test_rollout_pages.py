@@ -107,7 +107,7 @@ class _Elements(HTMLParser):
 def test_a_page_shows_what_was_said_and_does_none_of_it(params: Params) -> None:
     of = sample("dark_event_infer", 0)
     said = [
-        rollout(of, render_reply("it rises", "the red bar rises"), 1.0, 1.5),
+        rollout(of, render_reply("it rises", "the red bar rises"), 1.0, 1.5).model_copy(update={"written": True}),
         rollout(of, HOSTILE, 0.0, -0.75, HOSTILE),
         rollout(of, HOSTILE, 0.0, -0.75, HOSTILE),
         rollout(of, render_reply("", "maybe"), None, 0.0, "HTTP 503"),
@@ -133,12 +133,14 @@ def test_a_page_shows_what_was_said_and_does_none_of_it(params: Params) -> None:
         "reward 1.00",
         "not judged: HTTP 503",
         "1 of 4 not judged",
+        "written, not sampled",
     ):
         assert words in elements.text
     assert elements.text.index("+1.50") < elements.text.index("+0.00") < elements.text.index("-0.75"), (
         "what helped most is first"
     )
     assert "nothing is learned" not in elements.text
+    assert elements.text.count("written, not sampled") == 2, "once a group"
 
 
 def test_a_prompt_that_teaches_nothing_says_so(params: Params) -> None:

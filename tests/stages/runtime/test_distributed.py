@@ -30,6 +30,7 @@ from stages.runtime.distributed import (
 from tests.support.checkout import ROOT
 from tests.support.training.tiny import Seen, tiny
 from tests.support.training.trainers import sft
+from tests.support.training.trajectory import LOSSES
 
 
 def start(module: str, home: Path, *arguments: object, ranks: int, **environ: str) -> dict[str, Any]:
@@ -136,7 +137,7 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 #: Means over the micro-batches of a process, for reading only: how rows are dealt to micro-batches
 #: decides them.
-NOT_COMPARED = ("entropy", "kl", "clip_ratio")
+NOT_COMPARED = ("entropy", "kl", "clip_ratio", "cispo_clip_ratio")
 
 
 def history(out: Path) -> list[dict[str, float]]:
@@ -193,7 +194,7 @@ def test_two_processes_take_the_steps_of_one(name: str | None, alone: Path, tmp_
 def test_losses_and_equal_rewards_are_those_of_one_process(alone: Path, tmp_path: Path) -> None:
     """Measured as above; before `bnpo` was divided by the tokens of the generation, its loss
     differed by up to 6e-3."""
-    compared = ("loss-grpo", "loss-dr_grpo", "loss-bnpo", "alike", "partly-alike")
+    compared = (*LOSSES, "alike", "partly-alike")
     start("trajectory", tmp_path, alone / "shared", *compared, ranks=2)
     for row in compared:
         mine, theirs = tmp_path / row / "out", alone / "one" / row / "out"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, cast
@@ -81,6 +81,8 @@ _SHARED: dict[str, Any] = {
     "freeze": [],
     "lora": None,
     "watch": None,
+    "learning_rates": None,
+    "max_prompt_tokens": None,
 }
 
 
@@ -121,6 +123,11 @@ def grpo_row(**changes: Any) -> GrpoRow:
         "epsilon": 0.2,
         "epsilon_high": 0.2,
         "iterations": 1,
+        "delta": None,
+        "entropy": None,
+        "mask_truncated": False,
+        "overlong": None,
+        "mixed": None,
     }
     return GrpoRow.model_validate({**_SHARED, **values, **changes})
 
@@ -212,8 +219,11 @@ class Paying:
         self.weights = weights or dict.fromkeys(self.objectives, 1.0)
         self.shares, self.well_formed, self.gauges, self.control_gauges = shares, well_formed, gauges, control_gauges
         self.tasks, self.check_masked = tasks or {}, on_masked
+        #: Keys and texts of the written replies among those that were scored.
+        self.written: list[tuple[str, str]] = []
 
-    def score(self, ids: Sequence[str], replies: Sequence[str]) -> StepScores:
+    def score(self, ids: Sequence[str], replies: Sequence[str], written: Collection[int] = ()) -> StepScores:
+        self.written += [(ids[row], replies[row]) for row in written]
         paid = {name: list(function(ids, replies)) for name, function in self.objectives.items()}
         total = next(iter(paid.values()))
         scores = [

@@ -21,6 +21,7 @@ from accelerate.state import AcceleratorState
 from stages.grpo.train import train_grpo
 from stages.grpo.trainer import VideoGRPOTrainer
 from stages.lib.training.mixture import Example
+from stages.params import GrpoRow
 from stages.runtime.distributed import launch
 from stages.sft import train as cold_start
 from tests.support.training.tiny import (
@@ -38,8 +39,35 @@ from tests.support.training.tiny import (
 STEPS, SAVED_AT = 4, 2
 SHARED = {"steps": STEPS, "save_steps": SAVED_AT, "schedule": "linear", "adam_beta2": 0.98}
 # Two updates on a generation, so that the second ratio is not 1; a KL term, so that there is a
-# reference model; scales of their own.
-OFF_POLICY = {"iterations": 2, "beta": 0.04, "scale_rewards": {"task_decay": 0.9}}
+# reference model; scales of their own; groups of the optimiser for parts of the model.
+OFF_POLICY = {
+    "iterations": 2,
+    "beta": 0.04,
+    "scale_rewards": {"task_decay": 0.9},
+    "learning_rates": {"vision": 3e-4, "merger": 2e-3},
+}
+UNCLIPPED = {"iterations": 2, "epsilon": None, "epsilon_high": None}
+#: Losses that are compared between one process and two.
+LOSSES: dict[str, dict[str, Any]] = {
+    "loss-grpo": {"loss": "grpo"},
+    "loss-dr_grpo": {"loss": "dr_grpo"},
+    "loss-bnpo": {"loss": "bnpo"},
+    "loss-cispo": {**UNCLIPPED, "loss": {"cispo_ceiling": 5.0}},
+    "loss-sapo": {**UNCLIPPED, "loss": {"sapo_positive": 1.0, "sapo_negative": 2.0}},
+    "loss-entropy": {"entropy": {"bonus": 0.1, "top_share": 0.3}, "iterations": 2, "delta": 1.5},
+    "loss-overlong": {
+        "mask_truncated": True,
+        "overlong": {"weight": 1.0, "margin_tokens": 4},
+        "max_prompt_tokens": 1000,
+    },
+    # Three prompts: the second one's group is dealt to both of two processes.
+    "loss-mixed": {
+        "mixed": {"gamma": 0.1},
+        "max_completion_tokens": 40,
+        "prompts_per_step": 3,
+        "completions_per_device": 2,
+    },
+}
 
 
 def use_rollouts(folder: Path) -> None:
@@ -110,14 +138,15 @@ def main(home: Path, shared: Path, *names: str) -> int:
         return {"rewards": Paying(reward, well_formed=lambda _: True, gauges=alike_here, tasks=tasks_of(examples))}
 
     rewarded = paying(length_reward)
-    grpo = partial(grpo_row, **SHARED, prompts_per_step=4, rollouts=4, completions_per_device=4)
+
+    def grpo(**changes: Any) -> GrpoRow:
+        return grpo_row(**{**SHARED, "prompts_per_step": 4, "rollouts": 4, "completions_per_device": 4, **changes})
+
     rows = {
         "sft": partial(cold_start.train_sft, row=sft_row(**SHARED, samples_per_step=8, samples_per_device=2)),
         "grpo": partial(train_grpo, row=grpo(), **rewarded),
         "off-policy": partial(train_grpo, row=grpo(**OFF_POLICY), **rewarded),
-        **{
-            f"loss-{loss}": partial(train_grpo, row=grpo(loss=loss), **rewarded) for loss in ("grpo", "dr_grpo", "bnpo")
-        },
+        **{name: partial(train_grpo, row=grpo(**changes), **rewarded) for name, changes in LOSSES.items()},
         "alike": partial(train_grpo, row=grpo(loss="grpo"), **paying(alike)),
         # Three prompts: the second one's rollouts are dealt to both of two processes.
         "partly-alike": partial(

@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import logging
 import shutil
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -126,6 +127,23 @@ def adapted_grpo(*args: Any, **kwargs: Any) -> dict[str, Any]:
     return grpo(*args, lora=LORA, beta=0.05, **kwargs)
 
 
+UNCLIPPED = {"iterations": 2, "epsilon": None, "epsilon_high": None}
+RATES = {"learning_rates": {"vision": 1e-4, "merger": 3e-3}, "schedule": "linear"}
+#: Losses and guards, each in a row.
+LOSSES = {
+    "cispo": partial(grpo, **UNCLIPPED, loss={"cispo_ceiling": 5.0}),
+    "sapo": partial(grpo, **UNCLIPPED, loss={"sapo_positive": 1.0, "sapo_negative": 1.05}),
+    "delta": partial(grpo, iterations=2, delta=1.5),
+    "entropy": partial(grpo, entropy={"bonus": 0.01, "top_share": 1.0}),
+    "top-entropy": partial(grpo, entropy={"bonus": 0.0, "top_share": 0.2}, resample_rounds=1),
+    "truncated": partial(grpo, mask_truncated=True, max_completion_tokens=12),
+    "overlong": partial(grpo, overlong={"weight": 1.0, "margin_tokens": 4}),
+    "rates": partial(grpo, **RATES),
+    "rates-lora": partial(grpo, **RATES, lora=LORA | {"targets": ["q_proj", "visual.qkv", "visual.merger.mlp.0"]}),
+    "rates-sft": partial(sft, **RATES),
+}
+
+
 @pytest.mark.parametrize(
     "train",
     [
@@ -133,6 +151,7 @@ def adapted_grpo(*args: Any, **kwargs: Any) -> dict[str, Any]:
         grpo,
         resampled_grpo,
         *(pytest.param(train, marks=pytest.mark.slow) for train in (scaled_grpo, adapted_sft, adapted_grpo)),
+        *(pytest.param(train, id=name, marks=pytest.mark.slow) for name, train in LOSSES.items()),
     ],
 )
 def test_resumed_equals_uninterrupted(
@@ -166,7 +185,7 @@ def test_resumed_equals_uninterrupted(
             assert {k: v for k, v in left.items() if isinstance(v, int | float)} == pytest.approx(
                 {k: v for k, v in right.items() if isinstance(v, int | float)}, rel=1e-4, abs=1e-6
             )
-    if train not in (sft, adapted_sft):
+    if (tmp_path / "whole/out/rollouts.jsonl").is_file():
         kept = tmp_path / "cut/out/rollouts.jsonl"
         assert kept.read_bytes() == (tmp_path / "whole/out/rollouts.jsonl").read_bytes()
         groups = read_rows(kept, RolloutGroup)
@@ -193,6 +212,31 @@ def test_resumed_equals_uninterrupted(
         ):
             train(folder, examples, tmp_path / "cut", Seen())
         assert not (tmp_path / "cut/out").exists()
+
+
+def test_losses_and_guards_resume_together(folder: Path, examples: list[Example], tmp_path: Path) -> None:
+    """As many as go together, briefly: from the state of the second step of four."""
+    changes = {
+        **UNCLIPPED,
+        **RATES,
+        "loss": {"cispo_ceiling": 5.0},
+        "entropy": {"bonus": 0.01, "top_share": 0.5},
+        "mask_truncated": True,
+        "overlong": {"weight": 1.0, "margin_tokens": 4},
+        "max_prompt_tokens": 1000,
+        "steps": 4,
+        "prompts_per_step": 2,
+    }
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    grpo(folder, examples, whole, Seen(), **changes)
+    for part in ("state", "saved"):
+        shutil.copytree(whole / "scratch" / part / "checkpoint-2", cut / "scratch" / part / "checkpoint-2")
+    shutil.copy(whole / "scratch/saved/checkpoint-2.json", cut / "scratch/saved")
+    assert grpo(folder, examples, cut, Seen(), **changes)["resumed_from"] == 2
+    mine, theirs = weights(cut / "out/final"), weights(whole / "out/final")
+    assert all(torch.equal(mine[name], theirs[name]) for name in theirs)
+    assert (cut / "out/history.jsonl").read_bytes() == (whole / "out/history.jsonl").read_bytes()
+    assert not all(torch.equal(start, theirs[name]) for name, start in weights(folder).items())
 
 
 def test_same_seed_same_bytes(folder: Path, examples: list[Example], tmp_path: Path) -> None:

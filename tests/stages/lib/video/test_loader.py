@@ -154,6 +154,19 @@ def test_another_size_is_fitted_to_the_first_clips(folder: Path) -> None:
     assert fitted[:, 16:48].min() > 0
 
 
+def test_an_outline_is_the_frames_without_their_pixels(folder: Path, tmp_path: Path) -> None:
+    """No file is read: there is none in this folder."""
+    empty = FrameLoader(CLIPS, tmp_path, cache_bytes=0)
+    for timeline in (MASKED, MIXED, plain("tall", FRAMES, RATE)):
+        shown, outline = (
+            FrameLoader(CLIPS, folder, cache_bytes=0).load(_sample(timeline)),
+            empty.outline(_sample(timeline)),
+        )
+        assert outline.pixels.shape == shown.pixels.shape
+        assert (outline.indices, outline.total, outline.rate) == (shown.indices, shown.total, shown.rate)
+        assert not outline.pixels.any()
+
+
 def test_an_unknown_clip_is_named(folder: Path) -> None:
     with pytest.raises(KeyError, match="clip 'ghost' is not in the manifest; run synthesize again"):
         FrameLoader(CLIPS, folder, 0).load(_sample(plain("ghost", 9, RATE)))
