@@ -19,7 +19,7 @@ from stages.domain.core.records import SPLITS, Split, TaskName
 from stages.domain.statistics.metrics import CONSTANTS, TRIED_ON
 from stages.domain.tasks import mix_vid_qa, task_of
 from stages.lib.rows.jsonl import RowError, read_json
-from stages.params import GrpoRow, OpenAIJudgeParams, Params
+from stages.params import GrpoRow, LiveRatio, OpenAIJudgeParams, Params
 from stages.runtime import paths
 
 #: A proposed question is tried from nothing, from the other clip and from its own; each answer gets
@@ -102,13 +102,18 @@ class _Counts:
 
     def grpo(self, row: GrpoRow) -> Iterable[Calls]:
         weights = {task: row.tasks[task] for task in row.trained_tasks}
+        if isinstance(row.sampler, LiveRatio):
+            # At most, the task whose replies cost most has the smallest live share, and no other.
+            dearest = max(row.trained_tasks, key=self._worth)
+            weights[dearest] /= row.sampler.least_live
         generations = math.ceil(row.steps / row.iterations)
         prompts = generations * row.prompts_per_step
         # Dynamic sampling replaces at most every group in each round; what is shown shuffled for
         # the contrast is replaced with it.
         replies_a_prompt = row.rollouts + (row.temporal_contrast.rollouts if row.temporal_contrast is not None else 0)
         replies = {task: count * replies_a_prompt for task, count in _dealt(weights, prompts).items()}
-        for task, count in _dealt(weights, prompts * row.resample_rounds).items():
+        a_round = prompts if row.oversample is None else math.ceil(prompts / row.oversample.least_live)
+        for task, count in _dealt(weights, a_round * row.resample_rounds).items():
             replies[task] += count * replies_a_prompt
         if row.controls_every:
             looked_at = (row.steps // row.controls_every + 1) * row.prompts_per_step

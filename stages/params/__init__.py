@@ -13,6 +13,7 @@ from stages.params.judging import (
 )
 from stages.params.models import Family, ModelParams, PretrainedModelParams, TinyModelParams
 from stages.params.root import Params, load_params, parse_params
+from stages.params.sampling import LiveRatio, Oversampling
 from stages.params.training import VISION_TARGET, GrpoRow, LoraParams, SftRow, TaskScaleParams, TrainingRow
 from stages.params.types import ParamsError, Precision
 
@@ -29,9 +30,11 @@ __all__ = [
     "HeldOutJudgeParams",
     "IngestParams",
     "JudgeParams",
+    "LiveRatio",
     "LoraParams",
     "ModelParams",
     "OpenAIJudgeParams",
+    "Oversampling",
     "Params",
     "ParamsError",
     "Precision",

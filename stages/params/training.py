@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 from stages.domain.rl.difficulty import DropRules
 from stages.domain.rl.shaping import LengthReward, TemporalContrast
 from stages.domain.tasks import KnownTask, structured_caption, task_of
+from stages.params.sampling import LiveRatio, Oversampling
 from stages.params.types import Fraction01, Positive, Precision, RowName, Table, Weight
 
 #: Prefix of targets in the vision tower.
@@ -195,6 +196,35 @@ class GrpoRow(TrainingRow):
     #: Steps between two measurements of the gauges on changed videos: one reply to each prompt with
     #: a black and one with a shuffled video; 0: never.
     controls_every: int = Field(ge=0)
+    #: Share of each task in the prompts: ``mixture``, its weight; or such that its live groups are
+    #: in proportion to its weight (``{live_decay: 0.9, least_live: 0.25}``).
+    sampler: Literal["mixture"] | LiveRatio
+    #: Rounds of dynamic sampling that draw as many prompts as the live share asks for, and may keep
+    #: live groups that they do not need; null: a round draws a prompt for each missing group.
+    oversample: Oversampling | None
+    #: Steps between two measurements of the gauges by task, which take one more forward pass over
+    #: the rollouts; with any number but 0 the share of dead groups of each task is logged at every
+    #: step. 0: never.
+    gauges_every: int = Field(ge=0)
+    #: Steps between two measurements of the cosines between the tasks' gradients, which take one
+    #: more forward and backward pass over the live rollouts; 0: never.
+    gradients_every: int = Field(ge=0)
+
+    @model_validator(mode="after")
+    def _surplus_has_a_use(self) -> GrpoRow:
+        if (rule := self.oversample) is None:
+            return self
+        if not self.resample_rounds:
+            raise ValueError(
+                "oversample: resample_rounds 0 draws no further prompts; set resample_rounds 1 or more, or oversample"
+                " null"
+            )
+        if 0 < rule.max_lag < self.iterations:
+            raise ValueError(
+                f"oversample.max_lag: {rule.max_lag} steps, but the next generation is {self.iterations} steps later"
+                f" (iterations), so nothing that is kept could be used; write 0, or {self.iterations} or more"
+            )
+        return self
 
     @model_validator(mode="after")
     def _one_scale(self) -> GrpoRow:
@@ -278,7 +308,7 @@ class GrpoRow(TrainingRow):
 
     @model_validator(mode="after")
     def _ratio_leaves_one(self) -> GrpoRow:
-        if self.iterations > 1:
+        if self.iterations > 1 or (self.oversample is not None and self.oversample.max_lag):
             return self
         # With one update per generation each ratio is 1: nothing is clipped, and the gradient of a
         # reply's ratio, divided by its tokens as loss 'grpo' does, equals that of its tokens'

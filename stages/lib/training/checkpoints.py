@@ -47,6 +47,8 @@ _STATE_FILES = {
     "README.md",
     "adapter_config.json",
     "adapter_model.safetensors",
+    "task_sampler.json",
+    "surplus.safetensors",
 }
 #: Logged values that depend on the clock or on the number of resumptions, or have no information.
 _NOT_METRICS = {"epoch", "step", "step_time", "total_flos", "num_tokens", "num_input_tokens_seen", "train_loss"}
