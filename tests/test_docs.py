@@ -268,8 +268,9 @@ def test_a_judge_of_ones_own_is_asked_by_the_real_client(tmp_path: Path, monkeyp
             assert [
                 judge.covers(sample, answer).score for answer in ("the red bar rises", "the red bar", "nothing")
             ] == [2, 1, 0]
-            mixed = sample.model_copy(update={"task": "mix_vid_qa"})  # a dark event is marked 0, 1 or 2
-            assert [judge.right(mixed, answer).score for answer in ("the red bar rises", "a blue bar")] == [1, 0]
+            for task in ("mix_vid_qa", "qa"):  # a dark event is marked 0, 1 or 2
+                asked = sample.model_copy(update={"task": task})
+                assert [judge.right(asked, answer).score for answer in ("the red bar rises", "a blue bar")] == [1, 0]
             assert judge.extract_events("the bar rises then it falls") == ("the bar rises", "it falls")
             assert judge.entailed("it falls", "the bar rises then it falls").score == 1
         finally:
@@ -296,7 +297,7 @@ def test_a_table_becomes_annotations_that_are_accepted(tmp_path: Path, capsys: p
     ]
     assert rows[0]["label"] == "toy"
     assert "label" not in rows[1]
-    accepted, rejected, _ = read_annotations(folder, "annotations.jsonl")
+    accepted, rejected, *_ = read_annotations(folder, "annotations.jsonl")
     assert (len(accepted), rejected) == (2, [])
     # What a person has written is not overwritten.
     assert own.main(table, folder) == 1

@@ -10,13 +10,16 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import sys
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from stages.ingest import examine as examining
 from stages.ingest.clips import Media
+from stages.lib.annotations.jsonl import read_annotations
 from stages.params import Params, load_params
 from stages.tools.dataset.check import check
 
@@ -24,7 +27,10 @@ from stages.tools.dataset.check import check
 def main() -> None:
     kind, folder, count = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
     params = load_params()
-    work = {"clip": clip, "check": missing, "journal": journal, "second": second}[kind](params, folder, count)
+    work = _KINDS[kind](params, folder, count)
+    if work is None:
+        print("null")
+        return
     taken = []
     # What takes half a minute needs no repetition, nor what is imported only once.
     if count == 1:
@@ -87,6 +93,95 @@ def journal(params: Params, folder: Path, count: int) -> Callable[[], Any]:
     return work
 
 
+def unchanged(params: Params, folder: Path, count: int) -> Callable[[], Any]:
+    """Ingest of the folder of :func:`second`, as the stage does it, a second time."""
+    if find_spec("stages.ingest.unchanged") is None:
+        return second(params, folder, count)
+    from stages.ingest import stage
+
+    ingest = params.ingest.model_copy(update={"source": str(folder), "format": "jsonl", "annotations": None})
+    settings = params.model_copy(update={"ingest": ingest})
+    reports = _examined_before(folder, count).rename(folder.with_name("reports.jsonl"))
+    shutil.rmtree(folder / "state")  # the stage has its own, in the folder that it runs in
+    project = folder.with_name("project")
+    project.mkdir(exist_ok=True)
+    os.chdir(project)
+    known = examining.journal_file(ingest)
+    known.parent.mkdir(parents=True, exist_ok=True)
+    reports.replace(known)
+    stage.ingest(settings)
+
+    def read_again(*_: Any, **__: Any) -> Any:
+        raise RuntimeError("the source was read once more")
+
+    stage.examine_source = read_again
+
+    def work() -> None:
+        if stage.ingest(settings).clips != count:
+            raise RuntimeError("clips are missing")
+
+    return work
+
+
+def joined(_: Params, folder: Path, count: int) -> Callable[[], Any]:
+    """Reading of rows that are all about one clip."""
+    (folder / "a.mp4").touch()
+    events = ({"start": number, "end": number + 1, "caption": f"He does {number}."} for number in range(count))
+    rows = (json.dumps({"video": "a.mp4", "events": [event]}) + "\n" for event in events)
+    (folder / "annotations.jsonl").write_text("".join(rows), encoding="utf-8")
+
+    def work() -> None:
+        (row,) = read_annotations(folder)[0]
+        if len(row.events) != count:
+            raise RuntimeError(f"{len(row.events)} of {count} rows were joined")
+
+    return work
+
+
+def mapped(params: Params, folder: Path, count: int) -> Callable[[], Any] | None:
+    """``data check`` of a table that a mapping reads, with columns that it leaves out."""
+    if find_spec("stages.lib.annotations.mapping") is None:
+        return None
+    table = "path,caption,views,likes\n" + "".join(f"clip_{n}.mp4,A man does thing {n}.,{n},7\n" for n in range(count))
+    (folder / "table.csv").write_text(table, encoding="utf-8")
+    mapping = folder / "mapping.yaml"
+    mapping.write_text("video: path\ncaption: caption\nothers: ignore\n", encoding="utf-8")
+
+    def work() -> None:
+        found = check(params, str(folder), str(mapping), "table.csv")
+        if (len(found.rejects), found.unused) != (count, ("views", "likes")):
+            raise RuntimeError(f"{len(found.rejects)} of {count} rows were rejected, {found.unused} not used")
+
+    return work
+
+
+def near(_: Params, folder: Path, count: int) -> Callable[[], Any] | None:  # noqa: ARG001
+    """Near-duplicates among clips of random hashes, of which each fiftieth shows what another
+    does."""
+    if find_spec("stages.ingest.curation") is None:
+        return None
+    import numpy as np
+
+    from stages.domain.core.records import Clip
+    from stages.ingest.curation.duplicates import PLACES, Signature, near_duplicates
+
+    rng = np.random.default_rng(0)
+    hashes = rng.integers(0, 2**63, (count, PLACES), np.uint64)
+    hashes[1::50] = hashes[::50] ^ (np.uint64(1) << rng.integers(0, 63, (len(hashes[1::50]), PLACES)).astype(np.uint64))
+    colours, usable = np.zeros((PLACES, 48), np.int16), np.ones(PLACES, np.bool_)
+    signatures = [Signature(one, colours, usable, 10.0) for one in hashes]
+    facts: dict[str, Any] = {"codec": "h264", "width": 64, "height": 64, "frames": 80, "rate": "8", "split": "train"}
+    clip = Clip(clip_id="0", source_id="0", path="0.mp4", sha256="0" * 64, **facts)
+    clips = [clip.model_copy(update={"clip_id": str(number)}) for number in range(count)]
+
+    def work() -> None:
+        found = near_duplicates(clips, signatures)
+        if len(found) != len(hashes[1::50]):
+            raise RuntimeError(f"{len(found)} pairs were found")
+
+    return work
+
+
 def _examined_before(folder: Path, count: int) -> Path:
     """A folder of files, and a journal that has a report of each."""
     reports = folder / "state" / "journal.jsonl"
@@ -126,6 +221,17 @@ def _row(number: int) -> str:
     row = {"video": _name(number), "caption": f"A man does thing {number}.", "label": "x", "events": events}
     return json.dumps(row) + "\n"
 
+
+_KINDS = {
+    "clip": clip,
+    "check": missing,
+    "journal": journal,
+    "second": second,
+    "unchanged": unchanged,
+    "joined": joined,
+    "mapped": mapped,
+    "near": near,
+}
 
 if __name__ == "__main__":
     main()

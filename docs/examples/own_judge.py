@@ -25,9 +25,9 @@ def judge(kind: str, texts: dict[str, str]) -> dict[str, Any]:
 
     Args:
         kind: ``covers`` (DarkEventInfer: 2 right, 1 in part, 0 wrong), ``right`` (MixVidQA),
-            ``events`` (list the events of a description), ``entailed``, and with
-            ``rewards.caption_scorer: completeness_naturalness`` also ``complete`` and ``natural``
-            (0 to 5).
+            ``answers`` (open questions), ``events`` (list the events of a description),
+            ``entailed``, and with ``rewards.caption_scorer: completeness_naturalness`` also
+            ``complete`` and ``natural`` (0 to 5).
         texts: name to text: ``reference``, ``question``, ``answer``, ``description``, ``event``.
 
     Raises:
@@ -37,7 +37,7 @@ def judge(kind: str, texts: dict[str, str]) -> dict[str, Any]:
         case "covers":
             shared = overlap(texts["reference"], texts["answer"])
             return {"reason": f"{shared:.2f} of the words", "score": 2 if shared > 0.8 else 1 if shared > 0.4 else 0}
-        case "right":
+        case "right" | "answers":
             shared = overlap(texts["reference"], texts["answer"])
             return {"reason": f"{shared:.2f} of the words", "right": shared > 0.8}
         case "events":

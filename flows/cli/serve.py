@@ -148,6 +148,8 @@ def _predict(video: Path, question: str, version: str, model: Path | None) -> No
     out.print(table)
     if reply.caution:
         out.print(f"note: {reply.caution}", style="yellow")
+    for warning in reply.warnings:
+        out.print(f"note: {plain(warning)}", style="yellow", markup=False)
 
 
 def _tell(what: str) -> None:

@@ -55,7 +55,7 @@ def _show_scores(console: Console, result: BenchmarkScores) -> None:
     judge = f"judge {one_line(result.judge_name)}" if result.judge_name else "scored by rule"
     console.print(
         f"{one_line(result.benchmark)}: {result.answered:,} of {result.questions:,} questions answered;"
-        f" {result.confidence:.0%} intervals over videos; {judge}"
+        f" {result.confidence:.0%} intervals over recordings; {judge}"
     )
     for name, rule in result.scorings.items():
         console.print(f"  {name}: {one_line(rule)}")

@@ -135,7 +135,7 @@ def comparison_table(asked: VersionPair, found: Comparison, confidence: float) -
         )
     notes = [
         Text(
-            "p: how often chance alone gives a difference like this, with clips as units; Holm: raised, since all"
+            "p: how often chance alone gives a difference like this, with recordings as units; Holm: raised, since all"
             " tasks are looked at"
         )
     ]

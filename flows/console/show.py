@@ -242,7 +242,7 @@ def show_scores(
     if out.width < WIDE:
         intervals = None
     title = "held-out scores: share of the maximum" + (
-        f", and its {confidence:.0%} interval over clips" if intervals else ""
+        f", and its {confidence:.0%} interval over recordings" if intervals else ""
     )
     table = Table(title=title)
     table.add_column("policy")

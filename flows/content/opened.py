@@ -14,6 +14,7 @@ from flows.processes import verbosity
 from stages.params import ParamsError, load_params
 from stages.runtime import paths
 from stages.runtime.plain import one_line
+from stages.runtime.sources.failures import access_error
 from stages.tracking.lineage.cache import ContentStore
 from stages.tracking.lineage.opening import open_content
 
@@ -27,6 +28,7 @@ def opened_content(root: Path) -> Iterator[ContentStore]:
     Raises:
         DvcError: ``dvc.yaml`` breaks one of DVC's rules, a path is not UTF-8, or a link below the
             source folder leads nowhere.
+        SourceAccessError: the source needs a package that is not installed.
     """
     from dvc.exceptions import DvcException
 
@@ -38,9 +40,15 @@ def opened_content(root: Path) -> Iterator[ContentStore]:
     except DvcException as error:
         chain = [str(error)] + ([str(error.__cause__)] if error.__cause__ else [])
         raise DvcError("dvc.yaml", f"{': '.join(chain)}", f"`dvc status` in {root} shows more") from error
+    except ImportError as error:
+        # DVC makes a dependency of an address with a package of its own.
+        source = _source(root)
+        if "is supported, but requires" not in str(error) or source is None:
+            raise
+        raise access_error("ingest.source", source, error) from error
     except UnicodeEncodeError as error:
         source = _source(root)
-        odd = next(unstorable_names(source), None) if source is not None else None
+        odd = next(unstorable_names(root / Path(source).expanduser()), None) if source is not None else None
         name = one_line(error.object)[:_PATH_CHARACTERS]
         if odd is not None:
             raise DvcError.from_error(odd) from error
@@ -56,9 +64,9 @@ def opened_content(root: Path) -> Iterator[ContentStore]:
         ) from error
 
 
-def _source(root: Path) -> Path | None:
-    """Folder of videos that ``params.yaml`` names."""
+def _source(root: Path) -> str | None:
+    """Folder or address of videos that ``params.yaml`` names."""
     try:
-        return root / Path(load_params(root / paths.PARAMS_FILE).ingest.source).expanduser()
+        return load_params(root / paths.PARAMS_FILE).ingest.source
     except ParamsError:
         return None

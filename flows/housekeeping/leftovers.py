@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from flows.processes.environment import scratch, state
-from stages.ingest.examine import journal_file
+from stages.ingest.examine import journal_file, kept_at
 from stages.params import Params
 from stages.runtime import paths as layout
 from stages.runtime.sources.store import open_store
@@ -119,6 +119,9 @@ def _journals(project: Path, params: Params, removed: frozenset[str], keep_s: fl
         for sha256 in sorted(removed):
             if (copy := files / "normalised" / f"{sha256[:32]}.mp4").is_file():
                 yield Leftover("examined", copy, None)
+        manifest = kept_at(journal) / layout.MANIFEST_FILE
+        if manifest.is_file() and any(sha256 in manifest.read_text("utf-8") for sha256 in removed):
+            yield Leftover("examined", manifest.parent, None)
         why = "what the next ingest goes on from" if journal.name == present else _young(newest(journal), keep_s)
         yield Leftover("examined", journal, why)
         if files.is_dir():

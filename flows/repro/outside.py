@@ -40,7 +40,7 @@ class Outside:
         """
         path = str(dep)
         if path not in self._hashes:
-            _check_tagged(path)
+            _check(path)
             try:
                 self._hashes[path] = dep.get_hash()
             except Exception as error:
@@ -55,14 +55,20 @@ class Outside:
         return [] if now == dep.hash_info else [f"dep {dep} changed"]
 
 
-def _check_tagged(address: str) -> None:
-    """Of a file on a web server without an ETag DVC assumes that it never changes.
+def _check(address: str) -> None:
+    """Check that the server answers, within bounds that DVC does not have; and of a file on a web
+    server that it has an ETag, without which DVC assumes that it never changes.
 
     Raises:
-        SourceAccessError: it has none.
+        SourceAccessError: it does not answer or refuses, or the file has no ETag.
     """
     place = place_of(address)
-    if is_web(address) and place.file is not None and not RemoteRoot(place.root, "ingest.source").is_tagged(place.file):
+    root = RemoteRoot(place.root, "ingest.source")
+    if place.file is None:
+        root.check()
+    elif not is_web(address):
+        root.versions([place.file])
+    elif not root.is_tagged(place.file):
         raise SourceAccessError(
             "ingest.source",
             f"{address}: its server sends no ETag, so a change of the file would not be noticed",

@@ -124,6 +124,8 @@ class _Walk:
     ) -> None:
         self._content, self._remote, self._lost = content, remote, lost
         self._forced, self._outside = forced, Outside()
+        # Several stages read one folder, and DVC would walk it for each.
+        self._hashes: dict[str, Any] = {}
         self.notes: list[str] = []
         self._configured = content.remote_name()
 
@@ -144,7 +146,7 @@ class _Walk:
                     changes.append(f"dep {dep} changed")
             for dep in stage.deps:
                 if not overlapping(str(dep), running) and not overlapping(str(dep), away):
-                    changes.extend(self._outside.changes(dep) if Outside.holds(dep) else _changes(dep))
+                    changes.extend(self._outside.changes(dep) if Outside.holds(dep) else _changes(dep, self._hashes))
         one.forced = one.name in self._forced
         if changes != ["never ran"] and (reason := self._forced.get(one.name)):
             changes.append(reason)
@@ -352,13 +354,13 @@ def overlapping(path: str, paths: Iterable[str]) -> str | None:
     return None
 
 
-def _changes(dep: Any) -> list[str]:
+def _changes(dep: Any, hashes: dict[str, Any]) -> list[str]:
+    """What changed about a dependency; ``hashes``: present ones by path, completed here."""
     from dvc.dependency import ParamsDependency
 
-    status = dep.status()
-    if not status:
+    verdict = dep.status().get(str(dep)) if isinstance(dep, ParamsDependency) else _verdict(dep, hashes)
+    if not verdict:
         return []
-    verdict = status[str(dep)]
     if isinstance(dep, ParamsDependency) and isinstance(verdict, dict):
         old, new = dep.hash_info.value or {}, dep.read_params()
         leaves = [leaf for name in verdict for leaf in differing_leaves(name, old.get(name), new.get(name))]
@@ -370,6 +372,15 @@ def _changes(dep: Any) -> list[str]:
         return [f"dep {dep} changed ({files})"]
     words = {"modified": "changed", "deleted": "is missing", "new": "is a new dependency"}
     return [f"dep {dep} {words.get(str(verdict), str(verdict))}"]
+
+
+def _verdict(dep: Any, hashes: dict[str, Any]) -> str | None:
+    """DVC's word for the state of a file or folder; None: it is as it was."""
+    if not dep.exists:
+        return "deleted"
+    if (path := str(dep)) not in hashes:
+        hashes[path] = dep.get_hash()
+    return None if hashes[path] == dep.hash_info else "modified"
 
 
 def differing_leaves(name: str, old: object, new: object) -> Iterator[str]:

@@ -14,7 +14,7 @@ from tqdm import tqdm
 from stages.baselines.constant import constant_reply
 from stages.domain.core.records import Sample, Score, TaskName
 from stages.domain.core.replies import render_reply
-from stages.domain.statistics.metrics import clips_shown, mean_over_tasks, task_results
+from stages.domain.statistics.metrics import mean_over_tasks, recordings_shown, task_results
 from stages.lib.evaluation.held_out import evaluation_digest, evaluation_samples
 from stages.lib.evaluation.results import BaselineScores, Mean, Trivial, TrivialResults
 from stages.lib.judging.batch import check_judged, score_replies, usage_of
@@ -56,8 +56,8 @@ def main() -> int:
             ]
             scores["random"] += scored(task_samples, drawn)
             scores["constant"] += scored(task_samples, [constants[task]] * len(task_samples))
-        clips, confidence = clips_shown(samples), params.evaluation.confidence
-        results = {name: task_results(rows, clips, confidence) for name, rows in scores.items()}
+        recordings, confidence = recordings_shown(samples), params.evaluation.confidence
+        results = {name: task_results(rows, recordings, confidence) for name, rows in scores.items()}
         write_rows(paths.predictions_file(paths.scores("baselines"), "random"), scores["random"])
         write_rows(paths.predictions_file(paths.scores("baselines"), "constant"), scores["constant"])
         means = {str(name): mean_over_tasks(result) for name, result in results.items()}

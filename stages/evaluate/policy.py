@@ -16,7 +16,7 @@ from tqdm import tqdm
 from stages.domain.core.frames import Frames, blank, shuffled
 from stages.domain.core.prompts import sample_prompt
 from stages.domain.core.records import Sample, Score
-from stages.domain.statistics.metrics import clips_shown, mean_over_tasks, task_results
+from stages.domain.statistics.metrics import mean_over_tasks, recordings_shown, task_results
 from stages.lib.evaluation.held_out import evaluation_digest, evaluation_samples
 from stages.lib.evaluation.results import ControlledResult, PolicyScores
 from stages.lib.inference.generate import generate
@@ -107,8 +107,8 @@ def result_table(
 ) -> PolicyScores:
     """Build the table of means by task with their intervals, and of the means on black and shuffled
     videos."""
-    clips, confidence = clips_shown(samples), params.evaluation.confidence
-    results, black, mixed = (task_results(scores, clips, confidence) for scores in (video, blank, shuffled))
+    recordings, confidence = recordings_shown(samples), params.evaluation.confidence
+    results, black, mixed = (task_results(scores, recordings, confidence) for scores in (video, blank, shuffled))
     return PolicyScores(
         row=row,
         digest=evaluation_digest(params, samples),

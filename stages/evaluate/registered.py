@@ -10,7 +10,6 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from stages.domain.statistics.metrics import clips_shown
 from stages.domain.statistics.paired import SampleScore
 from stages.evaluate.policy import evaluate_policy
 from stages.lib.evaluation.held_out import evaluation_samples
@@ -28,11 +27,8 @@ def main(*arguments: str) -> int:
     evaluation = evaluate_policy(params, name, Path(folder))
     table = evaluation.table
     write_record(Path(out) / paths.SCORES_FILE, table)
-    clips = clips_shown(evaluation_samples(params))
-    rows = (
-        SampleScore(sample_id=row.sample_id, clips=clips[row.sample_id], task=row.task, value=row.value)
-        for row in evaluation.video
-    )
+    samples = {sample.sample_id: sample for sample in evaluation_samples(params)}
+    rows = (SampleScore.of(samples[row.sample_id], row) for row in evaluation.video)
     write_rows(Path(out) / paths.SAMPLE_SCORES_FILE, rows)
     print(f"rescore: {name}: mean {table.mean:.3f} over {len(table.tasks)} tasks, format {table.format:.3f}")
     return 0

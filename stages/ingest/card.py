@@ -5,6 +5,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from fractions import Fraction
 from typing import Any
 
 from stages.domain.core.records import SPLITS, Clip, Reject
@@ -14,13 +15,16 @@ from stages.lib.annotations.annotation import PART_REASONS, rows_rejected
 def summarise(clips: Sequence[Clip], rejects: Sequence[Reject], hazards: Mapping[str, int]) -> dict[str, Any]:
     """Count the properties of the data, without times or paths. ``hazards``: number of files that
     decord must not read, by reason."""
+    of_rate: Counter[Fraction] = Counter()
+    for clip in clips:
+        of_rate[clip.rate] += clip.frames
     return {
         "accepted": len(clips),
         "rejected": dict(sorted(Counter(reject.reason for reject in rejects).items())),
         "splits": {split: sum(clip.split == split for clip in clips) for split in SPLITS},
         "sources": len({clip.source_id for clip in clips}),
         "frames": sum(clip.frames for clip in clips),
-        "duration_s": round(float(sum(clip.frames / clip.rate for clip in clips)), 3),
+        "duration_s": round(float(sum(frames / rate for rate, frames in of_rate.items())), 3),
         "events": sum(len(clip.events) for clip in clips),
         "events_cut": sum(event.cut_s is not None for clip in clips for event in clip.events),
         "questions": sum(len(clip.questions) for clip in clips),

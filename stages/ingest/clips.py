@@ -252,11 +252,14 @@ def event_in_frames(
     An event may start before the first frame of a file whose sound starts earlier; the annotation
     is not wrong then.
     """
-    length_s = part.frames / media.rate
     start = frame_boundary(event.start - media.starts_s, media.rate)
     stop = frame_boundary(event.end - media.starts_s, media.rate)
+    if part.start <= start < stop <= part.stop and media.starts_s >= 0:
+        # As below, without its fractions: most events are inside of their clip.
+        return Event(span=Span(start=start - part.start, stop=stop - part.start), caption=event.caption, cut_s=None)
     first, last = max(start, part.start), min(stop, part.stop)
     inside = Span(start=first - part.start, stop=last - part.start) if first < last else None
+    length_s = part.frames / media.rate
     ends_s = media.starts_s + part.stop / media.rate
     begins_s = media.starts_s + part.start / media.rate if part.start else Fraction(0)
     beyond_s = begins_s - event.start if frame_boundary(event.start - begins_s, media.rate) < 0 else Fraction(0)

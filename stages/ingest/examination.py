@@ -7,8 +7,12 @@ import errno
 import hashlib
 from dataclasses import replace
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
 
 from stages.domain.core.records import Exact, Record
 from stages.ingest import conversion
@@ -22,6 +26,7 @@ from stages.lib.video.errors import FfmpegMissing, VideoError
 from stages.lib.video.pictures import Look
 from stages.lib.video.probe import Probe
 from stages.runtime import paths
+from stages.runtime.workers import advance
 
 #: The modules that decide what a file holds; the journal belongs to them.
 EXAMINING = (container, encoder, errors, folders, packets, pictures, probing, rotation, times)
@@ -56,6 +61,8 @@ class FileReport(Record):
 
 #: Reason of a file that raised an unexpected exception.
 UNEXPECTED = "unexpected-error"
+#: Reasons that may be due to this machine at this moment: such a file is tried again.
+TRANSIENT = frozenset(("timeout", "worker-died", UNEXPECTED))
 #: Constant rate factor of re-encoded files: the loss is not visible.
 NORMALISE_CRF = 16
 
@@ -92,8 +99,8 @@ def examine(asked: Asked, folder: Path, reencoded: Path | None, timeout_s: float
         return FileReport(**identity, media=media, viewed=viewed)
     except VideoError as error:
         return FileReport(**identity, problem=Problem(reason=error.reason, detail=error.detail))
-    except FfmpegMissing:
-        raise
+    except (FfmpegMissing, ImportError):
+        raise  # of this machine
     except Exception as error:
         # One file must not end the work on all others, whatever a decoder or this code does with
         # it; a full disk is not the file's fault.
@@ -193,17 +200,24 @@ def _validated(asked: Asked, path: Path, timeout_s: float) -> _Validated:
     if viewer is None:
         decoded = encoder.validate(path, timeout_s)
     else:
-        decoded = watching.validate_watched(path, viewer.see, timeout_s)
-    skip = len(decoded) - probe.frames
+        decoded = watching.validate_watched(path, partial(_see, viewer, probe), timeout_s)
+    skip = len(decoded.times) - probe.frames
     if not 0 <= skip <= probe.dropped:
         raise VideoError(
-            "frame-count", f"{video}: {probe.frames} frames are stored, {len(decoded)} decode; re-encode it"
+            "frame-count", f"{video}: {probe.frames} frames are stored, {len(decoded.times)} decode; re-encode it"
         )
-    if probe.times is not None and decoded[skip:] != probe.times and probing.UNTRUSTED_TIMES not in probe.hazards:
+    if probe.times is not None and decoded.times[skip:] != probe.times and probing.UNTRUSTED_TIMES not in probe.hazards:
         probe = probing.probe(path, distrust=True)
     look = pictures.first_look(path)
+    look = look._replace(interlaced=look.interlaced or decoded.interlaced)
     viewed = None if viewer is None else viewer.viewed(probe, skip)
     return _Validated(replace(probe, hazards=(*probe.hazards, *look.hazards)), skip, look, viewed)
+
+
+def _see(viewer: Viewer, probe: Probe, frames: npt.NDArray[np.uint8]) -> None:
+    """Show frames to the viewer, and tell how many seconds it has seen."""
+    viewer.see(frames)
+    advance(float(viewer.seen / probe.rate))
 
 
 #: Hazards of which a few pictures cannot tell whether they are faults: the header counts other

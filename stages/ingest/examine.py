@@ -17,7 +17,7 @@ from fractions import Fraction
 from functools import partial
 from pathlib import Path
 from posixpath import normpath
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 
@@ -26,13 +26,13 @@ from stages.ingest import conversion, examination
 from stages.ingest.clips import row_reject, without_duplicates
 from stages.ingest.curation import viewing, watching
 from stages.ingest.curation.curator import Curator
-from stages.ingest.examination import EXAMINING, UNEXPECTED, Asked, FileReport, Problem, examine
+from stages.ingest.examination import EXAMINING, TRANSIENT, Asked, FileReport, Problem, examine
 from stages.ingest.files import Files, state_of
 from stages.ingest.parts import to_clips
 from stages.ingest.source import OpenSource, open_source
 from stages.ingest.split import assign_splits, recordings
 from stages.lib.annotations.annotation import Annotation, rows_rejected
-from stages.lib.annotations.formats import read_source
+from stages.lib.video.container import stated_s
 from stages.params import IngestParams
 from stages.runtime import paths
 from stages.runtime.code_digest import code_digest
@@ -54,13 +54,15 @@ class Examined(NamedTuple):
     """Content of a source folder.
 
     ``clips``: in order of their id; ``rejects``: by reason and name; ``hazards``: counts of files
-    that decord must not read, by reason, before re-encoding.
+    that decord must not read, by reason, before re-encoding; ``unused``: columns of the annotations
+    that their mapping leaves out.
     """
 
     clips: list[Clip]
     rejects: list[Reject]
     hazards: Counter[str]
     rows: RowCounts
+    unused: tuple[str, ...]
 
 
 def examine_source(
@@ -87,7 +89,7 @@ def examine_source(
     source = source or open_source(params)
     curator = curator or Curator(params)
     with _collected_later():
-        rows, rejects, read = read_source(source.params)
+        rows, rejects, read, unused = source.read()
         rows = curator.recordings(rows)
     rejects += source.rejects
     read += rows_rejected(source.rejects)
@@ -128,7 +130,8 @@ def examine_source(
             made += [(row, curator.take(clip, report.viewed)) for clip in clips]
     gc.unfreeze()
     kept, duplicates, used = _without_duplicates(made, curator)
-    return Examined(kept, sorted(rejects + conflicts + duplicates, key=reject_order), hazards, RowCounts(read, used))
+    rejects = sorted(rejects + conflicts + duplicates, key=reject_order)
+    return Examined(kept, rejects, hazards, RowCounts(read, used), unused)
 
 
 def _without_duplicates(
@@ -146,7 +149,8 @@ def _without_duplicates(
     used = {row.clip_id: row.rows for row, clip in made if id(clip) in alive}
     in_order = sorted(made, key=lambda pair: pair[1].clip_id)
     dropped = [pair for pair in in_order if id(pair[1]) not in differ]
-    dropped += [pair for pair in in_order if id(pair[1]) in differ - alive]
+    nearly_same = differ - alive
+    dropped += [pair for pair in in_order if id(pair[1]) in nearly_same]
     counted, told = set(used), []
     for (row, _), reject in zip(dropped, [*same, *near], strict=True):
         rows = 0 if row.clip_id in counted else row.rows
@@ -183,17 +187,22 @@ def examine_files(videos: Sequence[str], params: IngestParams, journal: Path) ->
     """Yield the report of each video of the plain folder ``ingest.source``, decoded whole, whatever
     its annotations say, in order. A second call goes on where the first one ended."""
     asked = [Asked(video, None, params.frame_rate, watch=params.curate) for video in videos]
-    yield from _reports(asked, params, None, journal)
+    yield from _reports(asked, params, None, journal, by_seconds=True)
     gc.unfreeze()
 
 
 def _reports(
-    asked: Sequence[Asked], params: IngestParams, files: Files | None, journal: Path | None
+    asked: Sequence[Asked], params: IngestParams, files: Files | None, journal: Path | None, *, by_seconds: bool = False
 ) -> Iterator[FileReport]:
     """Yield the report of each video, in order: from the journal if the file has not changed since,
-    otherwise by examining it. ``files``: None: they are in the folder ``ingest.source``."""
+    otherwise by examining it.
+
+    Args:
+        files: None: they are in the folder ``ingest.source``.
+        by_seconds: the progress bar counts seconds of them, and not files.
+    """
     if journal is None:
-        yield from _examined(asked, params, None, files)
+        yield from _examined(asked, params, None, files, by_seconds)
         return
     reencoded = journal.with_suffix("") if params.normalise else None
     here = Path(params.source) if files is None else files
@@ -207,34 +216,38 @@ def _reports(
     with journal.open("a", encoding="utf-8") as lines:
         # Ends a line that a kill cut short.
         lines.write("\n" if lines.tell() else "")
-        new_reports = _examined(new, params, reencoded, files)
+        new_reports = _examined(new, params, reencoded, files, by_seconds)
         for report in known:
             if report is not None:
                 yield report
                 continue
             report = next(new_reports)
-            # A time-out, a dead process or an unexpected error may be due to this machine at this
-            # moment: the file is tried again.
-            if report.problem is None or report.problem.reason not in ("timeout", "worker-died", UNEXPECTED):
+            if report.problem is None or report.problem.reason not in TRANSIENT:
                 lines.write(report.model_dump_json(exclude_none=True) + "\n")
                 lines.flush()
             yield report
 
 
 def _examined(
-    asked: Sequence[Asked], params: IngestParams, reencoded: Path | None, files: Files | None
+    asked: Sequence[Asked], params: IngestParams, reencoded: Path | None, files: Files | None, by_seconds: bool
 ) -> Iterator[FileReport]:
     if files is None:
-        yield from _examined_here(asked, params, reencoded)
+        yield from _examined_here(asked, params, reencoded, by_seconds)
         return
     by_name = {one.video: one for one in asked}
     for batch in files.batches(list(by_name)):
         yield from _examined_here([by_name[file.name]._replace(file=file) for file in batch], params, reencoded)
 
 
-def _examined_here(asked: Sequence[Asked], params: IngestParams, reencoded: Path | None) -> Iterator[FileReport]:
-    work = partial(examine, folder=Path(params.source), reencoded=reencoded, timeout_s=params.timeout_s)
-    results = map_items(work, asked, "ingest", timeout_s=params.timeout_s)
+def _examined_here(
+    asked: Sequence[Asked], params: IngestParams, reencoded: Path | None, by_seconds: bool = False
+) -> Iterator[FileReport]:
+    folder = Path(params.source)
+    work = partial(examine, folder=folder, reencoded=reencoded, timeout_s=params.timeout_s)
+    counted: dict[str, Any] = {}
+    if by_seconds:
+        counted = {"sizes": [stated_s(folder / one.video) for one in asked], "unit": " s of video"}
+    results = map_items(work, asked, "ingest", timeout_s=params.timeout_s, **counted)
     for one, result in zip(asked, results, strict=True):
         if isinstance(result, ItemFailure):
             remedy = "; raise ingest.timeout_s if it is only long" if result.reason == "timeout" else ""
@@ -253,6 +266,12 @@ def journal_file(params: IngestParams) -> Path:
     identity = f"{where} {params.normalise} {params.frame_rate}{curated} {code_digest(code)}"
     name = hashlib.sha256(identity.encode()).hexdigest()[:16]
     return paths.EXAMINED / f"{name}.jsonl"
+
+
+def kept_at(journal: Path) -> Path:
+    """Return the folder of the last result (:mod:`stages.ingest.unchanged`), beside the re-encoded
+    files."""
+    return journal.with_suffix("") / "outs"
 
 
 def copy_normalised(clips: Sequence[Clip], journal: Path, folder: Path) -> None:

@@ -55,7 +55,11 @@ def row_files(
         return {name: folder / name for name in names}
     remote = RemoteRoot(place.root, "ingest.source")
     if is_web(place.root):
-        versions = remote.versions(_web_rows(remote, place.file, wanted, more, params, store))
+        names = _web_rows(remote, place.file, wanted, more, params, store)
+        versions = remote.versions(names)
+        if place.file is not None and _is_index(place.file) and (gone := [one for one in names if one not in versions]):
+            problem = f"{roots.source} lists {gone[0]}, and the server has no such file"
+            raise SourceError("ingest.source", problem, "put it there, or take it out of the list")
     else:
         if roots.videos is not None or listed is None:
             listed = remote.listing()
@@ -110,10 +114,10 @@ def _selected(names: Iterable[str], wanted: str | None, more: Sequence[str]) -> 
     and ``more``; where none is named, all that may be some."""
     if wanted is None:
         return [name for name in names if name in more or PurePosixPath(name).suffix.lower() in ROW_SUFFIXES]
-    return [name for name in names if any(_is_meant(name, one) for one in (wanted, *more))]
+    return [name for name in names if any(is_meant(name, one) for one in (wanted, *more))]
 
 
-def _is_meant(name: str, wanted: str) -> bool:
+def is_meant(name: str, wanted: str) -> bool:
     return name == wanted or name.startswith(wanted.rstrip("/") + "/") or fnmatch(name, wanted)
 
 

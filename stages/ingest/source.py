@@ -16,19 +16,22 @@ import shutil
 import time
 import uuid
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from stages.domain.core.records import Reject
+from stages.errors import VidbridgeError
 from stages.ingest.files import Files, LocalFiles, RemoteFiles, ShardFiles, number
 from stages.ingest.row_files import local_names, named_in, row_files, row_name
 from stages.ingest.shard_rows import rows_of
 from stages.lib.annotations.annotation import VIDEO_SUFFIXES, SourceError
+from stages.lib.annotations.collect import Source
+from stages.lib.annotations.formats import read_source
 from stages.lib.video.folders import PICTURE_SUFFIXES
 from stages.params import IngestParams
 from stages.runtime.paths import ANNOTATIONS_FILE
-from stages.runtime.sources.addresses import fault_of_name, is_remote, is_web
+from stages.runtime.sources.addresses import fault_of_name, is_remote, is_web, place_of
 from stages.runtime.sources.failures import SourceAccessError, access_error
 from stages.runtime.sources.remote import RemoteRoot, Version
 from stages.runtime.sources.shards import Refused, Shard
@@ -43,12 +46,39 @@ class OpenSource(NamedTuple):
     """A source that was opened.
 
     ``params``: those of ingest, whose ``source`` is a folder of this machine; ``files``: None for a
-    plain folder, whose files are read in place; ``rejects``: of members of tars.
+    plain folder, whose files are read in place; ``rejects``: of members of tars; ``given``: the
+    source as the user named it.
     """
 
     params: IngestParams
     files: Files | None
     rejects: list[Reject]
+    given: str
+
+    def read(self) -> Source:
+        """Read the rows, as :func:`~stages.lib.annotations.formats.read_source` does.
+
+        Raises:
+            SourceError, MappingError: they cannot be used at all; the text has the source's own
+                name, not that of the view.
+        """
+        with self._in_its_name():
+            return read_source(self.params)
+
+    @contextmanager
+    def _in_its_name(self) -> Iterator[None]:
+        try:
+            yield
+        except VidbridgeError as error:
+            if self.params.source == self.given:
+                raise
+            raise type(error).joined(self._named(one) for one in (error, *error.others)) from error
+
+    def _named(self, error: VidbridgeError) -> VidbridgeError:
+        field, problem, remedy = (
+            text.replace(self.params.source, self.given) for text in (error.field, error.problem, error.remedy)
+        )
+        return type(error)(field, problem, remedy)
 
 
 def open_source(params: IngestParams) -> OpenSource:
@@ -60,7 +90,7 @@ def open_source(params: IngestParams) -> OpenSource:
     """
     roots = params.roots
     if params.is_plain_folder:
-        return OpenSource(params, None, [])
+        return OpenSource(params, None, [], params.source)
     store = open_store()
     if (not is_remote(roots.folder) and roots.local_shards) or roots.file is not None:
         return _of_shards(params, roots, store)
@@ -83,7 +113,12 @@ def open_source(params: IngestParams) -> OpenSource:
         names = list(local_names(Path(roots.folder)))
         shown = [name for name, _ in _by_name(names, roots.names)]
         files = LocalFiles(Path(roots.folder), roots.names)
-    return OpenSource(_viewed(params, store, shown, rows, _picture_folders(names, roots.names)), files, [])
+    return OpenSource(
+        _viewed(params, store, shown, rows, _picture_folders(names, roots.names)),
+        files,
+        [],
+        place_of(roots.source).root,
+    )
 
 
 def _of_shards(params: IngestParams, roots: Roots, store: SourceStore) -> OpenSource:
@@ -120,7 +155,9 @@ def _of_shards(params: IngestParams, roots: Roots, store: SourceStore) -> OpenSo
     videos = {name: (shard, video) for shard, read in reversed(shards.items()) for name, video in read.videos.items()}
     stamps = {name: (video.size, number(video.sha256)) for name, (_, video) in videos.items()}
     where = {name: (files[shard], video.sha256) for name, (shard, video) in videos.items()}
-    return OpenSource(_viewed(params, store, videos, rows), ShardFiles(stamps, where, store), rejects)
+    return OpenSource(
+        _viewed(params, store, videos, rows), ShardFiles(stamps, where, store), rejects, place_of(roots.source).root
+    )
 
 
 def _by_name(files: Iterable[str], names: NameRules) -> Iterator[tuple[str, str]]:

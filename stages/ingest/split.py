@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from fractions import Fraction
+from functools import lru_cache
+from math import ceil
 from posixpath import normpath
 
 from stages.domain.core.records import Reject, Split
@@ -62,7 +64,13 @@ def assign_splits(rows: Sequence[Annotation], params: IngestParams, seed: int) -
 def drawn_split(source_id: str, params: IngestParams, seed: int) -> Split:
     """Draw test, validation or train by a hash of the seed and the source's name, with the
     fractions set in ``ingest``."""
-    drawn = Fraction(int(hashlib.sha256(f"{seed}/split/{source_id}".encode()).hexdigest()[:16], 16), 16**16)
-    if drawn < params.test_share:
+    drawn = int(hashlib.sha256(f"{seed}/split/{source_id}".encode()).hexdigest()[:16], 16)
+    if drawn < _bound(params.test_share):
         return "test"
-    return "validation" if drawn < params.test_share + params.validation_share else "train"
+    return "validation" if drawn < _bound(params.test_share + params.validation_share) else "train"
+
+
+@lru_cache(maxsize=16)
+def _bound(share: float) -> int:
+    """Lowest of the 16**16 numbers that is no less than this fraction of them, exactly."""
+    return ceil(Fraction(share) * 16**16)

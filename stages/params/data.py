@@ -169,7 +169,7 @@ class IngestParams(Table):
         if self.curate and self.validation.mode == "sampled":
             raise ValueError(
                 "validation.mode: 'sampled' decodes a few pictures of a file, and curate looks at every frame; set"
-                " mode: auto or whole, or curate: false"
+                " validation.mode: auto or whole, or curate: false"
             )
         return self
 

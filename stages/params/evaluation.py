@@ -60,8 +60,8 @@ class GateParams(Table):
     scores: Literal["all"] | Annotated[tuple[str, ...], Field(min_length=1)]
     #: Least amount by which the candidate's mean score must exceed the champion's.
     min_gain: float
-    #: true: the confidence interval of the gain, paired by sample and resampled by clip, must lie
-    #: above ``min_gain``.
+    #: true: the confidence interval of the gain, paired by sample with recordings as units, must
+    #: lie above ``min_gain``.
     significant: bool
     #: Largest loss allowed on any task, whether it is among ``scores`` or not.
     max_task_drop: Fraction01

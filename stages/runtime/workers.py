@@ -15,9 +15,10 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import TimeoutError as OutOfTime
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Generic, Literal, TypeVar
+from typing import Any, Generic, Literal, NoReturn, TypeVar
 
 from pebble import ProcessExpired, ProcessFuture, ProcessPool
 from tqdm import tqdm
@@ -66,8 +67,29 @@ def worker_count() -> int:
     return int(value)
 
 
+#: In a worker of a map with ``sizes``: how much of each item is done, shared with the parent, and
+#: the index of the present one.
+_done: Any = None
+_present = 0
+#: Interval in which the parent looks at it.
+_LOOKED_EVERY_S = 0.5
+
+
+def advance(done: float) -> None:
+    """Tell how much of the present item is done, in the unit of its size; nobody is told outside of
+    a map with ``sizes``."""
+    if _done is not None:
+        _done[_present] = done
+
+
 def map_items(
-    work: Callable[[Item], Result], items: Sequence[Item], description: str, *, timeout_s: float, unit: str = "clip"
+    work: Callable[[Item], Result],
+    items: Sequence[Item],
+    description: str,
+    *,
+    timeout_s: float,
+    unit: str = "clip",
+    sizes: Sequence[float] | None = None,
 ) -> Iterator[Result | ItemFailure]:
     """Yield ``work(item)`` of each item, in order, with a progress bar. An exception of ``work``
     ends the map, with a note on the item.
@@ -79,6 +101,8 @@ def map_items(
         description: label of the progress bar.
         unit: unit of the progress bar.
         timeout_s: time limit of one item; after that its process is killed and replaced.
+        sizes: of items that take long, in ``unit``: the bar then moves within an item, as far as
+            ``work`` calls :func:`advance`.
 
     Raises:
         WorkersError: see :func:`worker_count`.
@@ -89,25 +113,69 @@ def map_items(
     # Spawned, not forked: the parent has threads (metrics), and a fork may copy a lock that one of
     # them holds.
     context = multiprocessing.get_context("spawn")
+    # Without a lock: a worker that is killed would never release it.
+    done = None if sizes is None else context.RawArray("d", len(items))
+    numbered = partial(_numbered, work)
     with (
-        tqdm(desc=description, total=len(items), unit=unit, mininterval=1) as bar,
-        ProcessPool(workers, initializer=_start, initargs=[work], context=context) as pool,
+        tqdm(desc=description, total=_size(sizes, len(items)), unit=unit, mininterval=1) as bar,
+        _watched(bar, done),
+        ProcessPool(workers, initializer=_start, initargs=[work, done], context=context) as pool,
     ):
-        try:
-            waiting: deque[tuple[Item, ProcessFuture[Result]]] = deque()
-            for item in items:
-                if len(waiting) >= AHEAD * workers:
-                    yield _result(pool, work, *waiting.popleft(), timeout_s)
-                    bar.update()
-                waiting.append((item, _schedule(pool, work, item, timeout_s)))
-            while waiting:
-                yield _result(pool, work, *waiting.popleft(), timeout_s)
+
+        def result_of(number: int, future: ProcessFuture[Result]) -> Result | ItemFailure:
+            result = _result(pool, numbered, (number, items[number]), future, timeout_s)
+            if sizes is None or done is None:
                 bar.update()
+            else:
+                done[number] = sizes[number]
+            return result
+
+        try:
+            waiting: deque[tuple[int, ProcessFuture[Result]]] = deque()
+            for number, item in enumerate(items):
+                if len(waiting) >= AHEAD * workers:
+                    yield result_of(*waiting.popleft())
+                waiting.append((number, _schedule(pool, numbered, (number, item), timeout_s)))
+            while waiting:
+                yield result_of(*waiting.popleft())
         except BaseException:
             # Cancelled or failed: items in progress may take minutes, and their results are no
             # longer needed.
             pool.stop()
             raise
+
+
+def _size(sizes: Sequence[float] | None, items: int) -> int:
+    return items if sizes is None else round(sum(sizes))
+
+
+def _numbered(work: Callable[[Item], Result], item: tuple[int, Item]) -> Result:
+    """Do the work of an item, and remember which one it is, for :func:`advance`."""
+    global _present
+    _present = item[0]
+    return work(item[1])
+
+
+@contextmanager
+def _watched(bar: tqdm[NoReturn], done: Any) -> Iterator[None]:
+    """Move the bar to the sum of ``done`` until the block ends; None: leave it alone."""
+    if done is None:
+        yield
+        return
+    over = threading.Event()
+
+    def look() -> None:
+        while not over.wait(_LOOKED_EVERY_S):
+            bar.update(min(round(sum(done)), bar.total) - bar.n)
+
+    watcher = threading.Thread(target=look, daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        over.set()
+        watcher.join()
+        bar.update(min(round(sum(done)), bar.total) - bar.n)
 
 
 def map_whole(
@@ -220,12 +288,14 @@ def _no_work() -> None:
     """Do nothing: the call that starts a process before it is needed."""
 
 
-def _start(_work: object) -> None:
+def _start(_work: object, done: Any = None) -> None:
     """Initialise a worker. Receiving the work imports its module, which then takes none of the
     first item's time.
 
     A worker whose parent was killed would wait for items for ever, so it ends itself.
     """
+    global _done
+    _done = done
     parent = multiprocessing.parent_process()
     if parent is None:
         return

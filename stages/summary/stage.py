@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from stages.domain.core.records import Score, TaskName
-from stages.domain.statistics.metrics import TaskResult, clips_shown
+from stages.domain.statistics.metrics import TaskResult, recordings_shown
 from stages.domain.statistics.paired import Difference, paired_difference
 from stages.lib.evaluation.held_out import evaluation_samples
 from stages.lib.evaluation.results import (
@@ -71,7 +71,7 @@ def _drop_dead_rows(params: Params) -> None:
 def _gains(params: Params) -> dict[str, RowGain]:
     """Paired differences of every evaluated row to its ``init``, and of the candidate to the cold
     start."""
-    clips = clips_shown(evaluation_samples(params))
+    recordings = recordings_shown(evaluation_samples(params))
     replies = {row: read_rows(paths.predictions_file(paths.scores(row)), Score) for row in params.evaluation.of}
     pairs = [(row, settings.init) for row, settings in params.rows.items()]
     pairs += [
@@ -82,7 +82,7 @@ def _gains(params: Params) -> dict[str, RowGain]:
     gains: dict[str, RowGain] = {}
     for after, before in pairs:
         if after in replies and before in replies:
-            mean, tasks = paired_difference(replies[after], replies[before], clips, params.evaluation.confidence)
+            mean, tasks = paired_difference(replies[after], replies[before], recordings, params.evaluation.confidence)
             by_task = {task: _gain(difference) for task, difference in tasks.items()}
             gains[f"{after} - {before}"] = RowGain(**_gain(mean).model_dump(), tasks=by_task)
     return gains

@@ -23,6 +23,7 @@ import numpy as np
 from stages.domain.core.records import SPLITS, Clip, Reject, Sample, Split, TaskName, reject_order
 from stages.domain.core.timeline import SampledFrames
 from stages.domain.statistics.intervals import Design, Interval, mean_interval
+from stages.domain.statistics.metrics import recordings_of
 from stages.domain.tasks import dark_event_infer, mix_vid_qa
 from stages.domain.tasks.dark_event_infer import Settings as DarkEventInferSettings
 from stages.domain.tasks.dark_event_infer import dark_frames
@@ -222,7 +223,7 @@ def _guess(
     judge = RuleJudge(*GUESS_SHARES)
     context = Context(sampled_frames, seed, ring_of(()))  # no partners: nothing is mixed
     right: list[float] = []
-    clip_ids: list[tuple[str, ...]] = []
+    recordings: list[tuple[str, ...]] = []
     held_out = chain(
         clips.shuffled("validation"), clips.shuffled("test"), islice(clips.shuffled("train"), FITTED_CLIPS, None)
     )
@@ -231,10 +232,10 @@ def _guess(
             event = next(e for e in clip.events if e.caption == sample.reference and e.span in sample.timeline.dark)
             verdict = judge.covers(sample, guesser.guess(clip, event))
             right.append(float(verdict.score == dark_event_infer.MAXIMUM))
-            clip_ids.append(sample.timeline.clip_ids)
+            recordings.append(recordings_of(sample))
     if len(right) < MIN_EVENTS:
         return None
-    interval = mean_interval(np.array(right), Design.of(clip_ids), GUESS_CONFIDENCE)
+    interval = mean_interval(np.array(right), Design.of(recordings), GUESS_CONFIDENCE)
     return TextOnlyResult(interval, len(right), guesser.fitted_on)
 
 

@@ -64,14 +64,14 @@ def test_every_artefact_validates(project: Path) -> None:
         checkpoints = read_rows(project / "models" / row / "checkpoints.jsonl", Checkpoint)
         assert [c.final for c in checkpoints] == [False] * (len(checkpoints) - 1) + [True]
         scores = read_rows(project / "scores" / row / "predictions.jsonl", Score)
-        assert len(scores) == 5 * 8
+        assert len(scores) == 6 * 8
         assert all(0 <= score.value <= 1 for score in scores if score.value is not None)
         table = json.loads((project / "scores" / row / "scores.json").read_text())
         for view in ("blank", "shuffled"):
             changed = read_rows(project / "scores" / row / f"predictions_{view}.jsonl", Score)
             assert [score.sample_id for score in changed] == [score.sample_id for score in scores]
             means = [sum(s.value or 0.0 for s in changed if s.task == task) / 8 for task in table["tasks"]]
-            assert table[f"{view}_mean"] == pytest.approx(sum(means) / 5)
+            assert table[f"{view}_mean"] == pytest.approx(sum(means) / 6)
             assert [task[view] for task in table["tasks"].values()] == pytest.approx(means)
     for row in ("bridge", "general"):
         groups = read_rows(project / "models" / row / "rollouts.jsonl", RolloutGroup)
@@ -278,7 +278,7 @@ def test_the_real_clip_goes_through_ingest_and_synthesize(tmp_path: Path) -> Non
         for task in summary["samples"]["train"]
     }
     assert counts["dark_event_infer"] >= 1
-    assert counts["mcqa"] == 2
+    assert counts["mcqa"] == counts["qa"] == 2
     assert counts["caption"] == 1
     assert summary["rejects"]["nothing-to-ask"] == 1
     assert not (folder / "data/corpus").exists(), "own videos need no generated corpus"

@@ -62,11 +62,6 @@ def test_parts_and_open_questions_are_trained_on_and_scored(tmp_path: Path) -> N
     params = project / "params.yaml"
     edit(params, "source: data/corpus", f"source: {tmp_path / 'tapes'}")
     edit(params, "judge: {kind: rule,", "judge: {kind: rule_on_real_text,")
-    edit(
-        params, "    caption: {per_clip: 1}\n", "    caption: {per_clip: 1}\n    qa: {per_clip: 2, from_events: true}\n"
-    )
-    edit(params, "mcqa: 2, caption: 1, structured_caption: 1}", "mcqa: 2, qa: 2, caption: 1, structured_caption: 1}")
-    edit(params, "mcqa: 1, caption: 1, structured_caption: 1}", "mcqa: 1, qa: 1, caption: 1, structured_caption: 1}")
     commit(project, "tapes")
     checked = json.loads(succeed(project, "vidbridge", "data", "check", str(tmp_path / "tapes"), "--json"))
     assert checked["rows"] == {"read": len(files), "used": len(files), "rejected": 0}

@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import yaml
 
@@ -24,6 +26,19 @@ from tests.support.servers import stack
 from tests.support.servers.service import Service
 
 ADDRESS = f"s3://{stack.BUCKET}/set"
+#: Mapping of a Parquet whose columns are the fields of ``annotations.jsonl``.
+MAPPING = """\
+video: video
+id: id
+source: source
+split: split
+label: label
+licence: licence
+caption: caption
+events: {each: events, start: start, end: end, caption: caption}
+qa: {each: qa, question: question, options: options, answer: answer, rationale: rationale}
+subjects: {each: subjects, name: name, attributes: attributes, actions: actions}
+"""
 
 
 @pytest.fixture(scope="module")
@@ -118,6 +133,33 @@ def test_a_run_on_a_bucket_gives_the_samples_of_the_folder(
     assert (state, why) == ("will run", [f"dep {ADDRESS} changed"])
     succeed(project, "dvc", "repro", "synthesize")
     assert _outs(project) == made  # no row names it
+
+
+def test_a_parquet_with_its_videos_under_another_prefix_gives_the_samples_of_the_folder(
+    project: Path, made: dict[str, str], bucket: Service
+) -> None:
+    lines = (project.parent / "videos/annotations.jsonl").read_text(encoding="utf-8").splitlines()
+    table = pa.Table.from_pylist([json.loads(line) for line in lines])
+    whole = io.BytesIO()
+    pq.write_table(table, whole, row_group_size=10)
+    _put(bucket, "tables/train.parquet", whole.getvalue())
+    (project / "mappings/ours.yaml").write_text(MAPPING, encoding="utf-8")
+    columns = {"format": "mappings/ours.yaml", "annotations": "train.parquet"}
+    _set(project, source=f"s3://{stack.BUCKET}/tables", videos=ADDRESS, **columns)
+    try:
+        succeed(project, "vidbridge", "run", "synthesize")
+        assert _outs(project) == made
+        pq.write_table(table.slice(1), whole := io.BytesIO())
+        _put(bucket, "tables/train.parquet", whole.getvalue())
+        assert _planned(project)["ingest"] == ("will run", [f"dep s3://{stack.BUCKET}/tables changed"])
+        _put(bucket, "tables/train.parquet", whole.getvalue()[:-100])
+        cut = f"s3://{stack.BUCKET}/tables"
+        given = ("--videos", ADDRESS, "--format", "mappings/ours.yaml", "--annotations", "train.parquet")
+        done = call(project, "vidbridge", "data", "check", cut, *given)
+        assert done.returncode == 2
+        assert f"error: {cut}/train.parquet: no Parquet file: " in done.stderr
+    finally:
+        _set(project, source=ADDRESS, videos="null", format="jsonl", annotations="null")
 
 
 def test_videos_with_a_root_of_their_own_are_watched_by_a_plan(

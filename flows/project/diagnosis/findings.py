@@ -25,6 +25,7 @@ def findings(root: Path | None) -> list[Finding]:
         ]
     session = Session(root)
     of_project: list[Callable[[], Finding]] = [
+        partial(services.check_source, session),
         partial(services.check_judge, session),
         partial(services.check_mlflow, root),
         partial(project.check_champion, session),

@@ -12,6 +12,7 @@ from flows.processes.environment import defaults
 from flows.project.diagnosis.finding import Finding, output_of
 from flows.repro import preflight
 from stages.params import ParamsError
+from stages.runtime import paths
 from stages.tracking.lineage.uri import TrackingError, check_server, display_uri, tracking_uri
 from stages.tracking.session import Session
 
@@ -39,6 +40,25 @@ def check_judge(session: Session) -> Finding:
         return Finding("judge", "missing", "; ".join(needed.values()), "; ".join(map(str, wrong)))
     addresses = ", ".join(display_uri(os.environ[f"VIDBRIDGE_{role}_URL"]) for role in needed)
     return Finding("judge", "ok", f"{addresses} answers" if len(needed) == 1 else f"{addresses} answer")
+
+
+def check_source(session: Session) -> Finding:
+    """Check that the videos and their annotations can be listed; no file is read."""
+    try:
+        ingest = session.params.ingest
+    except ParamsError:
+        return Finding("source", "warn", "params.yaml does not load, so where the videos are is unknown", "mend it")
+    if Path(ingest.source) == paths.CORPUS:
+        return Finding("source", "ok", f"{paths.CORPUS}, which the first stage generates")
+    # fsspec and its clients take half a second, where there is a source to ask.
+    from stages.runtime.sources.failures import SourceAccessError
+    from stages.runtime.sources.watch import check_reachable
+
+    try:
+        check_reachable(ingest.roots.below(session.root))
+    except SourceAccessError as error:
+        return Finding("source", "missing", f"{error.field}: {error.problem}", error.remedy)
+    return Finding("source", "ok", " and ".join(filter(None, (ingest.source, ingest.videos))))
 
 
 def check_mlflow(root: Path) -> Finding:

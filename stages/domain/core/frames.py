@@ -51,12 +51,15 @@ class Frames:
         indices: frame number of each in the timeline.
         total: number of frames in the whole timeline.
         rate: frames per second of the timeline.
+        warnings: reasons why the pictures look other than those that models are trained on, each a
+            sentence with the file and the remedy.
     """
 
     pixels: npt.NDArray[np.uint8]
     indices: tuple[int, ...]
     total: int
     rate: Fraction
+    warnings: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.pixels.ndim != 4 or self.pixels.shape[-1] != 3 or self.pixels.dtype != np.uint8:

@@ -320,11 +320,8 @@ class Timeline(Record):
 
 
 class Trace(Record):
-    """A teacher's reply.
-
-    ``brief_thinking`` only names the subject; the answer after it is the same. ``careless_answer``
-    is right but incomplete.
-    """
+    """A teacher's reply. ``brief_thinking`` only names the subject; ``careless_answer`` is right
+    but incomplete."""
 
     thinking: str = Field(min_length=1)
     answer: str = Field(min_length=1)
@@ -342,6 +339,8 @@ class Sample(Record):
     #: The clip that the question is about (MixVidQA plays another one too).
     clip_id: str
     timeline: Timeline
+    #: Recordings (``source_id``) that the timeline's clips are of; None: each clip is its own.
+    recordings: tuple[str, ...] | None = None
     sampled_frames: int = Field(gt=0)
     question: str = Field(min_length=1)
     options: tuple[str, ...] = ()
@@ -355,8 +354,7 @@ class Sample(Record):
 
 
 class Verdict(Record):
-    """A judge's verdict on one reply. A judge that failed has its own outcome and never scores 0
-    for it.
+    """A judge's verdict on one reply; a judge that failed has its own outcome and never scores 0.
 
     ``scored``: ``score`` is the number. ``invalid``: the judge's answer could not be parsed.
     ``unavailable``: no answer came.

@@ -1,9 +1,9 @@
 """Confidence intervals and p-values of means and of paired differences; all of the program's come
 from here.
 
-Samples about one video are correlated, so the *units* are videos (files), never samples, and a
-sample may be about two of them. Everything is closed form: the same scores give the same bytes, for
-any seed.
+Samples about one recording are correlated, so the *units* are recordings (the sources that splits
+keep whole), never samples or clips that are parts of one, and a sample may be about two of them.
+Everything is closed form: the same scores give the same bytes, for any seed.
 
 **Means** of bounded scores: a beta interval with an effective number of trials that follows from
 the variance between units, reduced for the small number of units behind that estimate (Korn and

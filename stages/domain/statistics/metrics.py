@@ -11,7 +11,7 @@ from pydantic import Field
 from stages.domain.core.records import Record, Sample, Score, TaskName
 from stages.domain.statistics.intervals import Design, mean_interval
 
-#: Sample id to the clips that the sample shows: the units of
+#: Sample id to the recordings that the sample shows: the units of
 #: :mod:`stages.domain.statistics.intervals`.
 Shown = Mapping[str, Sequence[str]]
 
@@ -34,9 +34,14 @@ class TaskResult(Record):
     native: float
 
 
-def clips_shown(samples: Iterable[Sample]) -> dict[str, tuple[str, ...]]:
-    """Map each sample id to the clips that the sample shows."""
-    return {sample.sample_id: sample.timeline.clip_ids for sample in samples}
+def recordings_of(sample: Sample) -> tuple[str, ...]:
+    """Recordings that the sample shows; where each clip is its own, its clips."""
+    return sample.recordings or sample.timeline.clip_ids
+
+
+def recordings_shown(samples: Iterable[Sample]) -> dict[str, tuple[str, ...]]:
+    """Map each sample id to the recordings that the sample shows."""
+    return {sample.sample_id: recordings_of(sample) for sample in samples}
 
 
 def task_results(scores: Sequence[Score], shown: Shown, confidence: float) -> dict[TaskName, TaskResult]:

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 
-from stages.domain.core.records import Record, Score, TaskName
+from stages.domain.core.records import Record, Sample, Score, TaskName
 from stages.domain.statistics.intervals import EQUAL, Compared, Design, Floats, Interval, compared, holm
 from stages.domain.statistics.metrics import Shown
 
@@ -23,8 +23,17 @@ class SampleScore(Record):
 
     sample_id: str
     clips: tuple[str, ...] = Field(min_length=1)
+    #: The recordings that its clips are of; None: each clip is its own.
+    recordings: tuple[str, ...] | None = Field(default=None, min_length=1)
     task: str
     value: float | None = None
+
+    @classmethod
+    def of(cls, sample: Sample, score: Score) -> SampleScore:
+        clips = sample.timeline.clip_ids
+        return cls(
+            sample_id=score.sample_id, clips=clips, recordings=sample.recordings, task=score.task, value=score.value
+        )
 
 
 class Difference(Record):
@@ -69,18 +78,18 @@ def compare(after: Iterable[SampleScore], before: Iterable[SampleScore], *, conf
     """
     ours, theirs = ({row.sample_id: row for row in rows} for rows in (after, before))
     pairs = [
-        (row, row.value, earlier.value)
+        # Scores of an earlier version name no recordings.
+        (row.task, row.recordings or earlier.recordings or row.clips, row.value, earlier.value)
         for name, row in ours.items()
         if row.value is not None and (earlier := theirs.get(name)) is not None and earlier.value is not None
     ]
     if not pairs:
         raise ValueError("the two share no scored sample; were they evaluated on different splits?")
-    names = [row.task for row, _, _ in pairs]
-    clips = [row.clips for row, _, _ in pairs]
-    new, old = (np.array([pair[side] for pair in pairs], dtype=np.float64) for side in (1, 2))
+    names, units = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
+    new, old = (np.array([pair[side] for pair in pairs], dtype=np.float64) for side in (2, 3))
     rows_of = {task: np.flatnonzero([name == task for name in names]) for task in dict.fromkeys(names)}
     results = {
-        task: compared((new - old)[rows], Design.of([clips[row] for row in rows]), confidence)
+        task: compared((new - old)[rows], Design.of([units[row] for row in rows]), confidence)
         for task, rows in rows_of.items()
     }
     adjusted = holm([result.p_value for result in results.values()])
@@ -88,7 +97,7 @@ def compare(after: Iterable[SampleScore], before: Iterable[SampleScore], *, conf
         task: _difference(new[rows], old[rows], results[task], p_holm)
         for (task, rows), p_holm in zip(rows_of.items(), adjusted, strict=True)
     }
-    whole = compared(new - old, Design.of(clips, names), confidence)
+    whole = compared(new - old, Design.of(units, names), confidence)
     overall = Difference(
         before=_mean(by_task, "before"),
         after=_mean(by_task, "after"),
@@ -108,6 +117,7 @@ def paired_difference(
         ValueError: the two share no scored sample.
     """
     rows = (
+        # Units stand for clips here: which clips they are of does not matter.
         [SampleScore(sample_id=s.sample_id, clips=tuple(shown[s.sample_id]), task=s.task, value=s.value) for s in side]
         for side in (after, before)
     )

@@ -263,12 +263,15 @@ def _templated(
         brief_thinking=clip.brief_thinking,
         careless_answer=vague(event.caption),
     )
-    return sample_of(NAME, clip, key, sampled_frames, question, event.caption, trace, timeline=timeline, events=events)
+    return sample_of(
+        NAME, clip, key, sampled_frames, question, event.caption, trace,
+        timeline=timeline, partner=partner, events=events,
+    )  # fmt: skip
 
 
 def _unwritten(clip: Clip, partner: Partner, timeline: Timeline, sampled_frames: int) -> Sample:
     key = f"{clip.clip_id}+{partner.clip_id}/unwritten"
-    return sample_of(NAME, clip, key, sampled_frames, UNWRITTEN, UNWRITTEN, None, timeline=timeline)
+    return sample_of(NAME, clip, key, sampled_frames, UNWRITTEN, UNWRITTEN, None, timeline=timeline, partner=partner)
 
 
 def shown_part(clip: Clip, timeline: Timeline) -> Clip:

@@ -12,7 +12,7 @@ from pydantic import Field
 from stages.domain.core.records import Clip, Record, Reject, Sample, Subject, Timeline, Trace
 from stages.domain.core.replies import Reply
 from stages.domain.core.timeline import SampledFrames, frame_count, plain
-from stages.domain.tasks.partners import Ring
+from stages.domain.tasks.partners import Partner, Ring
 from stages.domain.tasks.rewards import Referee, RewardRules, TaskScore
 
 
@@ -127,13 +127,21 @@ def sample_of(
     trace: Trace | None,
     *,
     timeline: Timeline | None = None,
+    partner: Partner | None = None,
     options: tuple[str, ...] = (),
     events: tuple[str, ...] = (),
     subjects: tuple[Subject, ...] = (),
 ) -> Sample:
-    """Build a sample about ``clip``. ``key``: its id behind the task's name; ``timeline``: None for
-    the whole clip; the sample has the number of frames that ``sampled_frames`` gives it."""
+    """Build a sample about ``clip``, with the number of frames that ``sampled_frames`` gives it.
+
+    Args:
+        key: its id behind the task's name.
+        timeline: None for the whole clip.
+        partner: the timeline's other clip.
+    """
     timeline = timeline or plain(clip.clip_id, clip.frames, clip.rate)
+    sources = {each.clip_id: each.source_id for each in (clip, partner) if each is not None}
+    recordings = tuple(dict.fromkeys(sources[name] for name in timeline.clip_ids))
     if not isinstance(sampled_frames, int):
         sampled_frames = frame_count(sampled_frames, timeline.frames, timeline.rate)
     return Sample(
@@ -142,6 +150,7 @@ def sample_of(
         split=clip.split,
         clip_id=clip.clip_id,
         timeline=timeline,
+        recordings=None if recordings == timeline.clip_ids else recordings,
         sampled_frames=sampled_frames,
         question=question,
         options=options,

@@ -7,8 +7,9 @@ alike in other colours. docs/guides/curation.md holds the measurements behind th
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from fractions import Fraction
+from itertools import combinations
 from typing import NamedTuple
 
 import numpy as np
@@ -25,6 +26,23 @@ PLACES, FEWEST = 8, 3
 MAX_BITS, MAX_COLOUR = 6.0, 20
 #: Largest ratio of the lengths of two near-duplicates.
 MAX_RATIO = 1.1
+
+Numbers = npt.NDArray[np.int64]
+
+
+class Band(NamedTuple):
+    """Consecutive bits of a hash, of which so many may differ."""
+
+    lowest: int
+    bits: int
+    differ: int
+
+
+#: Hashes that differ by more in each of these bands differ by 3 + 2 + 2 bits at least, which is
+#: more than :data:`MAX_BITS`.
+BANDS = (Band(0, 21, 2), Band(21, 21, 1), Band(42, 22, 1))
+#: Bounds of the memory for a comparison.
+_ROWS_AT_ONCE, _PAIRS_AT_ONCE = 1 << 12, 1 << 20
 #: Order in which one of two near-duplicates is kept: what is measured on rather than trained on.
 _KEPT: tuple[Split, ...] = ("test", "validation", "train")
 
@@ -78,19 +96,79 @@ def near_duplicates(clips: Sequence[Clip], signatures: Sequence[Signature]) -> l
     usable = np.stack([signatures[n].usable for n in order])
     lengths = np.array([signatures[n].length_s for n in order])
     stops = np.searchsorted(lengths, lengths * MAX_RATIO, side="right")
+    found = [np.empty(0, np.int64)]
+    # A mean over places is not below each of them, so one place has no more than MAX_BITS.
+    for place in range(PLACES):
+        for one, other in close_pairs(hashes[:, place], usable[:, place]):
+            of_length = (one < other) & (other < stops[one])
+            one, other = one[of_length], other[of_length]
+            places, differ = _compared(hashes, usable, one, other)
+            alike = (places >= FEWEST) & (differ <= MAX_BITS * places)
+            found.append(one[alike] * len(order) + other[alike])
     pairs = []
-    for one, stop in enumerate(stops):
-        both = usable[one + 1 : stop] & usable[one]
-        places = both.sum(axis=1)
-        differ = (np.bitwise_count(hashes[one + 1 : stop] ^ hashes[one]) * both).sum(axis=1)
-        for other in np.flatnonzero((places >= FEWEST) & (differ <= MAX_BITS * places)):
-            first, second = order[one], order[one + 1 + other]
-            at = both[other]
-            colour = int(np.abs(signatures[first].colours[at] - signatures[second].colours[at]).max())
-            if colour <= MAX_COLOUR:
-                bits = round(float(differ[other] / places[other]), 2)
-                pairs.append(_pair(clips[first], clips[second], bits, colour))
+    one, other = np.divmod(np.unique(np.concatenate(found)), len(order))
+    for n, m, places, differ in zip(one, other, *_compared(hashes, usable, one, other), strict=True):
+        first, second, at = order[n], order[m], usable[n] & usable[m]
+        colour = int(np.abs(signatures[first].colours[at] - signatures[second].colours[at]).max())
+        if colour <= MAX_COLOUR:
+            pairs.append(_pair(clips[first], clips[second], round(float(differ / places), 2), colour))
     return sorted(pairs, key=lambda pair: pair.clips)
+
+
+def _compared(
+    hashes: npt.NDArray[np.uint64], usable: npt.NDArray[np.bool_], one: Numbers, other: Numbers
+) -> tuple[Numbers, Numbers]:
+    """Number of places at which both of a pair have contrast, and the bits that differ there."""
+    both = usable[one] & usable[other]
+    return both.sum(axis=1), (np.bitwise_count(hashes[one] ^ hashes[other]) * both).sum(axis=1, dtype=np.int64)
+
+
+def close_pairs(hashes: npt.NDArray[np.uint64], usable: npt.NDArray[np.bool_]) -> Iterator[tuple[Numbers, Numbers]]:
+    """Iterate over the pairs of usable hashes that differ by at most :data:`MAX_BITS`, without a
+    comparison of all with all: in arrays, each pair in both directions and possibly several times.
+
+    Such hashes agree in one of the :data:`BANDS` but for the bits that may differ there, so those
+    are looked up that have a band's value, or the value with these bits flipped (Norouzi, Punjani
+    and Fleet, *Fast Exact Search in Hamming Space with Multi-Index Hashing*, 2014).
+    """
+    rows = np.flatnonzero(usable)
+    for band in BANDS:
+        values = ((hashes >> np.uint64(band.lowest)) & np.uint64((1 << band.bits) - 1)).astype(np.int64)
+        by_value = rows[np.argsort(values[rows], kind="stable")]
+        ordered = values[by_value]
+        is_there = np.zeros(1 << band.bits, np.bool_)
+        is_there[ordered] = True
+        flips = _flips(band)
+        for first in range(0, len(rows), _ROWS_AT_ONCE):
+            some = rows[first : first + _ROWS_AT_ONCE]
+            wanted = values[some, None] ^ flips
+            row, flip = np.nonzero(is_there[wanted])
+            sought = wanted[row, flip]
+            start, stop = (np.searchsorted(ordered, sought, side) for side in ("left", "right"))
+            for one, at in _spread(some[row], start, stop):
+                other = by_value[at]
+                close = np.bitwise_count(hashes[one] ^ hashes[other]) <= MAX_BITS
+                yield one[close], other[close]
+
+
+def _flips(band: Band) -> Numbers:
+    """Every value that has no more bits than may differ."""
+    chosen = (bits for count in range(band.differ + 1) for bits in combinations(range(band.bits), count))
+    return np.array([sum(1 << bit for bit in bits) for bits in chosen])
+
+
+def _spread(rows: Numbers, starts: Numbers, stops: Numbers) -> Iterator[tuple[Numbers, Numbers]]:
+    """Pair each row with each number from its start to its stop; some pairs at once."""
+    counts = stops - starts
+    ends = np.cumsum(counts)
+    first = 0
+    while first < len(rows):
+        before = int(ends[first] - counts[first])
+        last = max(first + 1, int(np.searchsorted(ends, before + _PAIRS_AT_ONCE, "right")))
+        part = slice(first, last)
+        offsets = np.repeat(starts[part] - (ends[part] - counts[part]), counts[part])
+        yield np.repeat(rows[part], counts[part]), offsets + np.arange(before, int(ends[last - 1]))
+        first = last
 
 
 def _pair(one: Clip, other: Clip, bits: float, colour: int) -> NearDuplicate:

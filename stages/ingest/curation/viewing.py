@@ -134,6 +134,11 @@ class Viewer:
                 self._rows.append(self._described(frame.astype(np.float32)))
             self._seen += 1
 
+    @property
+    def seen(self) -> int:
+        """Number of frames taken so far."""
+        return self._seen
+
     def viewed(self, probe: Probe, skip: int) -> Viewed:
         """Return what was seen. ``skip``: frames that the decoder emits before the first of the
         clip."""

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from stages.lib.video.encoder import TIMEOUT_S, decoded_times, validate_command
+from stages.lib.video.encoder import TIMEOUT_S, Decoded, read_decoded, validate_command
 from stages.lib.video.errors import VideoError
 from stages.lib.video.folders import pictures_in
 
@@ -22,9 +22,7 @@ SMALL_PX, AT_ONCE = 64, 32
 _BYTES = 3 * SMALL_PX**2
 
 
-def validate_watched(
-    path: Path, see: Callable[[npt.NDArray[np.uint8]], None], timeout_s: float = TIMEOUT_S
-) -> tuple[int | None, ...]:
+def validate_watched(path: Path, see: Callable[[npt.NDArray[np.uint8]], None], timeout_s: float = TIMEOUT_S) -> Decoded:
     """Do what :func:`stages.lib.video.encoder.validate` does, and hand on every frame as it is
     decoded.
 
@@ -65,7 +63,7 @@ def validate_watched(
             raise VideoError("timeout", f"{path.name}: decoding did not end within {timeout_s:g} s")
         times.seek(0)
         messages.seek(0)
-        return decoded_times(path, subprocess.CompletedProcess(command, status, times.read(), messages.read()))
+        return read_decoded(path, subprocess.CompletedProcess(command, status, times.read(), messages.read()))
 
 
 def validate_folder_watched(folder: Path, see: Callable[[npt.NDArray[np.uint8]], None]) -> None:

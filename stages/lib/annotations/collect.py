@@ -31,12 +31,14 @@ class Source(NamedTuple):
 
     ``rows``: one for each clip; ``rejects``: of rows, parts of rows and files; ``read``: number of
     rows in the file. Each of these is in one of ``rows`` (``Annotation.rows`` counts them) or in
-    one reject (:func:`~stages.lib.annotations.annotation.rows_rejected`).
+    one reject (:func:`~stages.lib.annotations.annotation.rows_rejected`). ``unused``: columns that
+    a mapping leaves out, in order of appearance.
     """
 
     rows: list[Annotation]
     rejects: list[Reject]
     read: int
+    unused: tuple[str, ...] = ()
 
 
 class Format(NamedTuple):
@@ -60,7 +62,7 @@ def usable(found: Iterable[Found], folder: Path, file: str) -> Source:
     (an event, a question … that the clip has already), ``no-annotation`` (a video that no row of
     ``file`` names).
     """
-    rows: dict[tuple[Any, ...], Annotation] = {}
+    rows: dict[tuple[Any, ...], Annotation | _Joined] = {}
     rejects: list[Reject] = []
     mentioned: set[str] = set()
     of_id: dict[str, str] = {}
@@ -79,11 +81,11 @@ def usable(found: Iterable[Found], folder: Path, file: str) -> Source:
             key = (row.video, row.start, row.end)
             first = rows.get(key)
             if first is not None:
-                joined = join(first, row, where)
-                if isinstance(joined, Reject):
-                    problem = joined
+                joined = rows[key] = _Joined(first) if isinstance(first, Annotation) else first
+                repeated = joined.add(row, where)
+                if isinstance(repeated, Reject):
+                    problem = repeated
                 else:
-                    rows[key], repeated = joined
                     rejects += [*parts, *repeated]
             elif (earlier := of_id.get(row.clip_id)) is not None:
                 detail = f"id {row.clip_id!r} stands in {earlier} already; give each row an id of its own"
@@ -97,7 +99,7 @@ def usable(found: Iterable[Found], folder: Path, file: str) -> Source:
     for stray in sorted(videos_in(folder) - mentioned):
         detail = f"{stray}: {file} has no usable row for it; add one, or move the file away"
         rejects.append(Reject(item=stray, reason="no-annotation", detail=detail))
-    return Source(list(rows.values()), rejects, read)
+    return Source([row if isinstance(row, Annotation) else row.row() for row in rows.values()], rejects, read)
 
 
 def _of_whole_row(problem: Reject) -> Reject:
@@ -107,41 +109,57 @@ def _of_whole_row(problem: Reject) -> Reject:
     return problem.model_copy(update={"rows": 1}) if is_part else problem
 
 
-def join(first: Annotation, row: Annotation, where: str) -> tuple[Annotation, list[Reject]] | Reject:
-    """Join two rows about one clip: the clip's row, with the rejects of parts that it has already;
-    or the reject of the second row, which contradicts the first."""
-    if row.id is not None and row.clip_id != first.clip_id:
-        detail = (
-            f"video {row.video!r} stands in {first.where} already, as clip {first.clip_id!r}; give one id to all rows"
-            " about one clip, or start and end to parts of it"
-        )
-        return reject(where, "duplicate-id", detail)
-    changes: dict[str, Any] = {"rows": first.rows + row.rows}
-    for field in _SINGLE:
-        ours, theirs = getattr(first, field), getattr(row, field)
-        if ours is not None and theirs is not None and ours != theirs:
+class _Joined:
+    """Rows about one clip, of which there may be thousands: no row is compared with each earlier
+    one, and nothing is copied before the last."""
+
+    def __init__(self, first: Annotation) -> None:
+        self._first, self._rows, self._caption = first, first.rows, first.caption
+        self._single = {field: getattr(first, field) for field in _SINGLE}
+        self._several: dict[str, list[Any]] = {field: list(getattr(first, field)) for field in _SEVERAL}
+        self._known = {field: set(parts) for field, parts in self._several.items()}
+
+    def add(self, row: Annotation, where: str) -> list[Reject] | Reject:
+        """Add a row: the rejects of parts that the clip has already, or the reject of the row,
+        which contradicts the first."""
+        first = self._first
+        if row.id is not None and row.clip_id != first.clip_id:
             detail = (
-                f"{field}: {theirs!r}, and {first.where} says {ours!r} of the same clip ({row.video!r}); correct one"
-                " of them"
+                f"video {row.video!r} stands in {first.where} already, as clip {first.clip_id!r}; give one id to all"
+                " rows about one clip, or start and end to parts of it"
             )
-            return reject(where, "conflicting-row", detail)
-        if ours is None and theirs is not None:
-            changes[field] = theirs
-    captions = row.captions if row.caption is None else (row.caption, *row.captions)
-    if first.caption is None and captions:
-        changes["caption"], captions = captions[0], captions[1:]
-    repeated = []
-    for field, part in _SEVERAL.items():
-        known = list(getattr(first, field))
-        for value in captions if field == "captions" else getattr(row, field):
-            if value in known or (field == "captions" and value == changes.get("caption", first.caption)):
-                text = value if isinstance(value, str) else value.model_dump_json(exclude_none=True)
-                detail = f"{row.video}: the clip has this {part} already ({first.where}): {text:.200}"
-                repeated.append(reject(where, "repeated-part", detail))
-            else:
-                known.append(value)
-        changes[field] = tuple(known)
-    return first.model_copy(update=changes), repeated
+            return reject(where, "duplicate-id", detail)
+        told = {field: theirs for field in _SINGLE if (theirs := getattr(row, field)) is not None}
+        for field, theirs in told.items():
+            if (ours := self._single[field]) not in (None, theirs):
+                detail = (
+                    f"{field}: {theirs!r}, and {first.where} says {ours!r} of the same clip ({row.video!r}); correct"
+                    " one of them"
+                )
+                return reject(where, "conflicting-row", detail)
+        self._single |= told
+        self._rows += row.rows
+        captions = row.captions if row.caption is None else (row.caption, *row.captions)
+        if self._caption is None and captions:
+            self._caption, captions = captions[0], captions[1:]
+        repeated = []
+        for field, part in _SEVERAL.items():
+            known = self._known[field]
+            for value in captions if field == "captions" else getattr(row, field):
+                if value in known or (field == "captions" and value == self._caption):
+                    text = value if isinstance(value, str) else value.model_dump_json(exclude_none=True)
+                    detail = f"{row.video}: the clip has this {part} already ({first.where}): {text:.200}"
+                    repeated.append(reject(where, "repeated-part", detail))
+                else:
+                    known.add(value)
+                    self._several[field].append(value)
+        return repeated
+
+    def row(self) -> Annotation:
+        """The clip's row."""
+        several = {field: tuple(parts) for field, parts in self._several.items()}
+        changes = {**self._single, **several, "caption": self._caption, "rows": self._rows}
+        return self._first.model_copy(update=changes)
 
 
 def _misplaced(video: str, folder: Path, links: Links) -> tuple[str, str] | None:

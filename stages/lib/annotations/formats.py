@@ -9,7 +9,7 @@ from stages.lib.annotations import activitynet_captions, coin, jsonl, kinetics, 
 from stages.lib.annotations.annotation import SourceError
 from stages.lib.annotations.collect import Format, Source
 from stages.lib.annotations.mapping.document import is_path, load, shipped
-from stages.lib.annotations.mapping.reader import ignored_columns, read_mapped
+from stages.lib.annotations.mapping.reader import read_mapped
 from stages.params import IngestParams
 
 FORMATS: dict[str, Format] = {
@@ -32,17 +32,6 @@ def read_source(params: IngestParams) -> Source:
     return read_mapped(folder, params.annotations, _mapping(params.format))
 
 
-def unused_columns(params: IngestParams) -> tuple[str, ...]:
-    """List the columns of the annotations that a mapping leaves out; none for a format of code.
-
-    Raises:
-        SourceError, MappingError: as :func:`read_source`.
-    """
-    if params.format in FORMATS:
-        return ()
-    return ignored_columns(Path(params.source), params.annotations, _mapping(params.format))
-
-
 def second_tables(params: IngestParams) -> tuple[str, ...]:
     """List the files, or wildcards, of second tables that a mapping joins to the rows.
 
@@ -53,6 +42,15 @@ def second_tables(params: IngestParams) -> tuple[str, ...]:
         return ()
     joins = [join for mapping in load(_mapping(params.format)) for join in mapping.joins.values()]
     return tuple(dict.fromkeys(join.file for join in joins if join.file is not None))
+
+
+def mapping_file(params: IngestParams) -> Path | None:
+    """File of the mapping that is the format; None for a format of code.
+
+    Raises:
+        SourceError: the format does not exist.
+    """
+    return None if params.format in FORMATS else _mapping(params.format)
 
 
 def _mapping(name: str) -> Path:

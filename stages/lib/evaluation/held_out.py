@@ -46,7 +46,8 @@ def evaluation_digest(params: Params, samples: Sequence[Sample]) -> str:
     """
     return digest(
         {
-            "samples": [sample.model_dump(mode="json") for sample in samples],
+            # A sample's recordings change intervals only.
+            "samples": [sample.model_dump(mode="json", exclude={"recordings"}) for sample in samples],
             "prompt": params.prompt.model_dump(mode="json"),
             "judge": params.judge.model_dump(mode="json"),
             "rewards": params.rewards.model_dump(mode="json"),

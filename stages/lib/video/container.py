@@ -65,6 +65,16 @@ def open_video(path: Path) -> Iterator[tuple[Any, Any]]:
             raise VideoError("damaged", f"{path.name}: {_text(error)}") from error
 
 
+def stated_s(path: Path) -> float:
+    """Duration that a file's header states, in seconds, for an estimate; 0 if it states none, or
+    cannot be opened (whoever decodes it is told why)."""
+    try:
+        with open_video(path) as (container, _):
+            return float(max(0, container.duration or 0) / av.time_base)
+    except VideoError:
+        return 0.0
+
+
 def moving_pictures(container: Any) -> list[Any]:
     """List the video streams other than cover art."""
     return [stream for stream in container.streams.video if not stream.disposition & av.stream.Disposition.attached_pic]

@@ -15,6 +15,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 from fractions import Fraction
 from pathlib import Path
+from typing import NamedTuple
 
 import ffmpeg
 import imageio_ffmpeg
@@ -177,10 +178,19 @@ def encode_stream(
     unfinished.replace(path)
 
 
+_INTERLACED = b"vidbridge.interlaced=1"
+#: Chain of filters that prints it at the first interlaced frame; it costs nothing, since frames are
+#: passed on by reference.
+_LOOK = (
+    "select=not(eq(interlace_type\\,PROGRESSIVE))*eq(selected_n\\,0),metadata=add:vidbridge.interlaced:1,"
+    "metadata=print:file=pipe\\\\:2,nullsink"
+)
+
+
 def validate_command(path: Path, times: str = "pipe:1", small_px: int | None = None) -> list[str]:
-    """Build the command of a whole-file decode that stops at the first error and prints each
-    frame's time to ``times``; with ``small_px``, it also writes each frame to standard output, as
-    BGR of that width and height."""
+    """Build the command of a whole-file decode that stops at the first error, prints each frame's
+    time to ``times``, and :data:`_INTERLACED` to standard error if a frame is interlaced; with
+    ``small_px``, it also writes each frame to standard output, as BGR of that width and height."""
     source = ffmpeg.input(str(path.absolute()), protocol_whitelist="file,pipe", format_whitelist=CONTAINERS, threads=1)
     # V, not v: cover art is not a moving picture, and may be the first stream.
     # A frame without metadata would not be printed.
@@ -197,15 +207,26 @@ def validate_command(path: Path, times: str = "pipe:1", small_px: int | None = N
     command: list[str] = output.global_args(
         "-hide_banner", "-nostdin", "-loglevel", "error", "-nostats", "-xerror", "-filter_complex_threads", "1"
     ).compile(cmd=ffmpeg_binary())
+    # ffmpeg-python has no branch that ends in a sink.
+    graph = command.index("-filter_complex") + 1
+    command[graph] = f"[0:V:0]split[all][looked];[looked]{_LOOK};{command[graph].replace('[0:V:0]', '[all]')}"
     return command
 
 
-def validate(path: Path, timeout_s: float = TIMEOUT_S) -> tuple[int | None, ...]:
-    """Decode the whole file and return each frame's presentation time, in units of the file, in the
-    decoder's output order.
+class Decoded(NamedTuple):
+    """Result of decoding a whole file.
 
-    If the file does not store a time, or stores it in another order, the value is ffmpeg's guess,
-    or None.
+    ``times``: each frame's presentation time, in units of the file, in the decoder's output order;
+    ffmpeg's guess, or None, where the file does not store it, or stores it in another order.
+    ``interlaced``: some frame holds the lines of two moments.
+    """
+
+    times: tuple[int | None, ...]
+    interlaced: bool
+
+
+def validate(path: Path, timeout_s: float = TIMEOUT_S) -> Decoded:
+    """Decode the whole file.
 
     Raises:
         VideoError: ``damaged`` with ffmpeg's message, or ``timeout``.
@@ -215,15 +236,17 @@ def validate(path: Path, timeout_s: float = TIMEOUT_S) -> tuple[int | None, ...]
         done = run_ffmpeg(validate_command(path), timeout_s)
     except subprocess.TimeoutExpired as error:
         raise VideoError("timeout", f"{path.name}: decoding did not end within {timeout_s:g} s") from error
-    return decoded_times(path, done)
+    return read_decoded(path, done)
 
 
-def decoded_times(path: Path, done: subprocess.CompletedProcess[bytes]) -> tuple[int | None, ...]:
+def read_decoded(path: Path, done: subprocess.CompletedProcess[bytes]) -> Decoded:
     """Parse what a command of :func:`validate_command` printed; raises as :func:`validate`."""
     times = tuple(_time(line) for line in done.stdout.splitlines() if line.startswith(b"frame:"))
+    messages = [line for line in done.stderr.splitlines() if not line.startswith((b"frame:", _INTERLACED))]
     if done.returncode or not times:
-        raise VideoError("damaged", f"{path.name}: {last_lines(done.stderr) or 'no frame could be decoded'}")
-    return times
+        reason = last_lines(b"\n".join(messages)) or "no frame could be decoded"
+        raise VideoError("damaged", f"{path.name}: {reason}")
+    return Decoded(times, _INTERLACED in done.stderr)
 
 
 def _time(line: bytes) -> int | None:

@@ -27,6 +27,7 @@ from stages.domain.core.timeline import SampledFrames, Source, conformed_frame, 
 from stages.lib.video import container, encoder, errors, folders, packets, pictures, reader, rotation, times
 from stages.lib.video import probe as probing
 from stages.lib.video.errors import VideoError
+from stages.lib.video.pictures import warnings_about
 from stages.lib.video.probe import UNTRUSTED_TIMES, Probe, packet_index, probe
 from stages.lib.video.reader import Facts, ReadStats, read_frames
 from stages.lib.video.times import PacketIndex
@@ -340,4 +341,4 @@ def load_video(path: Path, sampled: SampledFrames) -> Frames:
     facts = probe(path)
     indices = sample_indices(facts.slots, frame_count(sampled, facts.slots, facts.rate))
     pixels, _ = read_frames(path, [facts.frame_at(index) for index in indices], facts=facts)
-    return Frames(pixels=pixels, indices=indices, total=facts.slots, rate=facts.rate)
+    return Frames(pixels, indices, facts.slots, facts.rate, warnings_about(path))

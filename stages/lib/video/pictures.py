@@ -26,9 +26,9 @@ _BT2020_PRIMARIES = _BT2020_MATRIX = 9
 
 
 class Look(NamedTuple):
-    """Facts from a file's first picture. ``transfer``, ``primaries``, ``matrix``: of its colours,
-    as numbers of ITU-T H.273; ``full_range``: black is 0 instead of 16; ``peak``: its metadata tell
-    the brightest light."""
+    """Facts from pictures of a file. ``interlaced``: one of them is. Of the first one's colours:
+    ``transfer``, ``primaries``, ``matrix``, as numbers of ITU-T H.273; ``full_range``: black is 0
+    instead of 16; ``peak``: its metadata tell the brightest light."""
 
     interlaced: bool = False
     transfer: int = _UNSPECIFIED
@@ -60,6 +60,23 @@ def first_look(path: Path) -> Look:
     raise VideoError("damaged", f"{path.name}: not one frame can be decoded")
 
 
+def warnings_about(path: Path) -> tuple[str, ...]:
+    """Warnings about a file that is read as it is, without what ``ingest.normalise`` mends: by its
+    first picture, one sentence each with the file's name."""
+    try:
+        look = first_look(path)
+    except VideoError:
+        # Whoever reads the frames is told why they cannot be read; this is about those that can.
+        return ()
+    remedies = {
+        INTERLACED: "its frames hold the lines of two moments, and are shown so; deinterlace it first: ffmpeg -i IN -vf"
+        " bwdif=mode=send_frame OUT",
+        HDR: "its colours are of a high dynamic range, and look pale; map them to BT.709 first, with zscale and tonemap"
+        " of ffmpeg",
+    }
+    return tuple(f"{path.name}: {remedies[hazard]}" for hazard in look.hazards)
+
+
 def look_at_samples(path: Path) -> Look | None:
     """Decode the first picture of the first and the last group of pictures, and of two between;
     None if no frame is marked as a key frame.
@@ -72,12 +89,12 @@ def look_at_samples(path: Path) -> Look | None:
     with open_video(path) as (container, stream):
         stated = _colours(stream)
         keys = sum(_is_shown_key(packet) for packet in container.demux(stream))
-    look: Look | None = None
+    looks: list[Look] = []
     for number, frames in _decoded_keys(path, spread(keys)):
         if not frames or any(frame.is_corrupt for frame in frames):
             raise VideoError("damaged", f"{path.name}: the picture of key frame {number} of {keys} does not decode")
-        look = look or _look(frames[0], stated)
-    return look
+        looks.append(_look(frames[0], stated))
+    return looks[0]._replace(interlaced=any(look.interlaced for look in looks)) if looks else None
 
 
 def spread(count: int) -> tuple[int, ...]:

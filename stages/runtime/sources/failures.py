@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import os
 from urllib.parse import urlsplit
 
 from stages.errors import InputError, fault_of
@@ -26,6 +27,30 @@ _KEYLESS = frozenset(
         "RefreshError",
     )
 )
+#: Of botocore, aiohttp and fsspec, which need not be installed.
+_SILENCE = frozenset(
+    (
+        "EndpointConnectionError",
+        "ConnectTimeoutError",
+        "ReadTimeoutError",
+        "ConnectionClosedError",
+        "HTTPClientError",
+        "ResponseStreamingError",
+        "IncompleteReadError",
+        "ClientConnectorError",
+        "ClientConnectorDNSError",
+        "ClientOSError",
+        "ClientPayloadError",
+        "ServerDisconnectedError",
+        "ServerTimeoutError",
+        "ConnectionTimeoutError",
+        "SocketTimeoutError",
+        "FSTimeoutError",
+        "gaierror",
+    )
+)
+#: Packages whose errors are about an address, keys or a server.
+_CLIENTS = frozenset(("botocore", "aiobotocore", "aiohttp", "gcsfs", "google", "googleapiclient"))
 _PUBLIC = {"s3": "FSSPEC_S3_ANON=true", "gs": "FSSPEC_GS_TOKEN=anon"}
 
 
@@ -58,29 +83,34 @@ def access_error(field: str, address: str, error: BaseException) -> SourceAccess
             field, f"{address}: gs:// needs gcsfs", "uv sync --extra gcs, or pip install vidbridge[gcs]"
         )
     if name in _KEYLESS:
-        return SourceAccessError(field, f"{address}: no keys for it in the environment", f"set {keys}{public}")
+        which = "" if name == "NoCredentialsError" else f" ({_words(error)})"
+        return SourceAccessError(field, f"{address}: no keys for it in the environment{which}", f"set {keys}{public}")
+    if isinstance(error, ValueError) and "Invalid endpoint" in str(error):
+        return SourceAccessError("AWS_ENDPOINT_URL", _words(error), "write http(s)://HOST:PORT, or unset it")
     status = _status(error)
-    if isinstance(error, PermissionError) or status in (401, 403):
+    # gcsfs tells a 403 by its text alone.
+    if isinstance(error, PermissionError) or status in (401, 403) or str(error).startswith("Forbidden: "):
         remedy = f"let this account list and read it, or correct {keys}{public}" if keys else "ask its owner for access"
         return SourceAccessError(field, f"{address}: access denied ({_words(error)})", remedy)
     if isinstance(error, FileNotFoundError) or status == 404:
         if scheme in _KEYS:
             return SourceAccessError(
-                field, f"{address}: nothing there, or bucket {host!r} does not exist", "correct the address"
+                field,
+                f"{address}: nothing there, or bucket {host!r} does not exist",
+                f"correct the address{_endpoint(scheme)}",
             )
         return SourceAccessError(field, f"{address}: no such file on that server", "correct the address")
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return disk_full(error)
-    if _away(error, name, status):
-        endpoint = " and AWS_ENDPOINT_URL" if scheme == "s3" else ""
+    if may_pass(error):
+        usable = "" if is_silence(error) else "usable "
         return SourceAccessError(
             field,
-            f"{address}: no answer ({_words(error)})",
-            f"see that the server runs, and correct the address{endpoint}; what was fetched stays, start again",
+            f"{address}: no {usable}answer ({_words(error)})",
+            f"see that the server runs, and correct the address{_endpoint(scheme)}; what was fetched stays, start"
+            " again",
         )
-    if name in ("ClientError", "HTTPError", "HttpError", "ParamValidationError", "ClientResponseError") or isinstance(
-        error, OSError
-    ):
+    if isinstance(error, OSError) or type(error).__module__.partition(".")[0] in _CLIENTS:
         return SourceAccessError(
             field, f"{address}: {_words(error)}", f"correct the address{', or ' + keys if keys else ''}"
         )
@@ -111,33 +141,21 @@ def cause_of(error: Exception) -> Exception:
 def may_pass(error: BaseException) -> bool:
     """True if the same request may succeed a moment later."""
     status = _status(error)
-    return _away(error, type(error).__name__, status)
-
-
-def _away(error: BaseException, name: str, status: int | None) -> bool:
     if status is not None and (status >= 500 or status == 429):
         return True
-    if isinstance(error, ConnectionError | TimeoutError | asyncio.TimeoutError):
-        return True
-    # Of botocore, aiohttp and fsspec, which need not be installed.
-    return name in (
-        "EndpointConnectionError",
-        "ConnectTimeoutError",
-        "ReadTimeoutError",
-        "ConnectionClosedError",
-        "HTTPClientError",
-        "ResponseStreamingError",
-        "IncompleteReadError",
-        "ClientConnectorError",
-        "ClientConnectorDNSError",
-        "ClientOSError",
-        "ClientPayloadError",
-        "ServerDisconnectedError",
-        "ServerTimeoutError",
-        "ConnectionTimeoutError",
-        "SocketTimeoutError",
-        "FSTimeoutError",
-    ) or (isinstance(error, OSError) and error.errno == errno.EIO)
+    if isinstance(error, OSError) and error.errno in (errno.EIO, errno.EREMOTEIO, errno.EBUSY):
+        return True  # statuses from 500 on, as s3fs tells them
+    return is_silence(error) or type(error).__name__ in ("ResponseParserError", "JSONDecodeError")
+
+
+def is_silence(error: BaseException) -> bool:
+    """True if no answer came, or it broke off: there may be no such server."""
+    return isinstance(error, ConnectionError | TimeoutError | asyncio.TimeoutError) or type(error).__name__ in _SILENCE
+
+
+def is_timeout(error: BaseException) -> bool:
+    """True if a server kept silent for as long as was waited."""
+    return isinstance(error, TimeoutError) or "Timeout" in type(error).__name__
 
 
 def _status(error: BaseException) -> int | None:
@@ -148,6 +166,10 @@ def _status(error: BaseException) -> int | None:
         response = getattr(error, "response", None)
         status = response.get("ResponseMetadata", {}).get("HTTPStatusCode") if isinstance(response, dict) else None
     return status if isinstance(status, int) else None
+
+
+def _endpoint(scheme: str) -> str:
+    return " or AWS_ENDPOINT_URL" if scheme == "s3" and os.environ.get("AWS_ENDPOINT_URL") else ""
 
 
 def _words(error: BaseException) -> str:

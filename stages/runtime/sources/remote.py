@@ -2,15 +2,28 @@
 
 from __future__ import annotations
 
+import logging
+import os
+import socket
 import time
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
+from urllib.request import getproxies
 
 from stages.runtime.sources.addresses import fault_of_name, is_web
-from stages.runtime.sources.failures import Changed, Gone, access_error, cause_of, is_gone, may_pass
+from stages.runtime.sources.failures import (
+    Changed,
+    Gone,
+    access_error,
+    cause_of,
+    is_gone,
+    is_silence,
+    is_timeout,
+    may_pass,
+)
 from stages.runtime.sources.store import Known, SourceStore, digest
 
 Answer = TypeVar("Answer")
@@ -20,7 +33,12 @@ CHUNK_BYTES = 16 * 2**20
 #: Objects fetched at once.
 CONNECTIONS = 8
 #: Attempts of a request that may succeed a moment later, and the pause before the second.
-TRIES, PAUSE_S = 4, 0.5
+TRIES, PAUSE_S = 5, 0.5
+#: Attempts as long as nothing was heard from a server, which may not exist; one that keeps silent
+#: is asked once.
+FIRST_TRIES = 2
+#: Bounds on a connection that is made, and on a silence in an answer.
+CONNECT_S, READ_S = 5.0, 15.0
 
 
 class Version(NamedTuple):
@@ -45,6 +63,7 @@ class RemoteRoot:
     def __init__(self, address: str, field: str) -> None:
         self.address, self.field = address, field
         self._fs: Any = None
+        self._heard = False
 
     def __getstate__(self) -> dict[str, str]:
         return {"address": self.address, "field": self.field}
@@ -163,20 +182,31 @@ class RemoteRoot:
             return None
 
     def _object(self, ask: Callable[[Any], Answer], name: str) -> Answer:
-        return self._ask(ask, f"{self.address}/{name}", name)
+        return self._ask(ask, f"{self.address}/{name}".rstrip("/"), name)
 
     def _ask(self, ask: Callable[[Any], Answer], address: str, name: str | None = None) -> Answer:
         for attempt in range(TRIES):
             try:
-                return ask(self._filesystem())
+                answer = ask(self._filesystem())
             except Exception as raised:
                 error = cause_of(raised) if is_web(self.address) else raised
+                self._heard = self._heard or not is_silence(error)
                 if name is not None and is_gone(error):
                     raise Gone(name) from raised
-                if not may_pass(error) or attempt == TRIES - 1:
+                if not may_pass(error) or attempt + 1 >= self._tries(error):
                     raise access_error(self.field, address, error) from raised
                 time.sleep(PAUSE_S * 2**attempt)
+            else:
+                self._heard = True
+                return answer
         raise AssertionError("unreachable")
+
+    def _tries(self, error: BaseException) -> int:
+        if self.address.startswith("gs://"):
+            return 1  # gcsfs asks six times in half a minute, and cannot be told otherwise
+        if self._heard:
+            return TRIES
+        return 1 if is_timeout(error) else min(TRIES, FIRST_TRIES)
 
     def _fresh(self) -> dict[str, bool]:
         return {"refresh": True} if self.address.startswith("s3://") else {}
@@ -189,16 +219,36 @@ class RemoteRoot:
     def _filesystem(self) -> Any:
         if self._fs is None:
             import fsspec  # type: ignore[import-untyped]
+            from aiohttp import ClientTimeout
 
             scheme = self.address.partition("://")[0]
             settings: dict[str, Any] = {"use_listings_cache": False}
+            silence = ClientTimeout(total=None, sock_connect=CONNECT_S, sock_read=READ_S)
             if is_web(self.address):
                 # Proxies of the environment; no compression, which would change sizes.
-                settings |= {"client_kwargs": {"trust_env": True, "headers": {"Accept-Encoding": "identity"}}}
+                settings["client_kwargs"] = {
+                    "trust_env": True,
+                    "headers": {"Accept-Encoding": "identity"},
+                    "timeout": silence,
+                }
+            elif scheme == "gs":
+                # Its client would ask for the kind of a bucket by a second protocol, for a minute
+                # where that is blocked, and print what it raises as well.
+                os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
+                logging.getLogger("gcsfs").setLevel(logging.CRITICAL)
+                settings["session_kwargs"] = {"timeout": silence, "trust_env": True}
+            elif scheme == "s3":
+                timeouts = {"connect_timeout": CONNECT_S, "read_timeout": READ_S}
+                settings["config_kwargs"] = {**timeouts, "retries": {"total_max_attempts": 1}}
             try:
+                fsspec.get_filesystem_class(scheme)
+                if scheme == "gs":
+                    _check_google()
                 self._fs = fsspec.filesystem(scheme, **settings)
             except ImportError as error:
                 raise access_error(self.field, self.address, error) from error
+            # Tried again here only, where it is told apart what may pass.
+            self._fs.retries = 1
         return self._fs
 
 
@@ -276,6 +326,20 @@ def fetch_one(
         raise access_error(root.field, f"{root.address}/{name}", error) from error
     known.put(name, version.text, sha256)
     return sha256
+
+
+def _check_google() -> None:
+    """Connect to Google's store, or to what stands for it: its client tries for a minute.
+
+    Raises:
+        OSError: nobody is there.
+    """
+    if getproxies():
+        return  # which is asked instead
+    place = os.environ.get("STORAGE_EMULATOR_HOST") or "https://storage.googleapis.com"
+    parts = urlsplit(place if "://" in place else f"http://{place}")
+    port = parts.port or (443 if parts.scheme == "https" else 80)
+    socket.create_connection((parts.hostname or "", port), timeout=CONNECT_S).close()
 
 
 def _version(info: Mapping[str, Any]) -> Version:

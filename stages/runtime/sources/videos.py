@@ -15,7 +15,7 @@ from typing import NamedTuple, Protocol
 from stages.runtime.sources.addresses import ROW_SUFFIXES, SHARD_SUFFIX, is_remote, is_web, place_of
 from stages.runtime.sources.failures import Changed, Gone, SourceAccessError, access_error
 from stages.runtime.sources.remote import RemoteRoot, fetch_one
-from stages.runtime.sources.shards import Shard, noted_shard, read_shard
+from stages.runtime.sources.shards import Shard, ShardError, noted_shard, read_shard
 from stages.runtime.sources.store import Known, SourceStore, open_store
 
 #: Suffixes of rows. A text is no table of rows beside shards: a licence, a list of the shards.
@@ -192,7 +192,12 @@ class ShardFile(NamedTuple):
         if noted is not None and all(self.store.find(video.sha256, name) for name, video in noted.videos.items()):
             return noted
         here = self._here()
-        shard = read_shard(here, self.store, self.identity, suffixes)
+        try:
+            shard = read_shard(here, self.store, self.identity, suffixes)
+        except ShardError as error:
+            if self.remote is None:
+                raise
+            raise ShardError.from_error(error, field=f"{self.remote.address}/{self.name}") from error
         if self.remote is not None:
             # Its videos stand beside it now, each under its own content.
             here.unlink(missing_ok=True)

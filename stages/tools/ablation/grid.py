@@ -33,9 +33,9 @@ class PolicyResult(Record):
     """A policy over all seeds: shares of each task's maximum, greedy, on held-out samples.
 
     ``columns``: for each task, and each part that is an axis, the mean over seeds with its t
-    interval, cut at 0 and 1 (if seeds have no spread, the interval over the clips of all seeds);
-    ``by_seed``: the same for each seed; ``seeds``: the mean over tasks of each seed; ``blank``:
-    that mean on a black video; ``format``: share of well-formed replies.
+    interval, cut at 0 and 1 (if seeds have no spread, the interval over the recordings of all
+    seeds); ``by_seed``: the same for each seed; ``seeds``: the mean over tasks of each seed;
+    ``blank``: that mean on a black video; ``format``: share of well-formed replies.
     """
 
     name: str
@@ -195,7 +195,7 @@ def _share(
     """Mean of the seeds' shares with its t interval, cut at 0 and 1 because the normal distribution
     is unbounded.
 
-    If seeds have no spread, the interval over the clips of all of them.
+    If seeds have no spread, the interval over the recordings of all of them.
     """
     interval = over_seeds(values, confidence)
     if interval is not None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 from stages.domain.core.records import Clip, Sample, Score
-from stages.domain.statistics.metrics import clips_shown
 from stages.errors import InputError
 from stages.lib.rows.jsonl import iterate_rows, read_json, read_rows
 from stages.params import load_params
@@ -52,14 +51,19 @@ class Results:
 
 
 def content_digests(root: Path) -> dict[str, list[str]]:
-    """Map sample id to the digests of the videos that it contains, for all held-out samples of a
+    """Map sample id to digests of the recordings that it shows, for all held-out samples of a
     project.
 
-    Seeds give other clips the same names, and may hold out the same clip.
+    A recording's digest is the first one of its files. Seeds give other clips the same names, and
+    may hold out the same clip.
     """
     split = load_params(root / paths.PARAMS_FILE).evaluation.split
-    content = {clip.clip_id: clip.sha256 for clip in iterate_rows(root / paths.CLIPS / paths.MANIFEST_FILE, Clip)}
+    clips = list(iterate_rows(root / paths.CLIPS / paths.MANIFEST_FILE, Clip))
+    first: dict[str, str] = {}
+    for clip in clips:
+        first[clip.source_id] = min(first.get(clip.source_id, clip.sha256), clip.sha256)
+    content = {clip.clip_id: first[clip.source_id] for clip in clips}
     samples = [
         sample for file in sorted((root / paths.SAMPLES / split).glob("*.jsonl")) for sample in read_rows(file, Sample)
     ]
-    return {name: [content[clip] for clip in clips] for name, clips in clips_shown(samples).items()}
+    return {sample.sample_id: [content[name] for name in sample.timeline.clip_ids] for sample in samples}

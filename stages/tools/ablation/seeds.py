@@ -1,9 +1,9 @@
 """Statistics over several seeds: each seed is one observation, with clips of its own.
 
-Two intervals are reported. One is over the clips of all seeds together and measures the precision
-of these trainings; a clip that several seeds hold out, as happens with a user's own videos, is one
-unit there. The t interval is over the seeds' own differences and estimates how far another seed may
-lie. It is wide for few seeds, as it should be.
+Two intervals are reported. One is over the recordings of all seeds together and measures the
+precision of these trainings; a recording that several seeds hold out, as happens with a user's own
+videos, is one unit there. The t interval is over the seeds' own differences and estimates how far
+another seed may lie. It is wide for few seeds, as it should be.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ class Gain(Record):
 class PolicyPair(NamedTuple):
     """Two policies of one seed on the same samples.
 
-    ``contents``: names of clips that are equal across seeds only for the same clip, such as digests
-    of their content.
+    ``contents``: names of recordings that are equal across seeds only for the same one, such as
+    digests of their content.
     """
 
     after: Sequence[Score]

@@ -49,8 +49,8 @@ def _bold(text: str, row: PolicyResult, column: str) -> str:
 
 
 def signed(gain: Gain) -> str:
-    """Format the mean difference and its t interval over seeds; its interval over clips if seeds
-    have no spread."""
+    """Format the mean difference and its t interval over seeds; its interval over recordings if
+    seeds have no spread."""
     interval = gain.over_seeds or gain.clips
     return f"{gain.clips.mean:+.3f} [{interval.low:+.3f}, {interval.high:+.3f}]"
 

@@ -15,7 +15,6 @@ from stages.ingest.curation.grouping import warning
 from stages.ingest.examine import RowCounts, examine_source
 from stages.ingest.source import open_source
 from stages.lib.annotations.annotation import FILE_REASONS, PART_REASONS, SourceError, rows_rejected
-from stages.lib.annotations.formats import unused_columns
 from stages.params import Params
 
 __all__ = ["Checked", "SourceError", "check"]
@@ -89,7 +88,7 @@ def check(
     # Not validated: a mapping that is only tried may lie anywhere.
     settings = params.ingest.model_copy(update=changed)
     opened, curator = open_source(settings), Curator(settings)
-    clips, rejects, hazards, counts = examine_source(settings, params.seed, source=opened, curator=curator)
+    clips, rejects, hazards, counts, unused = examine_source(settings, params.seed, source=opened, curator=curator)
     samples: dict[TaskName, int] = {}
     set_aside: dict[TaskName, tuple[Reject, ...]] = {}
     for task in params.synthesize.tasks.named:
@@ -106,5 +105,5 @@ def check(
         curated=curator.summary(clips),
         near_duplicates=tuple(curator.pairs),
         names_alike=warning(curator.names),
-        unused=unused_columns(opened.params),
+        unused=unused,
     )

@@ -14,7 +14,6 @@ from stages.domain.core.records import SPLITS, Sample
 from stages.errors import InputError
 from stages.ingest.source import open_source
 from stages.lib.annotations.annotation import Annotation
-from stages.lib.annotations.formats import read_source
 from stages.lib.rows.jsonl import iterate_rows
 from stages.lib.video.folders import digest_of
 from stages.params import ExcludedVideo, IngestParams
@@ -93,7 +92,7 @@ def _annotations(params: IngestParams) -> list[Annotation]:
     from stages.runtime.sources.failures import SourceAccessError
 
     try:
-        return read_source(open_source(params).params)[0]
+        return open_source(params).read().rows
     except (SourceError, SourceAccessError):
         return []  # Empty, or not here: manifests may have the name.
 

@@ -56,8 +56,8 @@ def ablation(root: Path, recipe: str) -> dict[str, Any] | None:
 
 
 def _contrasts(grid: Grid, columns: Sequence[str]) -> list[dict[str, Any]]:
-    """Rows of contrasts with their intervals over seeds (over clips if seeds have no spread), all
-    drawn on one scale."""
+    """Rows of contrasts with their intervals over seeds (over recordings if seeds have no spread),
+    all drawn on one scale."""
     titles = {row.name: row.title for row in grid.rows}
     contrasts = [(c, [_spread(c.mean), *(_spread(c.columns[name]) for name in columns)]) for c in grid.contrasts]
     widest = max((abs(end) for _, spreads in contrasts for s in spreads for end in (s.low, s.high)), default=0) or 1.0

@@ -8,6 +8,7 @@ from pathlib import Path
 from stages.domain.core.frames import Frames, Shrink
 from stages.domain.core.timeline import SampledFrames, frame_count, sample_indices
 from stages.lib.video.errors import VideoError
+from stages.lib.video.pictures import warnings_about
 from stages.lib.video.probe import probe
 from stages.lib.video.reader import read_frames
 
@@ -48,4 +49,4 @@ def load_bounded(request: DecodeRequest, shrink: Shrink | None = None) -> Frames
         facts=facts,
         shrunk=None if shrink is None else lambda frame: shrink.apply(frame, (height, width)),
     )
-    return Frames(pixels=pixels, indices=indices, total=facts.slots, rate=facts.rate)
+    return Frames(pixels, indices, facts.slots, facts.rate, warnings_about(request.path))

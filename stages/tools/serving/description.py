@@ -25,7 +25,12 @@ def openapi(keyed: bool) -> dict[str, Any]:
     text = {"type": ["string", "null"]}
     answer = {
         "type": "object",
-        "properties": {"thinking": text, "answer": text, "reply": {"type": "string"}},
+        "properties": {
+            "thinking": text,
+            "answer": text,
+            "reply": {"type": "string"},
+            "warnings": {"type": "array", "items": {"type": "string"}},
+        },
         "required": ["reply"],
     }
     refusal = {"type": "object", "properties": {"error_code": {"type": "string"}, "message": {"type": "string"}}}
@@ -84,6 +89,7 @@ def describe() -> str:
         f" row:\n{fields}\n\n"
         'Comes back: {"predictions": [{"thinking": ..., "answer": ..., "reply": ...}, ...]}; thinking and answer are'
         " null where the\n"
-        "reply is not one block of each. What is refused: a status, and a sentence in `message`.\n\n"
+        "reply is not one block of each, and `warnings` is there if the video is interlaced or HDR.\n"
+        "What is refused: a status, and a sentence in `message`.\n\n"
         f"Rows may also come as {', '.join(FORMS[1:])}, as MLflow's clients send them. For programs: /openapi.json\n"
     )

@@ -28,6 +28,8 @@ class Prediction:
     answer: str | None
     #: Warning for the user if the policy was not trained on real videos.
     caution: str | None
+    #: Warnings about the video, which is read as it is.
+    warnings: tuple[str, ...] = ()
 
 
 def check_video(video: Path) -> None:
@@ -104,4 +106,4 @@ def _ask(folder: Path, usage: Usage, video: Path, question: str) -> Prediction:
     except UnfitFramesError as error:
         raise VideoError("unfit-frames", f"{video.name}: {error}") from error
     reply = parse_reply(text)
-    return Prediction(text, reply and reply.thinking, reply and reply.answer, usage.caution)
+    return Prediction(text, reply and reply.thinking, reply and reply.answer, usage.caution, frames.warnings)

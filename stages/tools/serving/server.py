@@ -198,9 +198,9 @@ class VideoAnswers(PythonModel):
             raise
         return Request(tuple(questions))
 
-    def answer(self, request: Request, ends: float, gone: threading.Event | None = None) -> list[dict[str, str | None]]:
+    def answer(self, request: Request, ends: float, gone: threading.Event | None = None) -> list[dict[str, Any]]:
         """Return for every question ``thinking`` and ``answer`` (None if the reply is not one block
-        of each), and the whole ``reply``.
+        of each), the whole ``reply``, and ``warnings`` about its video, if there are any.
 
         Args:
             ends: end of the request's time, by the monotonic clock.
@@ -254,7 +254,7 @@ class VideoAnswers(PythonModel):
 
     def _reply(
         self, items: Sequence[tuple[str, Frames]], ends: float, gone: threading.Event | None
-    ) -> list[dict[str, str | None]]:
+    ) -> list[dict[str, Any]]:
         from stages.lib.inference.generate import generate
 
         replies: list[str] = []
@@ -271,7 +271,7 @@ class VideoAnswers(PythonModel):
             )
             if time.monotonic() >= ends:
                 raise timed_out("generation", self._limits.timeout_s)
-        return [answer_row(text) for text in replies]
+        return [answer_row(text, frames.warnings) for text, (_, frames) in zip(replies, items, strict=True)]
 
 
 def batches(items: Sequence[tuple[str, Frames]]) -> Iterator[Sequence[tuple[str, Frames]]]:
@@ -292,7 +292,9 @@ def fault_message(error: Exception) -> str:
     return f"the server failed on this request ({type(error).__name__}); its log says more"
 
 
-def answer_row(text: str) -> dict[str, str | None]:
-    """Response row of a reply: its parts, None if it does not parse, and the whole text."""
+def answer_row(text: str, warnings: Sequence[str] = ()) -> dict[str, Any]:
+    """Response row of a reply: its parts, None if it does not parse, the whole text, and warnings
+    about the video, if there are any."""
     reply = parse_reply(text)
-    return {"thinking": reply and reply.thinking, "answer": reply and reply.answer, "reply": text}
+    row: dict[str, Any] = {"thinking": reply and reply.thinking, "answer": reply and reply.answer, "reply": text}
+    return row | ({"warnings": list(warnings)} if warnings else {})

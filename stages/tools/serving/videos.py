@@ -16,7 +16,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from stages.domain.core.frames import Frames
@@ -64,7 +64,9 @@ def decode(job: Job) -> Frames:
     # The parent's resources are not usable in this process: threads are not inherited.
     torch.set_num_threads(1)
     try:
-        return load_bounded(DecodeRequest(job.path, job.sampled, VIDEO_PIXEL_BYTES), shrink_of(job.model))
+        frames = load_bounded(DecodeRequest(job.path, job.sampled, VIDEO_PIXEL_BYTES), shrink_of(job.model))
+        named = tuple(warning.replace(job.path.name, job.name, 1) for warning in frames.warnings)
+        return replace(frames, warnings=named)
     except VideoError as error:
         if _is_short_of_memory(error):
             raise out_of_memory(job.name) from error

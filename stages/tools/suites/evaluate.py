@@ -196,6 +196,9 @@ def evaluate(
                 f" {names}"
             )
         _ask(engine, questions, loader.load, answers)
+        warnings = [warning for _, each in sorted(loader.warnings.items()) for warning in each]
+        for warning in warnings[:EXAMPLES]:
+            print(f"evaluate: {one_line(warning)}")
         unanswered = _listed(answers)
         question_keys = {(question.view, question.item_id) for question in questions}
         controls: dict[str, dict[str, str]] = {
@@ -225,6 +228,7 @@ def evaluate(
         identity=identity,
         unanswered=unanswered,
         replaced=replaced,
+        warnings=warnings,
         controls_asked=_control_count(params, request, questions),
     )
     write_record(request.out / paths.SCORES_FILE, result)
@@ -242,7 +246,9 @@ def identity_of(params: Params, benchmark: str, items: Sequence[Item[Any]], engi
     rows = [
         [
             item.item_id,
-            item.row.model_dump(mode="json") if isinstance(item.row, Sample) else video_key_of(item),
+            item.row.model_dump(mode="json", exclude={"recordings"})
+            if isinstance(item.row, Sample)
+            else video_key_of(item),
             render(item, engine.prompt),
         ]
         for item in items

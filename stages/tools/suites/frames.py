@@ -10,6 +10,7 @@ from pathlib import Path
 from stages.domain.core.frames import Frames
 from stages.domain.core.timeline import sample_indices
 from stages.lib.video.errors import VideoError
+from stages.lib.video.pictures import warnings_about
 from stages.lib.video.probe import probe
 from stages.lib.video.reader import read_frames
 
@@ -55,7 +56,7 @@ def load_at(path: Path, fps: Fraction | None, most: int, part_s: tuple[float, fl
     indices = sample_indices(total_frames, frame_count(total_frames / facts.rate, fps, most))
     stored = [facts.frame_at(first + index) for index in indices]
     pixels, _ = read_frames(path, stored, facts=facts)
-    return Frames(pixels=pixels, indices=indices, total=total_frames, rate=facts.rate)
+    return Frames(pixels, indices, total_frames, facts.rate, warnings_about(path))
 
 
 def _frames_of(begin: Fraction, end: Fraction, rate: Fraction) -> tuple[int, int]:

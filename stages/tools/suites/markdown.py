@@ -44,7 +44,7 @@ def _lines(result: BenchmarkEvaluation) -> Iterator[str]:
     yield ""
     yield (
         f"{result.answered:,} of {result.questions:,} questions answered; {judge}; {result.confidence:.0%} intervals"
-        f" over videos; digest `{result.digest}`. Control videos: questions asked {result.controls_asked}."
+        f" over recordings; digest `{result.digest}`. Control videos: questions asked {result.controls_asked}."
     )
     if result.set_aside:
         yield ""
@@ -74,6 +74,13 @@ def _lines(result: BenchmarkEvaluation) -> Iterator[str]:
     if result.against:
         yield ""
         yield from _against(result.against, scorings, measures)
+    if result.warnings:
+        yield ""
+        yield "Videos that look other than those that models are trained on:"
+        yield ""
+        yield from (f"- {_text(warning)}" for warning in result.warnings[:EXAMPLES])
+        if len(result.warnings) > EXAMPLES:
+            yield f"- and {len(result.warnings) - EXAMPLES:,} more; `scores.json` lists them all"
     if result.unanswered:
         yield ""
         yield "Without an answer, control videos counted too:"

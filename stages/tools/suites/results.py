@@ -155,11 +155,13 @@ class BenchmarkEvaluation(BenchmarkScores):
     """Output of `vidbridge evaluate`: scores, and the model that gave the replies.
 
     ``identity``: everything a reply depends on; ``replaced``: video to the number of replies about
-    it that were dropped, since the video has changed.
+    it that were dropped, since the video has changed; ``warnings``: about videos that were read,
+    and look other than those that models are trained on.
     """
 
     model: str
     identity: dict[str, JsonValue]
     unanswered: list[Unanswered]
     replaced: dict[str, int]
+    warnings: list[str] = Field(default_factory=list)
     controls_asked: str

@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING
 from pydantic import ValidationError
 
 from stages.domain.core.records import Sample, Score
-from stages.domain.statistics.metrics import clips_shown
 from stages.domain.statistics.paired import Comparison, SampleScore, compare
 from stages.runtime.paths import PREDICTIONS_FILE, SAMPLE_SCORES_FILE
 from stages.tracking.lineage.cache import ContentStore
@@ -134,17 +133,16 @@ def _of_outs(content: ContentStore, location: dict[str, str], split: str, name: 
     text = content.read(location["predictions"], PREDICTIONS_FILE)
     if text is None:
         raise TrackingError(name, f"{location['predictions']} holds no {PREDICTIONS_FILE}", "evaluate it again")
-    videos_of: dict[str, tuple[str, ...]] = {}
+    samples: dict[str, Sample] = {}
     for path in content.files(location["samples"]):
         if path.startswith(f"{split}/") and path.endswith(".jsonl"):
             content_of_file = content.read(location["samples"], path) or b""
-            videos_of |= clips_shown(Sample.model_validate_json(line) for line in content_of_file.splitlines())
+            rows = (Sample.model_validate_json(line) for line in content_of_file.splitlines())
+            samples |= {sample.sample_id: sample for sample in rows}
     for line in text.decode().splitlines():
         score = Score.model_validate_json(line)
-        if score.sample_id not in videos_of:
+        if score.sample_id not in samples:
             raise TrackingError(
                 name, f"sample {score.sample_id!r} is not among the samples it was made from", "evaluate it again"
             )
-        yield SampleScore(
-            sample_id=score.sample_id, clips=videos_of[score.sample_id], task=score.task, value=score.value
-        )
+        yield SampleScore.of(samples[score.sample_id], score)

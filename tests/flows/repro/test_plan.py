@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -37,6 +38,17 @@ def test_at_first_everything_runs_in_an_order_that_respects_dependencies(project
 
 def test_after_a_run_nothing_is_left_to_do(done: Path) -> None:
     assert make_plan(done).empty
+
+
+def test_what_several_stages_read_is_hashed_once(done: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from dvc.dependency.base import Dependency
+
+    hashed: Counter[str] = Counter()
+    own = Dependency.get_hash
+    monkeypatch.setattr(Dependency, "get_hash", lambda dep: hashed.update([str(dep)]) or own(dep))
+    assert make_plan(done).empty
+    assert {"data/clips", "models/base", "work.py"} <= set(hashed)
+    assert set(hashed.values()) == {1}
 
 
 def test_a_parameter_re_runs_its_stage_and_what_follows_and_the_reason_names_it(done: Path) -> None:

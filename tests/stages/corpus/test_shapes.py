@@ -163,7 +163,7 @@ def test_what_the_corpus_writes_the_adapter_reads(tmp_path: Path) -> None:
     for row in rows:
         (tmp_path / row.video).touch()
     write_annotations(rows, tmp_path / "annotations.jsonl")
-    read, rejects, _ = read_annotations(tmp_path)
+    read, rejects, *_ = read_annotations(tmp_path)
     assert rejects == []
     assert [row.where for row in read] == [f"annotations.jsonl:{number}" for number in range(1, 6)]
     assert [row.model_copy(update={"where": ""}) for row in read] == rows

@@ -47,7 +47,7 @@ def scene(seed: int, frames: int = 16, height: int = 72, width: int = 96) -> Pix
 def viewed(path: Path) -> tuple[Viewed, int]:
     facts = probe(path)
     viewer = Viewer(facts.rate, facts.frames)
-    times = validate_watched(path, viewer.see)
+    times = validate_watched(path, viewer.see).times
     return viewer.viewed(facts, len(times) - facts.frames), facts.slots
 
 
@@ -168,7 +168,7 @@ def test_near_duplicates_are_found_reported_across_splits_and_dropped(
         f=np.full_like(first, 90),
     )
     curator, journal = Curator(params), tmp_path / "state/journal.jsonl"
-    clips, _, _, counts = examine_source(params, 7, journal, curator=curator)
+    clips, _, _, counts, _ = examine_source(params, 7, journal, curator=curator)
     assert [pair.clips for pair in curator.pairs] == [("a", "b"), ("a", "c"), ("b", "c")]
     assert counts.used == 6, "reported only"
     across = sum(pair.across_splits for pair in curator.pairs)
@@ -176,7 +176,7 @@ def test_near_duplicates_are_found_reported_across_splits_and_dropped(
     assert f"3 pairs of near-duplicates, {across} across splits." in curator.card(clips)
 
     dropping = Curator(params := params.model_copy(update={"near_duplicates": "drop"}))
-    kept, rejects, _, counts = examine_source(params, 7, journal, curator=dropping)
+    kept, rejects, _, counts, _ = examine_source(params, 7, journal, curator=dropping)
     assert len(kept) == 4
     assert {reject.reason for reject in rejects} == {"near-duplicate"}
     assert (counts.read, counts.used) == (6, 4)
@@ -264,7 +264,7 @@ def test_every_frame_is_looked_at_in_a_source_of_any_size(tmp_path: Path, monkey
     asked = params.model_dump() | {"validation": {"mode": "auto", "whole_up_to": 0}}
     (clip,) = examine_source(IngestParams.model_validate(asked), 7).clips
     assert clip.shots == (16,)
-    with pytest.raises(ValidationError, match=r"curate looks at every frame; set mode: auto or whole"):
+    with pytest.raises(ValidationError, match=r"curate looks at every frame; set validation\.mode: auto or whole"):
         IngestParams.model_validate(asked | {"validation": {"mode": "sampled", "whole_up_to": 0}})
 
 

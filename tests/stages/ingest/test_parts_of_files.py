@@ -41,7 +41,7 @@ def examined(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     names: list[str] = []
 
     def in_process(
-        asked: Sequence[Asked], params: IngestParams, reencoded: Path | None, _files: object
+        asked: Sequence[Asked], params: IngestParams, reencoded: Path | None, *_: object
     ) -> Iterator[FileReport]:
         for one in asked:
             names.append(one.video)
@@ -68,7 +68,7 @@ def test_a_file_is_examined_once_and_its_rows_are_all_counted(folder: Path, exam
         {"video": "b.mp4", "split": "train"},
         {"video": "gone.mp4"},
     ]
-    clips, rejects, _, counts = examine_source(_source(folder, *rows), 7)
+    clips, rejects, _, counts, _ = examine_source(_source(folder, *rows), 7)
     assert sorted(examined) == ["a.mp4", "b.mp4", "copy.mp4"]
     assert [clip.clip_id for clip in clips] == ["a@0-2", "a@2-4", "a@4-6", "a@6-8", "a@8-10", "b"]
     assert {clip.sha256 for clip in clips[:5]} == {clips[0].sha256}
@@ -89,7 +89,7 @@ def test_a_divided_recording_is_one_row_whatever_becomes_of_its_parts(folder: Pa
         {"video": "copy.mp4", "source": "a"},
         {"video": "copy.mp4", "source": "a", "caption": "all"},
     ]
-    clips, rejects, _, counts = examine_source(_source(folder, *rows, longer="parts", max_duration_s=4), 7)
+    clips, rejects, _, counts, _ = examine_source(_source(folder, *rows, longer="parts", max_duration_s=4), 7)
     assert [clip.clip_id for clip in clips] == ["a@0-3.3", "a@3.3-6.6", "a@6.6-10", "b"]
     assert [(reject.item, reject.reason, reject.rows) for reject in rejects] == [
         ("copy", "about-whole-recording", None),
@@ -102,7 +102,7 @@ def test_a_divided_recording_is_one_row_whatever_becomes_of_its_parts(folder: Pa
     assert summarise(clips, rejects, {})["rows_rejected"] == 2
     # A part that a row of its own has taken is not missing twice.
     rows[2:] = [{"video": "copy.mp4", "id": "0", "start": 0, "end": 3.3, "source": "a"}]
-    clips, rejects, _, counts = examine_source(_source(folder, *rows, longer="parts", max_duration_s=4), 7)
+    clips, rejects, _, counts, _ = examine_source(_source(folder, *rows, longer="parts", max_duration_s=4), 7)
     assert [clip.clip_id for clip in clips] == ["0", "a@3.3-6.6", "a@6.6-10", "b"]
     assert [(reject.item, reject.rows) for reject in rejects] == [("a@0-3.3", 0)]
     assert counts == (3, 3)
@@ -113,7 +113,7 @@ def test_a_removed_file_takes_all_its_parts_with_it(folder: Path) -> None:
     rows += [{"video": "copy.mp4", "start": 1, "end": 3}, {"video": "b.mp4"}]
     sha256 = examine_source(_source(folder, *rows), 7).clips[0].sha256
     excluded = _source(folder, *rows, exclude=(ExcludedVideo(video="a.mp4", sha256=sha256),))
-    clips, rejects, _, counts = examine_source(excluded, 7)
+    clips, rejects, _, counts, _ = examine_source(excluded, 7)
     assert [clip.clip_id for clip in clips] == ["b"]
     assert [(reject.item, reject.reason) for reject in rejects] == [
         *((f"a@{n}-{n + 2}", "removed-on-request") for n in range(0, 10, 2)),
@@ -129,7 +129,7 @@ def test_a_reencoded_file_is_written_once_for_all_its_parts(folder: Path, tmp_pa
     subprocess.run(command, check=True)
     rows = [{"video": "a.mkv", "start": n, "end": n + 5} for n in (0, 5)]
     journal = tmp_path / "examined" / "x.jsonl"
-    clips, rejects, hazards, _ = examine_source(_source(source, *rows, normalise=True), 7, journal)
+    clips, rejects, hazards, *_ = examine_source(_source(source, *rows, normalise=True), 7, journal)
     assert (rejects, hazards["container"]) == ([], 1)
     assert len({clip.path for clip in clips}) == 1
     assert [clip.first_frame for clip in clips] == [0, 50]

@@ -19,7 +19,6 @@ from stages.domain.core.records import Clip, Reject
 from stages.ingest.examine import examine_source, journal_file
 from stages.ingest.source import open_source
 from stages.lib.annotations.annotation import SourceError
-from stages.lib.annotations.formats import read_source
 from stages.lib.video.encoder import encode
 from stages.params import IngestParams, load_params
 from stages.runtime.sources import remote
@@ -71,7 +70,7 @@ def _read(params: IngestParams) -> tuple[Any, list[Reject], dict[str, bytes]]:
     """Rows, rejects, and the content of the files of the rows, as ingest and as later stages find
     them."""
     opened = open_source(params)
-    rows, rejects, _ = read_source(opened.params)
+    rows, rejects, *_ = opened.read()
     names = [row.video for row in rows]
     if opened.files is None:
         found = {name: (Path(params.source) / name).read_bytes() for name in names}

@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from stages.domain.core.timeline import plain
+from stages.errors import InputError
 from stages.ingest import examine as examining
 from stages.ingest.examine import Examined, examine_source
 from stages.lib.annotations.annotation import rows_rejected
@@ -171,3 +172,31 @@ def test_a_mapping_reads_its_second_table_and_counts_unused_columns_on_a_server(
     assert (found.rows.read, found.rows.used, found.rejects) == (1, 1, ())
     found = check(PARAMS, str(videos / "rows.jsonl"), str(mapping), None, str(videos))
     assert [clip.caption for clip in found.clips] == ["numbers"]
+
+
+def test_mistakes_are_told_with_the_names_that_the_user_gave(videos: Path, tmp_path: Path) -> None:
+    mapping = tmp_path / "mine.yaml"
+    mapping.write_text("video: name\n")
+    (videos / "rows.csv").write_text("name\nv/a.mp4\n")
+    (videos / "index.txt").write_text("gone.jsonl\nv/a.mp4\n")
+    (videos / "all.txt").write_text("rows.csv\nv/a.mp4\n")
+    (videos / "whole.tar").write_bytes(_tar({"1.mp4": b"x" * 9000})[:5000])
+    with file_server(videos) as web:
+        for source, changes, message in (
+            ("index.txt", {}, rf"^ingest.source: {web.address}/index.txt lists gone.jsonl, and the server has no such"),
+            ("whole.tar", {}, rf"^{web.address}/whole.tar: cannot be read as a tar \(.*\); make it again"),
+            ("all.txt", {"format": str(mapping)}, rf"^ingest.annotations: null, and '{web.address}' has none of the"),
+        ):
+            with pytest.raises(InputError, match=message) as raised:
+                _examined(f"{web.address}/{source}", videos=web.address if changes else None, **changes)
+            assert str(tmp_path / "cache") not in str(raised.value)
+
+
+def _tar(members: dict[str, bytes]) -> bytes:
+    whole = io.BytesIO()
+    with tarfile.open(fileobj=whole, mode="w") as tar:
+        for name, content in members.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+    return whole.getvalue()

@@ -15,6 +15,7 @@ import pytest
 from stages.domain.core.frames import Frames
 from stages.domain.core.records import Reject, Sample, Score
 from stages.domain.rl.rollouts import Rollout, RolloutGroup
+from stages.domain.tasks import TASK_NAMES
 from stages.lib.rows.jsonl import write_json, write_rows
 from stages.lib.video.encoder import encode
 from stages.pages.render import template_text
@@ -185,7 +186,7 @@ def data_page(tmp_path_factory: pytest.TempPathFactory) -> str:
             row = Sample.model_validate({"sample_id": f"{task}/0", "task": task, "split": "test", **about})
             write_rows(paths.SAMPLES / f"test/{task}.jsonl", [row])
         for split in ("train", "validation", "test"):
-            for task in ("dark_event_infer", "mix_vid_qa", "mcqa", "caption", "structured_caption"):
+            for task in TASK_NAMES:
                 (paths.SAMPLES / split).mkdir(parents=True, exist_ok=True)
                 (paths.SAMPLES / split / f"{task}.jsonl").touch()
         write_rows(paths.SAMPLES / "rejects.jsonl", [])

@@ -17,7 +17,7 @@ from dvc.repo import Repo
 
 from stages.domain.core.records import Clip, Sample, TaskName
 from stages.domain.core.replies import render_reply
-from stages.domain.statistics.metrics import TaskResult, clips_shown, mean_over_tasks, task_results
+from stages.domain.statistics.metrics import TaskResult, mean_over_tasks, recordings_shown, task_results
 from stages.lib.evaluation.held_out import evaluation_samples
 from stages.lib.evaluation.results import (
     BaselineScores,
@@ -129,7 +129,7 @@ def score(params: Params, row: str, samples: list[Sample], replies: list[str]) -
     """The rule judge's own scores of what a row says, in its file, and the table they make."""
     given = score_replies(samples, replies, referee_of(params), params.rewards)
     write_rows(paths.scores(row) / "predictions.jsonl", given)
-    return task_results(given, clips_shown(samples), 0.95)
+    return task_results(given, recordings_shown(samples), 0.95)
 
 
 def write_scores(params: Params, row: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -17,8 +18,8 @@ from urllib.parse import unquote
 class FileServer:
     """``asked``: method, name and range of each request. ``cut_after``: bytes after which a body is
     cut off; ``fail_at``: first byte of a range that is answered with 500; ``status``: what every
-    request is answered with; ``ranges``: whether it knows them;
-    ``tagged``: whether it sends ETags."""
+    request is answered with; ``ranges``: whether it knows them; ``tagged``: whether it sends ETags;
+    ``silent_s``: how long it waits before each answer."""
 
     folder: Path
     address: str = ""
@@ -28,6 +29,7 @@ class FileServer:
     status: int | None = None
     ranges: bool = True
     tagged: bool = True
+    silent_s: float = 0
 
     def bodies(self, name: str) -> list[str]:
         """Ranges of the bodies of a file that were asked for."""
@@ -58,6 +60,7 @@ def file_server(folder: Path) -> Iterator[FileServer]:
             name = unquote(self.path).lstrip("/")
             span = self.headers.get("Range", "")
             state.asked.append((self.command, name, span))
+            time.sleep(state.silent_s)
             path = state.folder / name
             if state.status is not None or not path.is_file():
                 self.send_error(state.status or 404)

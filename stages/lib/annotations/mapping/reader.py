@@ -33,22 +33,9 @@ def read_mapped(folder: Path, name: str | None, path: Path) -> Source:
     mapper = Mapper(mapping, folder, files, joined)
     source = usable(_rows(mapper, mapping, folder, name), folder, name)
     _check(mapper, joined, files, path)
-    return Source(source.rows, [*joined.rejects, *source.rejects], source.read)
-
-
-def ignored_columns(folder: Path, name: str | None, path: Path) -> tuple[str, ...]:
-    """List the columns of the annotations that the mapping does not use, in order of appearance.
-
-    Raises:
-        SourceError, MappingError: as :func:`read_mapped`.
-    """
-    mapping, name = _choose(folder, name, path)
-    used, found = mapping.columns_used(), dict[str, None]()
-    for file in file_names(folder, name):
-        for raw in raw_rows(folder, file, _container(mapping)):
-            if isinstance(raw.value, dict):
-                found |= dict.fromkeys(str(column) for column in raw.value if column not in used)
-    return tuple(found)
+    used = mapping.columns_used()
+    unused = tuple(column for column in mapper.seen if column not in used)
+    return Source(source.rows, [*joined.rejects, *source.rejects], source.read, unused)
 
 
 def _choose(folder: Path, name: str | None, path: Path) -> tuple[Mapping, str]:
@@ -63,7 +50,7 @@ def _choose(folder: Path, name: str | None, path: Path) -> tuple[Mapping, str]:
     raise SourceError(
         "ingest.annotations",
         f"null, and {str(folder)!r} has none of the files that {path.name} is for ({known or 'it names none'})",
-        "name the file of the annotations",
+        f"name the file of the annotations, here or as `files` in {path.name}",
     )
 
 

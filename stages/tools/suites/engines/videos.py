@@ -39,7 +39,7 @@ def protocol(frames: FrameProtocol) -> str:
 class VideoLoader:
     """Loads the videos of a benchmark's questions.
 
-    ``decoded`` counts how often a video was loaded.
+    ``decoded`` counts how often a video was loaded; ``warnings``: about videos that were, by name.
 
     Args:
         folder: root of the videos, at any depth; None if all items are this project's own samples.
@@ -57,6 +57,7 @@ class VideoLoader:
         sample_content: Callable[[Sample], str | None],
     ) -> None:
         self.decoded = 0
+        self.warnings: dict[str, tuple[str, ...]] = {}
         self._items = {video_key_of(item): item for item in items}
         self._videos = VideoFolder(folder) if folder is not None else None
         self._load_sample = load_sample
@@ -81,12 +82,15 @@ class VideoLoader:
             )
         path = self._videos.find(item.video)
         try:
-            return load_at(path, item.frames.fps, item.frames.frames, item.part_s)
+            frames = load_at(path, item.frames.fps, item.frames.frames, item.part_s)
         except VideoError:
             raise
         except Exception as error:
             # Any failure of a reader is this file's fault, and costs its questions only.
             raise VideoError("unexpected-error", f"{item.video}: {type(error).__name__}: {error}") from error
+        if frames.warnings:
+            self.warnings[item.video] = frames.warnings
+        return frames
 
     def content(self, name: str) -> str | None:
         """Digest of a video's source, as of when it was loaded, if it was; None: it is missing, or

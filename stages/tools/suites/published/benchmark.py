@@ -58,8 +58,8 @@ RowT_co = TypeVar("RowT_co", covariant=True)
 class Item(Generic[RowT_co]):
     """One question of a benchmark.
 
-    ``video``: its name, as it is searched. ``units``: its source files, whatever task uses them:
-    questions that share one are not independent evidence
+    ``video``: its name, as it is searched. ``units``: its recordings, as far as names tell them,
+    whatever task uses them: questions that share one are not independent evidence
     (:mod:`stages.domain.statistics.intervals`). ``categories``: columns of the tables, such as
     ``{"duration": "short"}``. ``part_s``: start and end in the video, in seconds; None: all of it.
     ``options``: the choices, empty for an open answer. ``truth``: a reply that is right.

@@ -9,6 +9,7 @@ the row's index in it, from 0.
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from pydantic import Field, model_validator
@@ -66,6 +67,18 @@ SOURCES = {
 }
 
 
+#: Tasks whose files are parts of recordings: the part of a file's name that is the recording's.
+#: FunQA's videos (``test_humor/H_T_1227_0000_0191.mp4``: frames), TVQA's episodes
+#: (``castle_s07e04_seg02_clip_14``), MoVQA's films (``Top010_04755.mp4``), and NTU RGB+D's takes,
+#: each seen by three cameras (``S010C002P017R002A005_rgb.avi``).
+RECORDINGS = {
+    "unexpected_action": re.compile(r"(\w+)_\d+_\d+\.\w+$"),
+    "episodic_reasoning": re.compile(r"(.+)_seg\d+_clip_\d+"),
+    "scene_transition": re.compile(r"(Top\d+)_\d+"),
+    "fine_grained_pose": re.compile(r"(S\d+)C\d+(P\d+R\d+A\d+)"),
+}
+
+
 class Row(PublishedRow):
     video: Words
     question: Words
@@ -97,12 +110,19 @@ def _id(raw: Raw) -> str:
     return f"{raw.stem}/{raw.number}"
 
 
+def recording_of(task: str, video: str) -> str:
+    """Name of the recording that a task's file is of; the file's, where names do not tell."""
+    pattern = RECORDINGS.get(task)
+    found = None if pattern is None else pattern.search(video)
+    return video if found is None else "".join(found.groups())
+
+
 def _item(raw: Raw, row: Row) -> Item[Row]:
     return Item(
         item_id=_id(raw),
         # Folders of different sources have files of the same name.
         video=f"{raw.stem}/{row.video}",
-        units=(f"{SOURCES.get(raw.stem, '')}/{row.video}",),
+        units=(f"{SOURCES.get(raw.stem, '')}/{recording_of(raw.stem, row.video)}",),
         categories={"task": raw.stem},
         frames=QUESTION_FRAMES,
         part_s=None if row.start is None or row.end is None else (row.start, row.end),

@@ -18,6 +18,7 @@ from pathlib import Path
 from stages.domain.core.prompts import PromptTexts, sample_prompt
 from stages.domain.core.records import Sample, TaskName, Verdict
 from stages.domain.core.replies import final_answer
+from stages.domain.statistics.metrics import recordings_of
 from stages.tools.suites.asked_of_judges import Examiner
 from stages.tools.suites.published.benchmark import (
     AnnotationError,
@@ -77,7 +78,7 @@ def _read(path: Path, files: tuple[str, ...], task: TaskName) -> Questions[Sampl
             Item(
                 item_id=sample.sample_id,
                 video=sample.clip_id,
-                units=sample.timeline.clip_ids,
+                units=recordings_of(sample),
                 categories={},
                 frames=FrameProtocol(fps=None, frames=sample.sampled_frames),
                 part_s=None,

@@ -1,5 +1,5 @@
 """Table of a benchmark from marks: each measure under each scoring, overall and by category, with
-intervals over videos.
+intervals over recordings.
 
 Intervals: :mod:`stages.domain.statistics.intervals`.
 """

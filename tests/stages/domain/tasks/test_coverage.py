@@ -54,6 +54,18 @@ def crossed(name: str, score: Callable[[Floats], Floats], partner: float, truth:
     return World(name, drawn, truth)
 
 
+def in_parts(name: str, score: Callable[[Floats], Floats], truth: float, unit: str) -> World:
+    """Four samples per recording, one about each of its parts, which are alike; ``unit``: the
+    ``recording`` or the ``clip``."""
+
+    def drawn(recordings: int, rng: Rng) -> tuple[Floats, list[tuple[str, ...]]]:
+        place = np.repeat(np.arange(recordings), 4)
+        ability = np.sqrt(0.9) * rng.normal(size=recordings)[place] + np.sqrt(0.1) * rng.normal(size=len(place))
+        return score(ability), [(f"{n}" if unit == "recording" else f"{n}@{i}",) for i, n in enumerate(place)]
+
+    return World(f"{name} as units: {unit}", drawn, truth)
+
+
 def chance(share: float) -> Callable[[int, Rng], Floats]:
     return lambda clips, rng: (rng.random(clips) < share).astype(np.float64)
 
@@ -147,6 +159,18 @@ def test_means_are_covered(world: World) -> None:
 def test_differences_are_covered(world: World) -> None:
     for clips in (8, 20):
         check(world, clips, 100, paired=True)
+
+
+@pytest.mark.parametrize("paired", [False, True])
+def test_parts_of_a_recording_are_no_units(paired: bool) -> None:
+    def score(ability: Floats) -> Floats:
+        return np.sign(ability) if paired else (ability > -0.8) * 1.0
+
+    truth = 0.0 if paired else float(ndtr(0.8))
+    check(in_parts("parts", score, truth, "recording"), 20, 150, paired)
+    share, small = covered(in_parts("parts", score, truth, "clip"), 20, 150, paired)
+    assert share < 0.85, "intervals over parts are too narrow"
+    assert not paired or small > 0.15, "and chance looks like a difference"
 
 
 @pytest.mark.slow

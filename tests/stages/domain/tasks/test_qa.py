@@ -6,6 +6,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from stages.corpus.shapes import combinations
 from stages.domain.core.records import Clip, Event, OpenQuestion, Sample, Span, Verdict
 from stages.domain.core.replies import render_reply
 from stages.domain.tasks import caption, qa
@@ -13,7 +14,9 @@ from stages.domain.tasks.lexicon import COLOURS, SHAPES, VAGUE_VERBS, VERBS, Fac
 from stages.domain.tasks.scoring import score_reply
 from stages.domain.tasks.synthesis import synthesise
 from stages.domain.tasks.task import Context
+from stages.params import load_params
 from tests.support.builders import JUDGE, REFEREE, SAMPLES, SETTINGS, clip, rules
+from tests.support.checkout import ROOT
 
 ALL = SETTINGS.model_copy(update={"qa": qa.Settings(per_clip=9, from_events=True)})
 ASKED = (OpenQuestion(question="What is it?", answer="a bar"), OpenQuestion(question="Who made it?", answer="nobody"))
@@ -110,6 +113,23 @@ NEXT = _asked('What happens right after "the red bar rises"?', "the red bar grow
 def test_the_rule_judge_is_exact_in_the_generated_world(answer: str, value: float) -> None:
     verdict = JUDGE.right(NEXT, answer)
     assert (verdict.outcome, verdict.score) == ("scored", value), verdict.reason
+
+
+def test_the_contents_of_the_corpus_feed_it_and_a_further_event_is_wrong() -> None:
+    recipe = load_params(ROOT / "infra/recipes/smoke.yaml").synthesize.tasks.of(qa.TASK)
+    assert recipe is not None
+    for number, (colour, shape, *verbs) in enumerate(combinations()[::7]):
+        samples = _made(clip(number, colour, shape, (verbs[0], verbs[1])), recipe)
+        assert len(samples) == recipe.per_clip
+        for sample in samples:
+            assert JUDGE.right(sample, sample.reference).score == 1
+            assert sample.trace is not None
+            assert JUDGE.right(sample, sample.trace.answer).score == 1
+            (true,) = facts(sample.reference) or ()
+            for verb in VERBS.keys() - {true.verb}:
+                other = f"the {colour} {shape} {verb}"
+                for answer in (other, f"{sample.reference} then {verb}", f"{other} then {true.verb}"):
+                    assert JUDGE.right(sample, answer).score == 0, (sample.question, answer)
 
 
 @pytest.mark.parametrize(

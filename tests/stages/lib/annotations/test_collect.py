@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from stages.lib.annotations.annotation import Annotation, rows_rejected
+from stages.lib.annotations.annotation import Annotation, TimedEvent, rows_rejected
 from stages.lib.annotations.collect import Source
 from stages.lib.annotations.formats import FORMATS
 from stages.lib.annotations.jsonl import read_annotations
@@ -38,7 +38,7 @@ OPEN = {"question": "What moves?", "answer": "a book"}
 
 
 def test_rows_about_one_clip_become_one(tmp_path: Path) -> None:
-    rows, rejects, read = _read(
+    rows, rejects, read, _ = _read(
         tmp_path,
         A | {"caption": "A book.", "events": EVENTS[:1]},
         B,
@@ -54,9 +54,35 @@ def test_rows_about_one_clip_become_one(tmp_path: Path) -> None:
     assert (joined.where, joined.clip_id, alone.clip_id) == ("annotations.jsonl:1", "a", "b")
 
 
+def test_rows_about_one_clip_are_joined_in_linear_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Counted: comparisons of events, and entries that copies of rows were given."""
+    work = Counter[str]()
+    compare, copy = TimedEvent.__eq__, Annotation.model_copy
+
+    def compared(one: TimedEvent, other: object) -> bool:
+        work["compared"] += 1
+        return compare(one, other)
+
+    def copied(row: Annotation, *, update: dict[str, Any]) -> Annotation:
+        work["copied"] += sum(len(value) for value in update.values() if isinstance(value, tuple))
+        return copy(row, update=update)
+
+    monkeypatch.setattr(TimedEvent, "__eq__", compared)
+    monkeypatch.setattr(Annotation, "model_copy", copied)
+    count = 300
+    events = [{"start": n, "end": n + 1, "caption": f"it moves {n} times"} for n in range(count)]
+    told = [A | {"events": [event], "captions": [event["caption"]]} for event in events]
+    (clip,), rejects, *_ = _read(tmp_path, *told, *told[: count // 2], videos=("a.mp4",))
+    assert (len(clip.events), len(clip.captions), clip.rows) == (count, count - 1, count * 3 // 2)
+    assert len(rejects) == count
+    # Each repeated event is compared with its equal, and few others share a hash's place.
+    assert work["compared"] < count
+    assert work["copied"] < 3 * count
+
+
 def test_what_a_clip_has_already_is_not_taken_twice(tmp_path: Path) -> None:
     row = A | {"caption": "A book.", "events": EVENTS[:2], "qa": [CHOICE], "subjects": [{"name": "book"}]}
-    (clip,), rejects, _ = _read(tmp_path, row, B | {"id": "a2"}, row | {"events": EVENTS[1:]}, videos=("a.mp4",))[:3]
+    (clip,), rejects, *_ = _read(tmp_path, row, B | {"id": "a2"}, row | {"events": EVENTS[1:]}, videos=("a.mp4",))[:3]
     assert (clip.caption, clip.captions, len(clip.events), len(clip.qa), len(clip.subjects)) == ("A book.", (), 3, 1, 1)
     repeated = [reject for reject in rejects if reject.reason == "repeated-part"]
     assert {reject.item for reject in repeated} == {"annotations.jsonl:3"}
@@ -79,7 +105,9 @@ def test_a_row_that_contradicts_the_first_is_set_aside(
     second: dict[str, str], reason: str, detail: str, tmp_path: Path
 ) -> None:
     first = A | {"split": "train", "label": "book", "source": "tape"}
-    rows, rejects, read = _read(tmp_path, first, A | second | {"caption": "Not taken."}, A | {"caption": "Taken."}, B)
+    rows, rejects, read, _ = _read(
+        tmp_path, first, A | second | {"caption": "Not taken."}, A | {"caption": "Taken."}, B
+    )
     assert (read, rows[0].rows, rows[0].caption) == (4, 2, "Taken.")
     ((item, why, said),) = [(reject.item, reject.reason, reject.detail) for reject in rejects]
     assert (item, why) == ("annotations.jsonl:2", reason)
@@ -87,7 +115,7 @@ def test_a_row_that_contradicts_the_first_is_set_aside(
 
 
 def test_parts_of_a_file_are_clips_of_their_own_and_one_id_names_one_clip(tmp_path: Path) -> None:
-    rows, rejects, _ = _read(
+    rows, rejects, *_ = _read(
         tmp_path,
         *(A | {"start": 10 * n, "end": 10 * n + 10, "caption": f"part {n}"} for n in range(3)),
         A | {"start": 10, "end": 20, "caption": "part 1 again"},
@@ -106,7 +134,7 @@ def test_parts_of_a_file_are_clips_of_their_own_and_one_id_names_one_clip(tmp_pa
 
 
 def test_a_part_that_takes_no_time_is_set_aside(tmp_path: Path) -> None:
-    _, (reject,), _ = _read(tmp_path, A | {"start": 2, "end": 2}, B)
+    _, (reject,), *_ = _read(tmp_path, A | {"start": 2, "end": 2}, B)
     assert reject.reason == "bad-annotation"
     assert "start 2 s and end 2 s: need start < end" in reject.detail
 
@@ -116,7 +144,7 @@ def test_the_order_of_rows_changes_only_which_caption_is_first(tmp_path: Path) -
     seen = Counter[Any]()
     for number, order in enumerate(permutations(told)):
         (tmp_path / str(number)).mkdir()
-        (clip,), _, _ = _read(tmp_path / str(number), *order, videos=("a.mp4",))
+        (clip,), _, *_ = _read(tmp_path / str(number), *order, videos=("a.mp4",))
         seen[clip.clip_id, frozenset(clip.events), frozenset((clip.caption, *clip.captions))] += 1
     assert list(seen.values()) == [6]
 
@@ -128,7 +156,7 @@ def test_rows_are_written_as_they_are_read(tmp_path: Path) -> None:
     for video in ("a.mp4", "b.mp4"):
         (tmp_path / video).touch()
     write_annotations([row, Annotation(video="b.mp4")], tmp_path / "annotations.jsonl")
-    rows, rejects, _ = read_annotations(tmp_path)
+    rows, rejects, *_ = read_annotations(tmp_path)
     assert rejects == []
     assert [r.model_copy(update={"where": ""}) for r in rows] == [row, Annotation(video="b.mp4")]
 

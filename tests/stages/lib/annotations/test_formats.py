@@ -82,7 +82,7 @@ def read(
             "near_duplicates": None,
         }
     )
-    rows, rejects, _ = read_source(params)
+    rows, rejects, *_ = read_source(params)
     return rows, [(r.item, r.reason, r.detail) for r in rejects]
 
 

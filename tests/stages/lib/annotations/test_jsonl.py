@@ -41,7 +41,7 @@ def _folder(tmp_path: Path, *rows: Any, videos: tuple[str, ...] = ("a.mp4",)) ->
     ],
 )
 def test_a_bad_row_names_line_and_field(row: Any, detail: str, tmp_path: Path) -> None:
-    rows, rejects, _ = read_annotations(
+    rows, rejects, *_ = read_annotations(
         _folder(tmp_path, GOOD | {"video": "b.mp4"}, "", row, videos=("a.mp4", "b.mp4"))
     )
     assert [r.video for r in rows] == ["b.mp4"]
@@ -105,20 +105,20 @@ def test_a_bad_part_is_set_aside_and_the_rest_of_its_row_stays(
     whole: dict[str, Any] = {"events": [GOOD_EVENT], "qa": [GOOD_QUESTION], "subjects": [{"name": "cup"}]}
     ((field, entries),) = part.items()
     row = {"video": "a.mp4", **whole, field: [*whole[field], *entries]}
-    (read,), rejects, _ = read_annotations(_folder(tmp_path, "", row))
+    (read,), rejects, *_ = read_annotations(_folder(tmp_path, "", row))
     assert (len(read.events), len(read.qa), len(read.subjects)) == (1, 1, 1)
     assert [(r.item, r.reason) for r in rejects] == [("annotations.jsonl:2", reason)]
     assert detail in rejects[0].detail
     # A clip stays, even if only its caption is usable.
     folder = _folder(tmp_path, {"video": "a.mp4", "caption": "A cup.", **part})
-    (read,), rejects, _ = read_annotations(folder)
+    (read,), rejects, *_ = read_annotations(folder)
     assert (read.caption, read.events, read.qa, read.subjects, len(rejects)) == ("A cup.", (), (), (), 1)
 
 
 def test_options_that_carry_their_letters_lose_them_and_answers_are_read_in_their_spellings(tmp_path: Path) -> None:
     lettered = {"question": "What moves?", "options": ["A. It rises", "B. It falls"], "answer": "B. It falls"}
     spelled = [GOOD_QUESTION | {"answer": answer} for answer in ("b", "(B)", "B.", "a book")]
-    (read,), rejects, _ = read_annotations(_folder(tmp_path, {"video": "a.mp4", "qa": [lettered, *spelled]}))
+    (read,), rejects, *_ = read_annotations(_folder(tmp_path, {"video": "a.mp4", "qa": [lettered, *spelled]}))
     assert rejects == []
     assert (read.qa[0].options, read.qa[0].answer) == (("It rises", "It falls"), "B")
     assert [question.answer for question in read.qa[1:]] == ["B"] * 4
@@ -127,7 +127,7 @@ def test_options_that_carry_their_letters_lose_them_and_answers_are_read_in_thei
         GOOD_QUESTION | {"answer": "A book falls"},
         GOOD_QUESTION | {"answer": 1},
     ]
-    (read,), rejects, _ = read_annotations(_folder(tmp_path, {"video": "a.mp4", "qa": bad}))
+    (read,), rejects, *_ = read_annotations(_folder(tmp_path, {"video": "a.mp4", "qa": bad}))
     assert read.qa == ()
     assert [reject.detail.partition(" (")[0] for reject in rejects] == [
         "qa.0: options carry the letters B, A; need A, B, C … in this order, or none",
@@ -137,7 +137,7 @@ def test_options_that_carry_their_letters_lose_them_and_answers_are_read_in_thei
 
 
 def test_a_field_that_is_no_list_is_one_reject_and_null_is_as_good_as_absent(tmp_path: Path) -> None:
-    (read,), rejects, _ = read_annotations(_folder(tmp_path, {"video": "a.mp4", "events": {"start": 0}, "qa": None}))
+    (read,), rejects, *_ = read_annotations(_folder(tmp_path, {"video": "a.mp4", "events": {"start": 0}, "qa": None}))
     assert (read.events, read.qa) == ((), ())
     assert [(r.reason, r.detail) for r in rejects] == [
         ("bad-event", "events: need a list, found dict (value {'start': 0})")
@@ -164,7 +164,7 @@ def test_a_row_that_spans_lines_is_one_reject_that_says_so(text: str, at: list[i
     folder = _folder(tmp_path / "in", videos=("c.mp4",))
     row = json.dumps({"video": "b.mp4", "caption": "It falls.", "qa": [], "events": []}, indent=1)
     (folder / "annotations.jsonl").write_text(text.replace("{}", row))
-    rows, rejects, _ = read_annotations(folder)
+    rows, rejects, *_ = read_annotations(folder)
     assert [row.video for row in rows] == (["c.mp4"] if "c.mp4" in text else [])
     told = [reject for reject in rejects if reject.reason == "bad-annotation"]
     assert [reject.item for reject in told] == [f"annotations.jsonl:{number}" for number in at]
@@ -183,7 +183,7 @@ def test_a_path_never_leaves_the_folder(video: str, tmp_path: Path) -> None:
     (tmp_path / "out.mp4").touch()
     folder = _folder(tmp_path / "in", {"video": video}, videos=("a.mp4",))
     (folder / "link.mp4").symlink_to(tmp_path / "out.mp4")
-    rows, rejects, _ = read_annotations(folder)
+    rows, rejects, *_ = read_annotations(folder)
     assert rows == []
     assert rejects[0].item == "annotations.jsonl:1"
     assert rejects[0].reason == "outside-folder"
@@ -200,7 +200,7 @@ def test_every_row_and_every_video_is_accounted_for(tmp_path: Path) -> None:
     ]
     folder = _folder(tmp_path, *rows, videos=("a.mp4", "sub/b.MP4", "c.webm", "notes.txt", ".hidden/d.mp4"))
     (folder / "loop.mp4").symlink_to(folder / "loop.mp4")
-    accepted, rejects, _ = read_annotations(folder)
+    accepted, rejects, *_ = read_annotations(folder)
     assert [row.clip_id for row in accepted] == ["one"]
     assert [(r.item, r.reason) for r in rejects] == [
         ("annotations.jsonl:2", "missing-file"),
@@ -218,7 +218,7 @@ def test_every_row_and_every_video_is_accounted_for(tmp_path: Path) -> None:
 
 
 def test_names_are_made_from_the_video(tmp_path: Path) -> None:
-    rows, _, _ = read_annotations(
+    rows, _, *_ = read_annotations(
         _folder(tmp_path, {"video": "kitchen/0001.mp4", "source": "tape 1"}, videos=("kitchen/0001.mp4",))
     )
     assert (rows[0].clip_id, rows[0].source_id) == ("kitchen/0001", "tape 1")

@@ -28,8 +28,8 @@ def _annotate(folder: Path, *videos: str) -> Path:
 
 def _outcome(folder: Path) -> tuple[list[str], list[tuple[str, str]]]:
     """Videos that were accepted, reasons and details of the others: the same in both formats."""
-    rows, rejects, _ = read_annotations(folder)
-    others, other_rejects, _ = read_activitynet_captions(folder)
+    rows, rejects, *_ = read_annotations(folder)
+    others, other_rejects, *_ = read_activitynet_captions(folder)
     assert [row.video for row in rows] == [row.video for row in others]
     said = [(reject.reason, reject.detail) for reject in rejects]
     assert said == [
@@ -128,6 +128,6 @@ def test_snapshots_of_the_hub_and_annexed_files_are_read(tmp_path: Path) -> None
 
 def test_a_name_that_no_file_system_has_is_missing(tmp_path: Path) -> None:
     folder = _annotate(tmp_path, "a\ud800.mp4", "x" * 300 + ".mp4")
-    rows, rejects, _ = read_annotations(folder)
+    rows, rejects, *_ = read_annotations(folder)
     assert rows == []
     assert [reject.reason for reject in rejects] == ["bad-annotation", "missing-file"]

@@ -181,7 +181,7 @@ def _read(params: Params, name: str, folder: Path) -> tuple[list[Annotation], li
         (folder / f"{video}.mp4").touch()
     changes = {"source": str(folder), "format": "activitynet_captions", "annotations": name}
     settings = params.ingest.model_copy(update=changes)
-    rows, rejects, _ = read_source(settings)
+    rows, rejects, *_ = read_source(settings)
     return rows, rejects, settings, len(entries), sum(len(entry["timestamps"]) for entry in entries.values())
 
 
@@ -267,7 +267,7 @@ def test_real_kinetics_rows_take_clips_and_refuse_recordings(name: str, tmp_path
         (tmp_path / f"{stem if number % 2 else row['youtube_id']}.mp4").touch()
     params = load_params(RECIPE)
     settings = params.ingest.model_copy(update={"source": str(tmp_path), "format": "kinetics", "annotations": name})
-    read, rejects, _ = read_source(settings)
+    read, rejects, *_ = read_source(settings)
     assert (len(read), rejects) == (len(named), [])
     for row_read, row in zip(read, named, strict=True):
         if row_read.length_s is None:

@@ -96,6 +96,45 @@ def test_interlaced_frames_are_deinterlaced(make: Callable[..., Path], tmp_path:
     assert _away(mended[2:-2], truth[2:-2]) < 12
 
 
+def _mixed(folder: Path, *interlaced: bool, size: str = "1280x720") -> Path:
+    """A film of one second a stretch, 25 frames and a key frame each, of which some are
+    interlaced."""
+    raw = b""
+    for fields in interlaced:
+        graph = "tinterlace=interleave_top,setfield=tff" if fields else "setfield=prog"
+        rate = 50 if fields else 25
+        command = [ffmpeg_binary(), "-v", "error", "-f", "lavfi", "-i", f"testsrc2=s={size}:r={rate}:d=1"]
+        command += ["-vf", graph, "-c:v", "libx264", "-preset", "ultrafast", "-bf", "0", "-g", "25"]
+        command += ["-flags", "+ilme+ildct", "-x264-params", "tff=1"] if fields else []
+        command += ["-pix_fmt", "yuv420p", "-f", "h264", "-"]
+        raw += subprocess.run(command, capture_output=True, timeout=60, check=True).stdout
+    video = folder / f"{''.join('i' if fields else 'p' for fields in interlaced)}.mp4"
+    command = [ffmpeg_binary(), "-v", "error", "-r", "25", "-f", "h264", "-i", "-", "-c", "copy", str(video)]
+    subprocess.run(command, input=raw, timeout=60, check=True)
+    return video
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_a_file_is_interlaced_wherever_a_picture_is(whole: bool, tmp_path: Path) -> None:
+    for stretches, interlaced in (((False, True), True), ((True, False), True), ((False, False), False)):
+        video = _mixed(tmp_path, *stretches)
+        assert first_look(video).interlaced == stretches[0], "the first picture does not tell"
+        found = examine(Asked(video.name, whole=whole), tmp_path, None)
+        assert found.media is not None, found.problem
+        assert (("interlaced" in found.media.hazards), found.media.frames) == (interlaced, 50), video.name
+
+
+def test_progressive_pictures_of_a_mixed_file_stay_as_they_are(tmp_path: Path) -> None:
+    video = _mixed(tmp_path, False, True, size="192x128")
+    mended, reasons = _mended(video, tmp_path / "again")
+    assert "interlaced" in reasons
+    stored = read_frames(video, range(50))[0]
+    assert len(mended) == 50
+    # The frames at the joint see their neighbours.
+    assert _away(mended[:24], stored[:24]) < 3
+    assert _comb(mended[26:]) < 0.8 * _comb(stored[26:])
+
+
 def _comb(pixels: Pixels) -> float:
     """How much neighbouring lines differ where something moves."""
     return float(np.abs(np.diff(pixels[..., 0].astype(int), axis=1)).mean())

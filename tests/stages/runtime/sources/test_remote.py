@@ -4,13 +4,15 @@ here needs no server."""
 from __future__ import annotations
 
 import hashlib
+import importlib.util
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from stages.runtime.sources import remote
-from stages.runtime.sources.failures import Changed, Gone, SourceAccessError
+from stages.runtime.sources.failures import Changed, Gone, SourceAccessError, access_error
 from stages.runtime.sources.remote import RemoteRoot, fetch, fetch_one
 from stages.runtime.sources.store import Known, SourceStore
 from stages.runtime.sources.videos import NameRules, Roots, open_videos
@@ -93,7 +95,7 @@ def test_a_clip_is_found_again_on_another_machine_and_without_a_server(
     web.status, web.asked[:] = 503, []
     assert open_videos(roots).path("data/a b", SHA256).read_bytes() == CONTENT
     assert web.asked == []
-    with pytest.raises(SourceAccessError, match=r"^ingest.videos: http://.*/train/b\.mp4: no answer"):
+    with pytest.raises(SourceAccessError, match=r"^ingest.videos: http://.*/train/b\.mp4: no usable answer"):
         videos.path("data/b", "0" * 64)
     web.status = None
     with pytest.raises(SourceAccessError, match=r"changed since ingest: it has SHA-256 .*; run ingest again"):
@@ -103,3 +105,88 @@ def test_a_clip_is_found_again_on_another_machine_and_without_a_server(
     web.status = 403
     with pytest.raises(SourceAccessError, match="access denied"):
         videos.path("data/gone", "0" * 64)
+
+
+def test_a_server_that_keeps_silent_is_given_up_soon(web: FileServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in (("TRIES", 5), ("PAUSE_S", 0.001), ("READ_S", 0.1)):
+        monkeypatch.setattr(remote, name, value)
+    root = _root(web)
+    web.silent_s = 0.3
+    with pytest.raises(
+        SourceAccessError, match=r"a\.mp4: no answer \(SocketTimeoutError: .*; see that the server runs"
+    ):
+        root.version("a.mp4")
+    assert len(web.asked) <= 2, "a HEAD and a GET, once"
+    web.silent_s, web.status, web.asked[:] = 0, 503, []
+    with pytest.raises(SourceAccessError, match=r"a\.mp4: no usable answer \(ClientResponseError: 503"):
+        root.version("a.mp4")
+    assert len(web.asked) >= 5, "one that answers may be busy"
+
+
+@pytest.fixture
+def bucket(web: FileServer, monkeypatch: pytest.MonkeyPatch) -> Iterator[RemoteRoot]:
+    """A bucket at the address of a web server, which answers as no bucket does."""
+    from s3fs import S3FileSystem
+
+    monkeypatch.setenv("AWS_ENDPOINT_URL", web.address)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "key")
+    monkeypatch.setattr(remote, "READ_S", 0.1)
+    S3FileSystem.clear_instance_cache()
+    yield RemoteRoot("s3://team/videos", "ingest.source")
+    S3FileSystem.clear_instance_cache()
+
+
+@pytest.mark.parametrize(
+    ("status", "silent_s", "variables", "message"),
+    [
+        (
+            500,
+            0,
+            {},
+            r"s3://team/videos: no usable answer \(OSError: .*Internal Server Error\); see that the server runs",
+        ),
+        (403, 0, {}, r"s3://team/videos: access denied .*; let this account list and read it, or correct AWS_ACC"),
+        (404, 0, {}, r"nothing there, or bucket 'team' does not exist; correct the address or AWS_ENDPOINT_URL"),
+        (None, 0.3, {}, r"s3://team/videos: no answer \(ReadTimeoutError: .*\); see that the server runs"),
+        (None, 0, {"AWS_ENDPOINT_URL": "http://127.0.0.1:1"}, r"no answer \(EndpointConnectionError: .*\); see that"),
+        (
+            None,
+            0,
+            {"AWS_ENDPOINT_URL": "nonsense"},
+            r"^AWS_ENDPOINT_URL: ValueError: Invalid endpoint: nonsense; write",
+        ),
+        (None, 0, {"AWS_PROFILE": "nobody"}, r"no keys for it in the environment \(ProfileNotFound: .*\); set AWS_ACC"),
+    ],
+)
+def test_each_trouble_of_a_bucket_is_one_message(
+    web: FileServer,
+    bucket: RemoteRoot,
+    monkeypatch: pytest.MonkeyPatch,
+    status: int | None,
+    silent_s: float,
+    variables: dict[str, str],
+    message: str,
+) -> None:
+    web.status, web.silent_s = status, silent_s
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(SourceAccessError, match=message):
+        bucket.listing()
+    with pytest.raises(SourceAccessError, match=message):
+        bucket.check()
+
+
+def test_a_store_of_google_is_an_error_soon_without_its_client_and_without_an_answer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    if importlib.util.find_spec("gcsfs") is None:
+        with pytest.raises(SourceAccessError, match=r"gs://team/rows: gs:// needs gcsfs; uv sync --extra gcs"):
+            RemoteRoot("gs://team/rows", "ingest.source").check()
+    monkeypatch.setattr(remote, "getproxies", dict)
+    monkeypatch.setenv("STORAGE_EMULATOR_HOST", "127.0.0.1:1")
+    with pytest.raises(ConnectionRefusedError) as refused:
+        remote._check_google()
+    said = str(access_error("ingest.source", "gs://team/rows", refused.value))
+    assert said.startswith("ingest.source: gs://team/rows: no answer (ConnectionRefusedError: ")

@@ -15,16 +15,18 @@ from scipy import stats
 from flows.params_file.recipes import smoke_version
 from stages.domain.core.digest import digest
 from stages.domain.core.records import Score, TaskName
+from stages.domain.tasks.synthesis import synthesise
 from stages.errors import InputError
 from stages.lib.evaluation.results import PolicyScores
 from stages.lib.rows.jsonl import write_json, write_record, write_rows
 from stages.params import GrpoRow, Params, ParamsError, load_params, parse_params
 from stages.tools.ablation.figure import figure
 from stages.tools.ablation.grid import read_grid
-from stages.tools.ablation.results import IDENTITY_FILE, Results
+from stages.tools.ablation.results import IDENTITY_FILE, Results, content_digests
 from stages.tools.ablation.seeds import PolicyPair, over_seeds, pooled_gain
 from stages.tools.ablation.table import markdown
 from stages.tools.ablation.variants import start_of, variant_params
+from tests.support.builders import clip
 from tests.support.checkout import ROOT
 
 RECIPES = ("smoke", "tiny", "vidbridge-r1", "vidbridge-r1-staged", "videocap-r1")
@@ -293,3 +295,19 @@ def test_an_axis_may_be_a_part_of_a_score(tmp_path: Path) -> None:
     table["ablation"]["axes"] = ["mcqa", "caption/recal"]
     with pytest.raises(InputError, match=r"no reply's score has a part 'recal' \(they have recall\)"):
         grid_of(parse_params(table), Results(tmp_path))
+
+
+def test_units_of_a_grid_are_recordings(tmp_path: Path) -> None:
+    write_json(tmp_path / "params.yaml", recipe("smoke"))
+    parts = [clip(n, split="test", source_id=f"tape {n // 2}", sha256=letter * 64) for n, letter in enumerate("badcbe")]
+    write_rows(tmp_path / "data/clips/manifest.jsonl", parts)
+    asked = [
+        sample
+        for _, rows, _ in synthesise(parts, "caption", load_params(tmp_path / "params.yaml").synthesize.tasks, 8, 7)
+        for sample in rows
+    ]
+    write_rows(tmp_path / "data/samples/test/caption.jsonl", asked)
+    digests = content_digests(tmp_path)
+    assert [names for _, names in sorted(digests.items())] == [[letter * 64] for letter in "aaccbb"], (
+        "the first digest of each recording's files, whatever they are called"
+    )

@@ -61,6 +61,42 @@ def test_a_folder_is_checked_and_everything_in_it_accounted_for(tmp_path: Path) 
     assert after == before
 
 
+def test_curate_looks_at_a_folder_whatever_the_parameters_say(tmp_path: Path) -> None:
+    project, videos = tmp_path / "project", tmp_path / "videos"
+    project.mkdir()
+    videos.mkdir()
+    shutil.copy(ROOT / "dvc.yaml", project)
+    text = (ROOT / "params.yaml").read_text()
+    assert "validation: {mode: auto," in text
+    (project / "params.yaml").write_text(text.replace("validation: {mode: auto,", "validation: {mode: sampled,"))
+    grounds = [
+        np.random.default_rng(n).integers(0, 255, (8, 8, 3), np.uint8).repeat(16, 0).repeat(16, 1) for n in (1, 2)
+    ]
+    pair = np.concatenate([np.stack([np.roll(ground, 4 * n, 1) for n in range(16)]) for ground in grounds])
+    for name, crf in (("a", 18), ("b", 26)):
+        encode(pair, Fraction(8), videos / f"{name}.mp4", crf=crf)
+    encode(np.zeros((16, 128, 128, 3), np.uint8), Fraction(8), videos / "black.mp4", crf=18)
+    rows = [{"video": "a.mp4", "split": "train"}, {"video": "b.mp4", "split": "test"}, {"video": "black.mp4"}]
+    (videos / "annotations.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+    options = ("--curate", "--json")
+    done = subprocess.run(
+        [sys.executable, "-c", "from flows.cli.main import main; main()", "data", "check", str(videos), *options],
+        cwd=project,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "VIDBRIDGE_PROJECT": str(project), "VIDBRIDGE_WORKERS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["accepted"] == 3
+    assert found["curated"]["flagged"] == {"black": 1}
+    assert {clip["clip_id"]: clip["shots"] for clip in found["clips"]} == {"a": [16], "b": [16], "black": []}
+    (near,) = found["near_duplicates"]
+    assert (near["clips"], sorted(near["splits"])) == (["a", "b"], ["test", "train"])
+
+
 def test_a_folder_that_cannot_be_used_is_one_message_and_status_2(tmp_path: Path) -> None:
     project = tmp_path / "project"
     project.mkdir()
@@ -97,7 +133,7 @@ def test_chinese_annotations_give_what_their_english_counterpart_would(tmp_path:
 
 def test_rows_parts_and_questions_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def in_process(
-        asked: Sequence[Asked], params: IngestParams, reencoded: Path | None, _files: object
+        asked: Sequence[Asked], params: IngestParams, reencoded: Path | None, *_: object
     ) -> Iterator[FileReport]:
         return (examine(one, Path(params.source), reencoded) for one in asked)
 

@@ -4,6 +4,7 @@ refused."""
 from __future__ import annotations
 
 import json
+import time
 from fractions import Fraction
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from stages.ingest import examine as examining
 from stages.lib.annotations.annotation import SourceError
 from stages.lib.video.encoder import encode
 from stages.params import load_params
+from stages.runtime.workers import advance, map_items
 from stages.tools.dataset.cut import Cut, Lengths, cut, parts
 from tests.support.checkout import ROOT
 
@@ -76,7 +78,9 @@ def call(folder: Path, out: Path) -> Cut:
     return cut(params, folder, out, PLAIN, 60, in_project=False)
 
 
-def test_a_cut_is_written_goes_on_and_replaces_only_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cut_is_written_goes_on_and_replaces_only_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setenv("VIDBRIDGE_WORKERS", "1")
     folder, out = tmp_path / "films", tmp_path / "films/annotations.jsonl"
     (folder / "tv").mkdir(parents=True)
@@ -84,6 +88,8 @@ def test_a_cut_is_written_goes_on_and_replaces_only_its_own(tmp_path: Path, monk
     (folder / "broken.mp4").write_text("no video")
     found = call(folder, out)
     assert (found.recordings, found.shots, found.clips, found.short) == (1, 3, 3, 0)
+    assert "| 9/9 [" in (bar := capsys.readouterr().err), bar
+    assert "s of video" in bar
     assert [(reject.item, reject.reason) for reject in found.rejects] == [("broken.mp4", "not-a-video")]
     rows = [json.loads(line) for line in out.read_text().splitlines()]
     assert rows == [
@@ -98,6 +104,22 @@ def test_a_cut_is_written_goes_on_and_replaces_only_its_own(tmp_path: Path, monk
     with pytest.raises(InputError, match="holds annotations that are not of this command; name another file"):
         call(folder, out)
     assert "by hand" in out.read_text()
+
+
+def half_done(item: str) -> str:
+    """Tell that 30 of the item's seconds are done, and take long over the rest."""
+    advance(30.0)
+    time.sleep(2.2)
+    return item
+
+
+def test_the_bar_moves_within_a_recording(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("VIDBRIDGE_WORKERS", "1")
+    assert list(map_items(half_done, ["a.mp4"], "cut", timeout_s=60, unit=" s of video", sizes=[60.4])) == ["a.mp4"]
+    shown = capsys.readouterr().err
+    assert "| 30/60 [" in shown
+    assert "| 60/60 [" in shown
+    advance(1.0)  # in no map with sizes: nobody is told
 
 
 def test_a_folder_without_videos_is_refused(tmp_path: Path) -> None:

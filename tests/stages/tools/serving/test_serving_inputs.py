@@ -28,6 +28,12 @@ def test_a_reply_that_does_not_parse_comes_whole() -> None:
     assert answer_row("<think>red</think> red") == {"thinking": None, "answer": None, "reply": "<think>red</think> red"}
 
 
+def test_an_answer_warns_of_a_video_that_looks_other_than_videos_of_training() -> None:
+    row = answer_row("<think>red</think><answer>red</answer>", ("v.mp4: …",))
+    assert row["warnings"] == ["v.mp4: …"]
+    assert "warnings" not in answer_row("red")
+
+
 def test_too_many_rows_are_refused() -> None:
     with pytest.raises(Refused, match="rows: 17 in one request; send 1 to 16"):
         parse_rows([{"question": QUESTION, "video": "a.mp4"}] * 17)

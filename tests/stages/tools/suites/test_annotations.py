@@ -63,6 +63,24 @@ def test_mvbench_is_a_folder_of_tasks_whose_rows_have_no_id(tmp_path: Path) -> N
     assert items[0].video != items[2].video, "equal names in different tasks are different videos"
 
 
+@pytest.mark.parametrize(
+    ("task", "videos"),
+    [
+        ("unexpected_action", ("test_humor/H_T_471_0340_0411.mp4", "test_humor/H_T_471_0012_0099.mp4")),
+        ("episodic_reasoning", ("friends_s06e15-16_seg02_clip_20", "friends_s06e15-16_seg01_clip_03")),
+        ("scene_transition", ("Top010_04755.mp4", "Top010_00430.mp4")),
+        ("fine_grained_pose", ("S010C002P017R002A005_rgb.avi", "S010C001P017R002A005_rgb.avi")),
+    ],
+)
+def test_parts_of_one_recording_are_one_unit_of_mvbench(tmp_path: Path, task: str, videos: tuple[str, str]) -> None:
+    other = "of_another_film.mp4"
+    rows = [mvbench(video=video) for video in (*videos, other)]
+    (tmp_path / f"{task}.json").write_text(json.dumps(rows))
+    first, second, third = BENCHMARKS["mvbench"].read(tmp_path / f"{task}.json").items
+    assert first.video != second.video
+    assert first.units == second.units != third.units
+
+
 def test_dream_1k_is_read_in_both_published_forms(tmp_path: Path) -> None:
     (tmp_path / "metadata.json").write_text(json.dumps([dream(events=json.dumps(dream()["events"]))]))
     lines(tmp_path / "DREAM-1k.jsonl", [tarsier(1, dream()["description"], dream()["events"])])
@@ -252,6 +270,17 @@ def test_published_annotations_load(name: str, place: str, questions: int | None
     if name == "mvbench":
         assert sorted(found.not_asked) == [f"counterfactual_inference/{i}" for i in (111, 137, 162, 81, 98)]
         assert len({item.units for item in found.items}) < 3700, "some files are asked about in several tasks"
+        kinds = ("unexpected_action", "episodic_reasoning", "scene_transition", "fine_grained_pose", "action_antonym")
+        units = Counter(item.categories["task"] for item in {item.units: item for item in found.items}.values())
+        files = {kind: {item.video for item in found.items if item.categories["task"] == kind} for kind in kinds}
+        told = {kind: (len(files[kind]), units[kind]) for kind in kinds}
+        assert told == {
+            "unexpected_action": (179, 127),
+            "episodic_reasoning": (166, 148),
+            "scene_transition": (200, 60),
+            "fine_grained_pose": (200, 195),
+            "action_antonym": (200, 200),
+        }, "files, and the recordings that they are of"
 
 
 def test_files_that_cannot_be_read_are_one_message(tmp_path: Path) -> None:

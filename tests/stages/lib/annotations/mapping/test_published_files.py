@@ -15,7 +15,7 @@ import pytest
 
 from stages.lib.annotations.annotation import Annotation
 from stages.lib.annotations.collect import Source
-from stages.lib.annotations.formats import unused_columns
+from stages.lib.annotations.formats import read_source
 from tests.support.annotations.by_hand import READ_BY_HAND
 from tests.support.annotations.files import FILES, Published
 from tests.support.annotations.reading import PAGE, counts, ingest_params, one_video, read_published
@@ -123,8 +123,9 @@ def test_thinking_of_video_r1_is_kept(reading: Callable[[Published], Source]) ->
 
 def test_columns_that_are_not_used_are_listed(tmp_path: Path) -> None:
     params = ingest_params(ANNOTATIONS / "nextqa", "nextqa", "val.csv")
-    assert unused_columns(params) == ("frame_count", "width", "height", "qid", "type")
-    assert unused_columns(ingest_params(tmp_path, "coin")) == ()
+    assert read_source(params).unused == ("frame_count", "width", "height", "qid", "type")
+    (tmp_path / "annotations.jsonl").write_text('{"video": "gone.mp4"}')
+    assert read_source(ingest_params(tmp_path, "jsonl")).unused == ()
 
 
 def _spans(file: Path) -> int:

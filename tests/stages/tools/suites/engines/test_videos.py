@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
 from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from stages.lib.video.encoder import encode
+from stages.lib.video.encoder import encode, ffmpeg_binary
 from stages.lib.video.errors import VideoError
+from stages.lib.video.loader import load_video
+from stages.tools.serving.decode import DecodeRequest, load_bounded
+from stages.tools.suites.engines.contents import Contents
 from stages.tools.suites.engines.questions import drawn, questions
-from stages.tools.suites.engines.videos import VideoFolder, video_key_of
+from stages.tools.suites.engines.videos import VideoFolder, VideoLoader, video_key_of
 from stages.tools.suites.frames import frame_count, load_at
 from stages.tools.suites.score import read_questions
 from tests.support.suites.annotations import lines, mvbench
@@ -43,6 +48,27 @@ def test_a_video_is_found_by_the_name_that_annotations_give_it(tmp_path: Path) -
         with pytest.raises(VideoError) as error:
             folder.find(name)
         assert error.value.reason == reason
+
+
+def test_a_video_that_is_shown_as_it_is_though_it_needs_conversion_is_named(tmp_path: Path) -> None:
+    for name, filters, flags in (
+        ("fields.mp4", "tinterlace=interleave_top,setfield=tff", ["-flags", "+ilme+ildct"]),
+        ("plain.mp4", "setfield=prog", []),
+    ):
+        command = [ffmpeg_binary(), "-v", "error", "-f", "lavfi", "-i", "testsrc2=s=64x64:r=16:d=2", "-vf", filters]
+        subprocess.run([*command, "-c:v", "libx264", *flags, str(tmp_path / name)], timeout=60, check=True)
+    (warning,) = load_at(tmp_path / "fields.mp4", None, 4, None).warnings
+    assert warning.startswith("fields.mp4: its frames hold the lines of two moments")
+    assert "deinterlace it first: ffmpeg" in warning
+    assert load_video(tmp_path / "fields.mp4", 4).warnings == (warning,)
+    assert load_bounded(DecodeRequest(tmp_path / "fields.mp4", 4, 1 << 24)).warnings == (warning,)
+    assert load_at(tmp_path / "plain.mp4", None, 4, None).warnings == ()
+    (tmp_path / "action.json").write_text(json.dumps([mvbench(video=name) for name in ("fields.mp4", "plain.mp4")]))
+    items = read_questions("mvbench", tmp_path / "action.json").items
+    loader = VideoLoader(items, tmp_path, pytest.fail, Contents(tmp_path / "videos.jsonl"), pytest.fail)
+    for item in items:
+        loader.load(video_key_of(item))
+    assert loader.warnings == {"action/fields.mp4": (warning,)}
 
 
 def test_frames_by_protocol_of_the_whole_and_of_a_part(tmp_path: Path) -> None:

@@ -1,89 +1,37 @@
-"""Training and generation on a GPU, at the sizes of the published models: ``make bench-gpu``.
-
-Needs no published weights: Qwen2.5-VL of 3B or 7B is built from its configuration with random
-weights, and videos are noise, so that nothing of it says how well a model answers. Each part runs
-in a process of its own, so that its peak of memory is its own. Before anything is timed, the three
-families answer on the CPU and on the GPU, and have to agree.
-
-`benchmarks/results/gpu.md` tells what was seen so far; this writes its own page beside the runs.
-"""
+"""Steps of training and generation that are timed."""
 
 from __future__ import annotations
 
-import argparse
-import json
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from fractions import Fraction
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import datasets
-import numpy as np
 import torch
 from transformers import (
     PreTrainedModel,
-    ProcessorMixin,
-    Qwen2_5_VLConfig,
-    Qwen2_5_VLForConditionalGeneration,
     TrainerCallback,
 )
 from transformers.trainer_callback import PrinterCallback
 from trl import GRPOConfig, SFTConfig, SFTTrainer
 
+from benchmarks.gpu.models import device, large, video
 from benchmarks.grpo import Rewarded
-from benchmarks.machine import keep
-from stages.base.tiny import build_tiny
-from stages.domain.core.frames import Frames
 from stages.grpo.train import cached_encoder
 from stages.grpo.trainer import VideoGRPOTrainer
 from stages.lib.inference.generate import generate
-from stages.lib.models.load import prepare_model
 from stages.lib.models.processor import encode_prompts, training_batch
 from stages.lib.training.loop import Resumes
 from stages.lib.training.lora import adapters
 from stages.lib.training.mixture import Example
-from stages.params import LoraParams, TinyModelParams, load_params
-from stages.runtime.machine import measured
+from stages.params import LoraParams
 
-FRAMES, SIDE_PX, RATE = 16, 392, Fraction(2)
 PROMPTS, ROLLOUTS, TOKENS = 2, 8, 64
-
-#: Configurations of Qwen2.5-VL as published (config.json of Qwen/Qwen2.5-VL-3B-Instruct and -7B-).
-_TEXT: dict[str, dict[str, Any]] = {
-    "3b": {
-        "hidden_size": 2048,
-        "intermediate_size": 11008,
-        "num_hidden_layers": 36,
-        "num_attention_heads": 16,
-        "num_key_value_heads": 2,
-    },
-    "7b": {
-        "hidden_size": 3584,
-        "intermediate_size": 18944,
-        "num_hidden_layers": 28,
-        "num_attention_heads": 28,
-        "num_key_value_heads": 4,
-    },
-}
-_VISION: dict[str, Any] = {
-    "depth": 32,
-    "hidden_size": 1280,
-    "intermediate_size": 3420,
-    "num_heads": 16,
-    "patch_size": 14,
-    "spatial_merge_size": 2,
-    "temporal_patch_size": 2,
-    "window_size": 112,
-    "fullatt_block_indexes": [7, 15, 23, 31],
-}
-_VOCABULARY = 152_064
 
 
 @dataclass(frozen=True)
@@ -116,88 +64,6 @@ PARTS = (
     Part("sft", "7b", True),
     Part("generate", "7b", False),
 )
-
-
-def video(number: int, side_px: int = SIDE_PX) -> Frames:
-    pixels = np.random.default_rng(number).integers(0, 256, (FRAMES, side_px, side_px, 3), np.uint8)
-    return Frames(pixels, tuple(range(FRAMES)), FRAMES, RATE)
-
-
-def tiny(family: str, patch_px: int = 16) -> tuple[PreTrainedModel, ProcessorMixin]:
-    """Model of the recipe `tiny` in one of the families, and its processor."""
-    params = load_params("infra/recipes/tiny.yaml").model
-    assert isinstance(params, TinyModelParams)
-    changed = params.model_dump() | {"family": family}
-    changed["vision"] |= {"patch_px": patch_px}
-    return build_tiny(TinyModelParams.model_validate(changed), ["what happens ? the red bar rises then grows"], (), 0)
-
-
-def large(size: str, dtype: torch.dtype) -> tuple[PreTrainedModel, ProcessorMixin]:
-    """Qwen2.5-VL of a published size with random weights, on the GPU, and a processor whose small
-    tokenizer was trained here."""
-    _, processor = tiny("qwen2_5_vl", patch_px=14)
-    tokenizer, text = processor.tokenizer, _TEXT[size]
-    head = text["hidden_size"] // text["num_attention_heads"]
-    config = Qwen2_5_VLConfig(
-        text_config={
-            **text,
-            "vocab_size": _VOCABULARY,
-            "max_position_embeddings": 128_000,
-            "rms_norm_eps": 1e-6,
-            "bos_token_id": None,
-            "eos_token_id": tokenizer.eos_token_id,
-            "pad_token_id": tokenizer.pad_token_id,
-            "rope_parameters": {
-                "rope_type": "default",
-                "rope_theta": 1e6,
-                "mrope_section": [head // 8, 3 * head // 16, 3 * head // 16],
-            },
-        },
-        vision_config={**_VISION, "out_hidden_size": text["hidden_size"]},
-        image_token_id=tokenizer.image_token_id,
-        video_token_id=tokenizer.video_token_id,
-        vision_start_token_id=tokenizer.vision_start_token_id,
-        vision_end_token_id=tokenizer.vision_end_token_id,
-        tie_word_embeddings=size == "3b",
-    )
-    torch.manual_seed(0)
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(dtype)
-    try:
-        with torch.device(_device()):
-            model = Qwen2_5_VLForConditionalGeneration(config)
-    finally:
-        torch.set_default_dtype(before)
-    return prepare_model(model, processor), processor
-
-
-def _device() -> str:
-    return "cuda" if torch.cuda.is_available() else "cpu"
-
-
-def agreement() -> list[str]:
-    """Compare replies and logits of the CPU and of the GPU, in float32."""
-    lines = ["| family | largest difference of a log-probability | equal greedy replies |", "|---|---|---|"]
-    for family in ("qwen2_vl", "qwen2_5_vl", "qwen3_vl"):
-        model, processor = tiny(family)
-        items = [(f"what happens {number} ?", video(number, 64)) for number in range(16)]
-        prompts = encode_prompts(processor, [(text, (frames,)) for text, frames in items])
-        batch = training_batch(processor, prompts, ["the red bar rises then grows"] * len(items))
-        found: list[torch.Tensor] = []
-        replies: list[list[str]] = []
-        for device in ("cpu", _device()):
-            cast(torch.nn.Module, model).to(device)
-            with torch.no_grad():
-                inputs = {name: tensor.to(device) for name, tensor in batch.items() if name != "labels"}
-                found.append(model(**inputs).logits.log_softmax(-1).cpu())
-            replies.append(generate(model, processor, items, max_new_tokens=24, batch_size=16))
-        seen = batch["attention_mask"].bool()
-        difference = (found[0] - found[1]).abs()[seen].max().item()
-        if difference > 1e-3:
-            raise SystemExit(f"error: {family}: CPU and GPU differ by {difference:.2g}; nothing else was measured")
-        equal = sum(one == other for one, other in zip(*replies, strict=True))
-        lines.append(f"| {family} | {difference:.1e} | {equal} of {len(items)} |")
-    return lines
 
 
 class Clock(TrainerCallback):
@@ -339,7 +205,7 @@ def tower(part: Part, steps: int, _: Path) -> dict[str, float]:
     model, processor = large(part.size, torch.bfloat16)
     visual: Any = model.base_model.visual
     batch = encode_prompts(processor, [("what happens ?", (video(0),))])[0].videos
-    pixels, grid = batch.pixels.to(_device(), torch.bfloat16), batch.grids.to(_device())
+    pixels, grid = batch.pixels.to(device(), torch.bfloat16), batch.grids.to(device())
     found: dict[str, float] = {}
     for name, attention in (("transformers", "sdpa"), ("ours", visual.config._attn_implementation)):
         visual.config._attn_implementation = attention
@@ -401,50 +267,3 @@ def run_part(part: Part, steps: int) -> dict[str, Any]:
     if torch.cuda.is_available():
         found["peak GiB"] = torch.cuda.max_memory_allocated() / 2**30
     return {"part": part.name, **{name: float(f"{value:.4g}") for name, value in found.items()}}
-
-
-def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu", description=(__doc__ or "").split("\n\n")[0])
-    parser.add_argument("--steps", type=int, default=4, help="steps of each part, the first of which is not counted")
-    parser.add_argument("--only", choices=[part.name for part in PARTS], action="append", help="these parts only")
-    parser.add_argument("--in-process", choices=[part.name for part in PARTS], help=argparse.SUPPRESS)
-    parser.add_argument("--out", type=Path, default=Path(".vidbridge/gpu.md"))
-    arguments = parser.parse_args()
-    by_name = {part.name: part for part in PARTS}
-    if arguments.in_process:
-        print(json.dumps(run_part(by_name[arguments.in_process], arguments.steps)))
-        return 0
-    if not torch.cuda.is_available():
-        print(
-            "error: torch sees no GPU here; run this where there is one, or make bench-grpo on a CPU", file=sys.stderr
-        )
-        return 1
-    card = torch.cuda.get_device_properties(0)
-    lines = [
-        f"{measured('torch', 'transformers', 'trl')} {card.name}, {card.total_memory / 2**30:.0f} GiB.",
-        "",
-        *agreement(),
-        "",
-        f"Qwen2.5-VL from random weights, {FRAMES} frames of {SIDE_PX} px, gradient checkpointing, one GPU, no"
-        f" DeepSpeed. GRPO: {PROMPTS} prompts x {ROLLOUTS} rollouts x {TOKENS} tokens a step; SFT: 8 samples a step.",
-        "",
-    ]
-    failed = []
-    for name in arguments.only or by_name:
-        command = [sys.executable, "-m", "benchmarks.gpu", "--in-process", name, "--steps", str(arguments.steps)]
-        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
-        last = (done.stdout.strip().splitlines() or [""])[-1]
-        if done.returncode:
-            failed.append(name)
-            lines.append(f"- {name}: failed with exit status {done.returncode}")
-        else:
-            values = json.loads(last)
-            lines.append(f"- {values.pop('part')}: " + ", ".join(f"{key} {value:g}" for key, value in values.items()))
-        print(lines[-1], flush=True)
-    keep(lines, arguments.out)
-    print("\n".join(lines))
-    return 1 if failed else 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

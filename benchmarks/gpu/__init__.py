@@ -1,0 +1,1 @@
+"""Training and generation on a GPU: ``make bench-gpu``."""
