@@ -15,7 +15,7 @@ class LiveShare(Table):
     live_decay: float = Field(gt=0, lt=1)
     #: Smallest live share that is reckoned with. It bounds the prompts that are drawn for a share
     #: that is small, or 0.
-    least_live: float = Field(gt=0, le=1)
+    least_live: float = Field(gt=0, lt=1)
 
 
 class LiveRatio(LiveShare):

@@ -211,6 +211,15 @@ class GrpoRow(TrainingRow):
     gradients_every: int = Field(ge=0)
 
     @model_validator(mode="after")
+    def _has_tasks_to_choose_among(self) -> GrpoRow:
+        if isinstance(self.sampler, LiveRatio) and len(self.trained_tasks) == 1:
+            raise ValueError(
+                f"sampler: keeps the ratio between tasks, but this row trains {self.trained_tasks[0]} alone; write"
+                " mixture"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _surplus_has_a_use(self) -> GrpoRow:
         if (rule := self.oversample) is None:
             return self

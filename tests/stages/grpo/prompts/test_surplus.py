@@ -121,9 +121,13 @@ def test_unknown_log_probabilities_are_the_present_policy_s() -> None:
             {"resample_rounds": 1, "iterations": 4, "oversample": rule(max_lag=3)},
             "oversample.max_lag: 3 steps, but the next generation is 4 steps later",
         ),
+        (
+            {"tasks": {"mcqa": 1, "caption": 0}, "sampler": {"live_decay": 0.9, "least_live": 0.1}},
+            "sampler: keeps the ratio between tasks, but this row trains mcqa alone; write mixture",
+        ),
     ],
 )
-def test_surplus_that_nothing_could_use_is_refused(changes: dict[str, Any], message: str) -> None:
+def test_keys_that_nothing_could_use_are_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValidationError, match=message):
         grpo_row(**changes)
 
