@@ -1,9 +1,10 @@
 """Cost of a GRPO step on video, against plain TRL, as ratios within one run: ``make bench-grpo``.
 
-Four trainers take the same number of prompts, rollouts and tokens on the tiny model: TRL's own,
-which generates with the video and computes its loss *without* it; ours with nothing saved, so that
-each rollout's video goes through the tower; ours; and ours with the tower frozen. CPU seconds of a
-step count, their median over the steps after the first two.
+Trainers take the same number of prompts, rollouts and tokens on the tiny model: TRL's own, which
+generates with the video and computes its loss *without* it; ours with nothing saved, so that each
+rollout's video goes through the tower; ours; ours with the tower frozen; and ours with the gauges
+by task, and the cosines between gradients, at every step. CPU seconds of a step count, their median
+over the steps after the first two.
 """
 
 from __future__ import annotations
@@ -189,7 +190,7 @@ def plain_trl(folder: Path, steps: int, examples: int) -> Seen:
     return seen
 
 
-def ours(folder: Path, steps: int, examples: int, *, saving: bool, frozen: bool = False) -> Seen:
+def ours(folder: Path, steps: int, examples: int, *, saving: bool, frozen: bool = False, **watched: int) -> Seen:
     model, processor = fresh(folder / "model")
     if frozen:
         freeze(model, ["vision"])
@@ -213,6 +214,7 @@ def ours(folder: Path, steps: int, examples: int, *, saving: bool, frozen: bool 
             args=config(folder, processor, steps),
             train_dataset=datasets.Dataset.from_dict({"prompt": list(by_id)}),
             processing_class=processor,
+            **watched,
         )
         watch(trainer, seen)
         trainer.train()
@@ -317,6 +319,12 @@ def main() -> int:
         "ours, nothing saved": lambda folder: ours(folder, arguments.steps, examples, saving=False),
         "ours": lambda folder: ours(folder, arguments.steps, examples, saving=True),
         "ours, vision tower frozen": lambda folder: ours(folder, arguments.steps, examples, saving=True, frozen=True),
+        "ours, gauges by task at every step": lambda folder: ours(
+            folder, arguments.steps, examples, saving=True, gauges_every=1
+        ),
+        "ours, gradients by task at every step": lambda folder: ours(
+            folder, arguments.steps, examples, saving=True, gradients_every=1
+        ),
     }
     found = {}
     for name, run in trainers.items():

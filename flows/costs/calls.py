@@ -8,7 +8,7 @@ cached answers are not requested.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from stages.domain.core.records import SPLITS, Split, TaskName
 from stages.domain.statistics.metrics import CONSTANTS, TRIED_ON
 from stages.domain.tasks import mix_vid_qa, task_of
 from stages.lib.rows.jsonl import RowError, read_json
-from stages.params import GrpoRow, Params, TrainingRow
+from stages.params import GrpoRow, LiveRatio, Params, TrainingRow
 from stages.runtime import paths
 
 #: A proposed question is tried from nothing, from the other clip and from its own; each answer gets
@@ -105,28 +105,52 @@ class _Counts:
         )
 
     def grpo(self, row: GrpoRow) -> Iterable[Calls]:
-        weights = {task: row.tasks[task] for task in row.trained_tasks}
+        asked: dict[TaskName, int] = {}
+        for weights, tasks in self._mixtures(row):
+            asked |= {task: count for task, count in self._rolled(row, weights).items() if task in tasks}
+        yield from self._judges(asked, self._watched(row))
+        held_out = self._params.held_out_judge
+        if held_out is not None:
+            asked, prompts = {}, math.ceil(row.steps / row.iterations) * row.prompts_per_step
+            for weights, tasks in self._mixtures(row, held_out=True):
+                rollouts = {task: count * row.rollouts for task, count in _dealt(weights, prompts).items()}
+                asked |= {task: count * self._worth(task) for task, count in rollouts.items() if task in tasks}
+            for calls in self._judges(asked, held_out=True):
+                assert calls.at_most is not None
+                yield replace(calls, at_most=math.ceil(held_out.share * calls.at_most), about=held_out.share < 1)
+
+    def _mixtures(
+        self, row: GrpoRow, *, held_out: bool = False
+    ) -> Iterable[tuple[Mapping[TaskName, float], Collection[TaskName]]]:
+        """Weights of a row's tasks with which each judge is asked most, and the tasks that it
+        judges."""
+        by_judge: dict[Who, list[TaskName]] = {}
+        for task in row.trained_tasks:
+            by_judge.setdefault(self._params.judges.of(task)[held_out].name, []).append(task)
+        for tasks in by_judge.values():
+            weights = {task: row.tasks[task] for task in row.trained_tasks}
+            if isinstance(row.sampler, LiveRatio):
+                # At most, the task whose replies cost most has the smallest live share, and no
+                # other.
+                weights[max(tasks, key=self._worth)] /= row.sampler.least_live
+            yield weights, tasks
+
+    def _rolled(self, row: GrpoRow, weights: Mapping[TaskName, float]) -> dict[TaskName, int]:
+        """Questions about the replies that a row samples, by task."""
         generations = math.ceil(row.steps / row.iterations)
         prompts = generations * row.prompts_per_step
         # Dynamic sampling replaces at most every group in each round; what is shown shuffled for
         # the contrast is replaced with it.
         replies_a_prompt = row.rollouts + (row.temporal_contrast.rollouts if row.temporal_contrast is not None else 0)
         replies = {task: count * replies_a_prompt for task, count in _dealt(weights, prompts).items()}
-        for task, count in _dealt(weights, prompts * row.resample_rounds).items():
+        a_round = prompts if row.oversample is None else math.ceil(prompts / row.oversample.least_live)
+        for task, count in _dealt(weights, a_round * row.resample_rounds).items():
             replies[task] += count * replies_a_prompt
         if row.controls_every:
             looked_at = (row.steps // row.controls_every + 1) * row.prompts_per_step
             for task, count in _dealt(weights, looked_at).items():
                 replies[task] += 2 * count  # a black and a shuffled video, a reply each
-        asked = {task: count * self._worth(task) for task, count in replies.items()}
-        yield from self._judges(asked, self._watched(row))
-        held_out = self._params.held_out_judge
-        if held_out is not None:
-            rollouts = {task: count * row.rollouts for task, count in _dealt(weights, prompts).items()}
-            asked = {task: count * self._worth(task) for task, count in rollouts.items()}
-            for calls in self._judges(asked, held_out=True):
-                assert calls.at_most is not None
-                yield replace(calls, at_most=math.ceil(held_out.share * calls.at_most), about=held_out.share < 1)
+        return {task: count * self._worth(task) for task, count in replies.items()}
 
     def baselines(self) -> Iterable[Calls]:
         asked: dict[TaskName, int | None] = {}

@@ -8,7 +8,7 @@ bounded number of rounds.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,16 +27,19 @@ class PromptPool:
     Args:
         keys: the prompts, in the order in which they are taken.
         rounds: maximum number of resampling rounds of one generation.
+        draw: draws the next prompts for all processes, in place of ``keys``.
     """
 
-    def __init__(self, keys: Sequence[str], rounds: int) -> None:
+    def __init__(self, keys: Sequence[str], rounds: int, draw: Callable[[int], list[str]] | None = None) -> None:
         self.rounds = rounds
-        self._keys = keys
+        self._keys, self._draw = keys, draw
         self._taken = 0
 
     def take(self, count: int, process: int, processes: int) -> list[str]:
         """Take the next ``count`` prompts of this process; every process must take the same
         number."""
+        if self._draw is not None:
+            return self._draw(count * processes)[process * count : (process + 1) * count]
         start = self._taken + process * count
         self._taken += count * processes
         return [self._keys[n % len(self._keys)] for n in range(start, start + count)]

@@ -17,6 +17,8 @@ from stages.grpo.advantages import TaskScales
 from stages.grpo.controls import Controls, changed_item
 from stages.grpo.engine import EngineError, engine_settings, rollout_engine, vllm_request
 from stages.grpo.mixed import Written
+from stages.grpo.prompts.sampler import TaskSampler
+from stages.grpo.prompts.surplus import Surplus
 from stages.grpo.resampling import PromptPool
 from stages.grpo.rollout_log import RolloutLog
 from stages.grpo.step import Rewards
@@ -30,7 +32,7 @@ from stages.lib.training.lora import adapters
 from stages.lib.training.mixture import Example, draw
 from stages.lib.training.prompt_length import short_enough
 from stages.lib.training.watching import Watch
-from stages.params import CispoLoss, GrpoRow, SapoLoss, TaskScaleParams
+from stages.params import CispoLoss, GrpoRow, LiveRatio, SapoLoss, TaskScaleParams
 from stages.runtime import distributed
 
 #: Maximum size of the processed videos that are cached for prompts that repeat.
@@ -95,12 +97,17 @@ def train_grpo(
     order = draw(examples, row.tasks, generations * row.prompts_per_step, f"{seed}/{stage}/order")
     freeze(model, row.freeze)
     parameters = count_parameters(model.parameters())
+    sampler = _sampler(examples, row, f"{seed}/{stage}/order")
     trainer = VideoGRPOTrainer(
         encode=cached_encoder(processor, by_id, ENCODED_BYTES),
         request=lambda key: vllm_request(processor, by_id[key].prompt, (by_id[key].load(),)),
         rewards=rewards,
         scales=TaskScales(row.scale_rewards.task_decay) if isinstance(row.scale_rewards, TaskScaleParams) else None,
-        pool=_prompt_pool(examples, row, generations, f"{seed}/{stage}/reserve") if row.resample_rounds else None,
+        pool=_prompt_pool(examples, row, generations, f"{seed}/{stage}/reserve", sampler),
+        sampler=sampler,
+        surplus=Surplus(row.oversample) if row.oversample is not None else None,
+        gauges_every=row.gauges_every,
+        gradients_every=row.gradients_every,
         controls=_controls(by_id, row, f"{seed}/{stage}", per_device),
         rollout_log=rollout_log,
         overlong=row.overlong,
@@ -118,9 +125,9 @@ def train_grpo(
     summary = {
         "steps": row.steps,
         "prompts": len(order),
-        "distinct_prompts": len(set(order)),
         "completions": len(order) * row.rollouts,
-        "tasks": dict(sorted(tasks.items())),
+        # A sampler chooses as training goes: the history has the share of each task.
+        **({"distinct_prompts": len(set(order)), "tasks": dict(sorted(tasks.items()))} if sampler is None else {}),
         **short.summary(),
         **({} if written is None else {"prompts_with_a_written_reply": len(written.replies)}),
         "parameters": parameters,
@@ -151,6 +158,20 @@ def _check(examples: Sequence[Example], row: GrpoRow, ranks: int) -> None:
             f"grpo save_steps: {row.save_steps} is not a multiple of iterations {row.iterations}; a resumed run"
             " would lose the"
             " generation it was in the middle of, so set a multiple"
+        )
+    if row.gradients_every and distributed.placement().deepspeed is not None:
+        raise distributed.PlacementError(
+            "VIDBRIDGE_DEEPSPEED",
+            f"grpo gradients_every: {row.gradients_every}, but DeepSpeed takes gradients apart while they are computed,"
+            " and those of one task could not be told from another's",
+            "unset it, or set gradients_every 0",
+        )
+    if row.oversample is not None and row.oversample.max_lag and distributed.placement().zero_stage == 3:
+        raise distributed.PlacementError(
+            "VIDBRIDGE_DEEPSPEED",
+            f"grpo oversample.max_lag: {row.oversample.max_lag}, but under ZeRO-3 all processes pass through the model"
+            " together, and each keeps another number of groups",
+            "set a file of ZeRO stage 2, or max_lag 0",
         )
     if row.resample_rounds and row.prompts_per_step % ranks:
         raise ValueError(
@@ -241,9 +262,24 @@ def _controls(by_id: Mapping[str, Example], row: GrpoRow, seed: str, batch_size:
     )
 
 
-def _prompt_pool(examples: Sequence[Example], row: GrpoRow, generations: int, seed: str) -> PromptPool:
-    """Draw as many prompts as resampling can need, in the row's mixture."""
-    most = generations * row.prompts_per_step * row.resample_rounds
+def _sampler(examples: Sequence[Example], row: GrpoRow, seed: str) -> TaskSampler | None:
+    """Build the sampler of a row that keeps the ratio of live groups; None for other rows."""
+    return TaskSampler(examples, row.tasks, seed, row.sampler) if isinstance(row.sampler, LiveRatio) else None
+
+
+def _prompt_pool(
+    examples: Sequence[Example], row: GrpoRow, generations: int, seed: str, sampler: TaskSampler | None
+) -> PromptPool | None:
+    """Draw as many prompts as resampling can need, in the row's mixture; where a sampler chooses
+    the prompts of a step, it chooses these, too. None for rows without dynamic sampling."""
+    if not row.resample_rounds:
+        return None
+    if sampler is not None:
+        return PromptPool((), row.resample_rounds, sampler.take)
+    a_round = (
+        row.prompts_per_step if row.oversample is None else math.ceil(row.prompts_per_step / row.oversample.least_live)
+    )
+    most = generations * a_round * row.resample_rounds
     return PromptPool(
         [examples[index].sample_id for index in draw(examples, row.tasks, most, seed)], row.resample_rounds
     )

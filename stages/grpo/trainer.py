@@ -19,7 +19,7 @@ from stages.domain.rl.shaping import OverlongPenalty, overlong_paid
 from stages.grpo.advantages import TaskScales, normalised, scaled, summed, with_advantage
 from stages.grpo.controls import CONTRAST, VIEWS, Controls, View, contrast_of
 from stages.grpo.mixed import MixesPolicies
-from stages.grpo.resampling import PromptPool, dead_groups, replace_groups
+from stages.grpo.prompts.rounds import DrawsPrompts
 from stages.grpo.rollout_log import RolloutLog
 from stages.grpo.step import Rewards, Round, StepScores
 from stages.lib.inference.generate import rollouts
@@ -30,8 +30,6 @@ from stages.lib.training.rates import RatesOfParts
 
 #: Beside the weights in a checkpoint: the moving scales of the tasks' rewards.
 SCALES_FILE = "reward_scales.json"
-#: Beside the weights in a checkpoint: the number of prompts taken from the pool.
-POOL_FILE = "reserve.json"
 
 #: Name of the objective that holds the penalty for replies close to the limit.
 OVERLONG = "overlong"
@@ -50,13 +48,11 @@ def paid_column(objective: str, *, paid: Sequence[Mapping[str, float | None]], *
     return [row[objective] for row in paid]
 
 
-class VideoGRPOTrainer(Resumes, RatesOfParts, MixesPolicies):
+class VideoGRPOTrainer(Resumes, RatesOfParts, DrawsPrompts, MixesPolicies):
     """Trainer of a GRPO row.
 
-    Args (beside those of :class:`~stages.grpo.mixed.MixesPolicies` and its base):
+    Args (beside those of its bases):
         rewards: scores the replies of each round of generation, once.
-        pool: prompts that replace those whose rollouts all have equal rewards; None: such groups
-            stay.
         controls: replies to changed videos, for gauges and for the frame-order reward; None: there
             are none.
         rollout_log: logs rollouts for people to read; None: nothing is logged.
@@ -70,13 +66,12 @@ class VideoGRPOTrainer(Resumes, RatesOfParts, MixesPolicies):
         rewards: Rewards,
         args: GRPOConfig,
         scales: TaskScales | None = None,
-        pool: PromptPool | None = None,
         controls: Controls | None = None,
         rollout_log: RolloutLog | None = None,
         overlong: OverlongPenalty | None = None,
         **kwargs: Any,
     ) -> None:
-        self._rewards, self._scales, self._pool = rewards, scales, pool
+        self._rewards, self._scales = rewards, scales
         self._controls, self._rollout_log, self._overlong = controls, rollout_log, overlong
         weights = dict(rewards.weights)
         if controls is not None and controls.contrast is not None:
@@ -96,14 +91,13 @@ class VideoGRPOTrainer(Resumes, RatesOfParts, MixesPolicies):
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         try:
-            batch = self._scored(inputs)
-            if self._pool is not None and self.model.training:
-                batch = self._resampled(batch)
+            batch = self._generation(inputs)
         finally:
             self._rounds = []
+        batch.pop("tasks")
         batch = self._with_entropy_mask(batch)
         rollouts: list[Rollout] | None = batch.pop("rollouts", None)
-        if rollouts is not None:
+        if rollouts is not None and self._logs_rollouts:
             assert self._rollout_log is not None
             all_rollouts = gather_object(rollouts)
             if self.accelerator.is_main_process:
@@ -115,34 +109,11 @@ class VideoGRPOTrainer(Resumes, RatesOfParts, MixesPolicies):
         """Last of the steps that train on the rollouts being generated now."""
         return int(min(self.state.global_step + self.num_iterations, self.state.max_steps))
 
-    def _resampled(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """Replace groups without a gradient by groups of prompts of the pool, for at most its
-        number of rounds.
-
-        The metrics of a generation are means over its rounds, the replaced rollouts included; each
-        round counts once.
-        """
-        assert self._pool is not None
-        rollouts, replaced = self.num_generations, 0
-        for _ in range(self._pool.rounds):
-            dead = dead_groups(batch["advantages"], rollouts)
-            # Processes generate together, so each takes as many prompts as the one with the most
-            # dead groups.
-            count = self._most_of_any_process(len(dead))
-            if not count:
-                break
-            keys = self._pool.take(count, self.accelerator.process_index, self.accelerator.num_processes)
-            fresh = self._scored([{"prompt": key} for key in keys for _ in range(rollouts)])
-            useless = set(dead_groups(fresh["advantages"], rollouts))
-            pairs = list(zip(dead, [group for group in range(count) if group not in useless], strict=False))
-            batch = replace_groups(batch, fresh, pairs, rollouts, int(self.processing_class.tokenizer.pad_token_id))
-            replaced += len(pairs)
-        self._metrics["train"]["resampled_groups"].append(float(self._of_each_process(replaced).sum().item()))
-        return self._counted(batch)
-
-    def _counted(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """Recount the tokens that the loss of the batch is divided by, over all processes."""
-        return {**batch, "num_items_in_batch": self.accelerator.gather(batch["completion_mask"].sum()).sum()}
+    @property
+    def _logs_rollouts(self) -> bool:
+        """True if the rollouts being generated now are logged."""
+        log = self._rollout_log
+        return log is not None and bool(self.model.training) and log.due(self._upcoming_step)
 
     def _scored(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         """Build TRL's batch of generated and scored rollouts, with their videos and our advantages;
@@ -155,14 +126,12 @@ class VideoGRPOTrainer(Resumes, RatesOfParts, MixesPolicies):
         if self.mask_truncated_completions:
             # Their tokens are out of the loss: a group with no other advantage teaches nothing.
             output["advantages"] = output["advantages"] * output["completion_mask"].any(dim=1)
-        if self._rollout_log is not None and self.model.training and self._rollout_log.due(self._upcoming_step):
-            # A list, so that its rows are replaced along with the others by dynamic sampling.
+        self._note_groups(output["advantages"], latest.rewards_BK, latest.scores)
+        # Lists, so that their rows are replaced along with the others by dynamic sampling.
+        output["tasks"] = [score.task for score in latest.scores.scores]
+        if self._logs_rollouts or (self._surplus is not None and self._surplus.keeps and self.model.training):
             output["rollouts"] = self._logged(latest, output["advantages"].tolist())
-        return output
-
-    def _own_rows(self, rows: int) -> slice:
-        """Slice of this process in the rows of all processes, each of which has ``rows``."""
-        return slice(self.accelerator.process_index * rows, (self.accelerator.process_index + 1) * rows)
+        return self._with_old(output)
 
     def _logged(self, latest: Round, advantages: Sequence[float]) -> list[Rollout]:
         """Rollouts of this process with the reward of each objective."""
@@ -230,34 +199,17 @@ class VideoGRPOTrainer(Resumes, RatesOfParts, MixesPolicies):
         folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
         if self._scales is not None and self.accelerator.is_main_process:
             self._scales.save(folder / SCALES_FILE)
-        if self._pool is not None and self.accelerator.is_main_process:
-            self._pool.save(folder / POOL_FILE)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        # Here and not where weights are loaded: DeepSpeed loads those itself, without calling a
-        # method of the trainer.
         super()._load_optimizer_and_scheduler(checkpoint)
-        if checkpoint is None:
-            return
-        if self._scales is not None:
+        if checkpoint is not None and self._scales is not None:
             self._scales.load(Path(checkpoint) / SCALES_FILE)
-        if self._pool is not None:
-            self._pool.load(Path(checkpoint) / POOL_FILE)
 
     def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> torch.Tensor:
         if not self._rows_without_advantage_teach:
             inputs = with_advantage(inputs, self._most_of_any_process)
         loss: torch.Tensor = super()._compute_loss(model, inputs)
         return loss
-
-    def _most_of_any_process(self, rows: int) -> int:
-        return int(self._of_each_process(rows).max().item())
-
-    def _of_each_process(self, number: int) -> torch.Tensor:
-        """Gather a number from every process, shape [processes]; on the accelerator, since NCCL
-        gathers only from there."""
-        gathered: torch.Tensor = self.accelerator.gather(torch.tensor([number], device=self.accelerator.device))
-        return gathered
 
     def _calculate_rewards(self, inputs: Any, prompts: Any, completions: Any, completion_ids_list: Any) -> torch.Tensor:
         opening = reply_opening(self.processing_class)

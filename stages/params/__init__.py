@@ -22,6 +22,7 @@ from stages.params.judging import (
 from stages.params.losses import CispoLoss, EntropyParams, MixedPolicy, SapoLoss
 from stages.params.models import Family, ModelParams, PretrainedModelParams, TinyModelParams
 from stages.params.root import Params, load_params, parse_params
+from stages.params.sampling import LiveRatio, Oversampling
 from stages.params.training import (
     VISION_TARGET,
     GrpoRow,
@@ -53,11 +54,13 @@ __all__ = [
     "JudgesByTaskParams",
     "KindOfJudge",
     "LearningRates",
+    "LiveRatio",
     "LoraParams",
     "MixedPolicy",
     "ModelParams",
     "OneJudgeParams",
     "OpenAIJudgeParams",
+    "Oversampling",
     "Params",
     "ParamsError",
     "PlacedJudge",

@@ -7,6 +7,7 @@ from typing import Literal, Protocol
 from pydantic import Field, model_validator
 
 from stages.domain.rl.shaping import OverlongPenalty, TemporalContrast
+from stages.params.sampling import Oversampling
 from stages.params.types import Positive, Table, Weight
 
 
@@ -83,6 +84,8 @@ class LossOfARow(Protocol):
     @property
     def max_completion_tokens(self) -> int: ...
     @property
+    def oversample(self) -> Oversampling | None: ...
+    @property
     def overlong(self) -> OverlongPenalty | None: ...
     @property
     def mixed(self) -> MixedPolicy | None: ...
@@ -121,7 +124,7 @@ def _fault_of_ratios(row: LossOfARow) -> str | None:
 
 
 def _fault_with_one_update(row: LossOfARow) -> str | None:
-    if row.iterations > 1:
+    if row.iterations > 1 or (row.oversample is not None and row.oversample.max_lag):
         return None
     # With one update per generation each ratio is 1: nothing is clipped, and the gradient of a
     # reply's ratio, divided by its tokens as loss 'grpo' does, equals that of its tokens' ratios.

@@ -241,7 +241,10 @@ class Params(Table):
                     " set one of"
                     " them, or write `ablation: null`"
                 )
-            table = row.model_dump() | {"watch": None} | self.ablation.shared | variant.changes
+            changes = self.ablation.shared | variant.changes
+            table = row.model_dump() | {"watch": None} | changes
+            if isinstance(row, GrpoRow) and "sampler" not in changes and _trains_one(table["tasks"]):
+                table["sampler"] = "mixture"  # of one task there is no ratio to keep
             if isinstance(row, GrpoRow) and row.samples != paths.SAMPLES.as_posix():
                 table["samples"] = paths.difficulty(name).as_posix()
             try:
@@ -262,6 +265,10 @@ class Params(Table):
         """Name of the only row that no other starts from: the row that the gate decides on."""
         inits = {row.init for row in self.rows.values()}
         return next(name for name in ("base", *self.rows) if name not in inits)
+
+
+def _trains_one(tasks: object) -> bool:
+    return isinstance(tasks, Mapping) and sum(map(bool, tasks.values())) == 1
 
 
 def load_params(path: Path | str = paths.PARAMS_FILE) -> Params:

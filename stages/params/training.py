@@ -10,6 +10,7 @@ from stages.domain.rl.difficulty import DropRules
 from stages.domain.rl.shaping import LengthReward, OverlongPenalty, TemporalContrast
 from stages.domain.tasks import KnownTask, structured_caption, task_of
 from stages.params.losses import EntropyParams, Loss, MixedPolicy, fault_of_loss
+from stages.params.sampling import LiveRatio, Oversampling
 from stages.params.types import Fraction01, Positive, Precision, RowName, Table, Weight
 from stages.params.watching import SftWatchParams, WatchParams
 
@@ -264,6 +265,44 @@ class GrpoRow(TrainingRow):
     #: Steps between two measurements of the gauges on changed videos: one reply to each prompt with
     #: a black and one with a shuffled video; 0: never.
     controls_every: int = Field(ge=0)
+    #: Share of each task in the prompts: ``mixture``, its weight; or such that its live groups are
+    #: in proportion to its weight (``{live_decay: 0.9, least_live: 0.25}``).
+    sampler: Literal["mixture"] | LiveRatio
+    #: Rounds of dynamic sampling that draw as many prompts as the live share asks for, and may keep
+    #: live groups that they do not need; null: a round draws a prompt for each missing group.
+    oversample: Oversampling | None
+    #: Steps between two measurements of the gauges by task, which take one more forward pass over
+    #: the rollouts; with any number but 0 the share of dead groups of each task is logged at every
+    #: step. 0: never.
+    gauges_every: int = Field(ge=0)
+    #: Steps between two measurements of the cosines between the tasks' gradients, which take one
+    #: more forward and backward pass over the live rollouts; 0: never.
+    gradients_every: int = Field(ge=0)
+
+    @model_validator(mode="after")
+    def _has_tasks_to_choose_among(self) -> GrpoRow:
+        if isinstance(self.sampler, LiveRatio) and len(self.trained_tasks) == 1:
+            raise ValueError(
+                f"sampler: keeps the ratio between tasks, but this row trains {self.trained_tasks[0]} alone; write"
+                " mixture"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _surplus_has_a_use(self) -> GrpoRow:
+        if (rule := self.oversample) is None:
+            return self
+        if not self.resample_rounds:
+            raise ValueError(
+                "oversample: resample_rounds 0 draws no further prompts; set resample_rounds 1 or more, or oversample"
+                " null"
+            )
+        if 0 < rule.max_lag < self.iterations:
+            raise ValueError(
+                f"oversample.max_lag: {rule.max_lag} steps, but the next generation is {self.iterations} steps later"
+                f" (iterations), so nothing that is kept could be used; write 0, or {self.iterations} or more"
+            )
+        return self
 
     @model_validator(mode="after")
     def _one_scale(self) -> GrpoRow:

@@ -47,6 +47,8 @@ _STATE_FILES = {
     "README.md",
     "adapter_config.json",
     "adapter_model.safetensors",
+    "task_sampler.json",
+    "surplus.safetensors",
 }
 #: Prefix of metrics that were measured while training (:mod:`stages.lib.training.watching`).
 WATCHED = "watch/"

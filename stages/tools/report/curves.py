@@ -31,6 +31,16 @@ OF_TRAINING = {
         "format": "well-formed replies",
     },
 }
+#: Metrics of each task of a GRPO row: the part of their names before the task, and their titles.
+BY_TASK = {
+    "dead_groups": "share of dead groups",
+    "answer_entropy": "entropy of the first answer tokens",
+    "stop_after_first": "probability that an answer ends behind its first event",
+    "logp_gap": "log-probability: generation against loss",
+    "prompt_share": "share of prompts",
+    "live_share": "share of live groups, estimated",
+}
+COSINE = "gradient_cosine"
 #: A curve is drawn faintly as it is, and boldly as the mean over this share of its points.
 SMOOTHED_OVER = 0.12
 
@@ -152,6 +162,36 @@ def of_training(root: Path) -> list[dict[str, Any]]:
         if drawn:
             sections.append({"kind": kind, "rows": list(curves), "figures": drawn})
     return sections
+
+
+def of_each_task(grpo: Curves) -> list[dict[str, Any]]:
+    """Draw what each GRPO row measured of its tasks: a chart per gauge with a line per task, and a
+    chart per part of the model with a line per pair of tasks. Rows without such a measurement are
+    left out."""
+    sections = []
+    for row, curves in grpo.items():
+        gauges = {(name, ""): title for name, title in BY_TASK.items()}
+        parts = {(COSINE, name.split("/")[1]): name.split("/")[1] for name in curves if name.startswith(f"{COSINE}/")}
+        for title, figures in (("by task", gauges), ("cosines between gradients of tasks", parts)):
+            found = {key: _by_last(curves, "/".join(filter(None, key))) for key in figures}
+            names = sorted({name for lines in found.values() for name in lines})
+            drawn = [
+                {
+                    "title": figures[key],
+                    "svg": _lines(f"{row}: {figures[key]}", {name: lines.get(name, []) for name in names}),
+                }
+                for key, lines in found.items()
+                if lines
+            ]
+            if drawn:
+                sections.append({"title": f"{row}: {title}", "rows": names, "figures": drawn})
+    return sections
+
+
+def _by_last(curves: Mapping[str, Points], first: str) -> dict[str, Points]:
+    """Curves whose name is ``first`` and one more part, by that part."""
+    found = {name.removeprefix(f"{first}/"): points for name, points in curves.items() if name.startswith(f"{first}/")}
+    return {name: points for name, points in found.items() if "/" not in name}
 
 
 def _lines(label: str, lines: Mapping[str, Points]) -> Markup:

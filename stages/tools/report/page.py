@@ -28,7 +28,7 @@ from stages.params import Params
 from stages.runtime import paths
 from stages.tools.report.ablation import ablation
 from stages.tools.report.cost import cost_rows, graph, request_rows, stage_names, total
-from stages.tools.report.curves import of_gauges, of_tasks, of_training, read_curves
+from stages.tools.report.curves import of_each_task, of_gauges, of_tasks, of_training, read_curves
 from stages.tools.report.environment import environment, other_parameters
 from stages.tools.report.replies import replies
 from stages.tools.report.scores import gain_rows, headline, sampled_rows, score_rows
@@ -98,6 +98,7 @@ def _results(root: Path, params: Params) -> dict[str, Any]:
         "of_training": of_training(root),
         "watched": of_watching(root, params),
         "sampled": sampled_rows(params, tables, tasks),
+        "of_each_task": of_each_task(grpo),
         "gauges": of_gauges(params, grpo),
         "said": replies(root, params, evaluation_samples(params), loader),
         "filters": _filters(root, params),

@@ -98,6 +98,19 @@ def test_questions_are_counted_from_the_parameters(tmp_path: Path) -> None:
     assert resampled.at_most is not None
     assert plain.at_most is not None
     assert plain.at_most * 3 - 24 * 8 <= resampled.at_most <= plain.at_most * 3
+    estimated = {"live_decay": 0.9, "least_live": 0.25}
+    (oversampled,) = calls_of(
+        tmp_path, params_of(row, **more, grpo__mixed__oversample={**estimated, "max_lag": 0}), plan_of("grpo@mixed")
+    )["grpo@mixed"]
+    assert oversampled.at_most is not None
+    assert plain.at_most * 9 - 8 * 24 * 8 <= oversampled.at_most <= plain.at_most * 9, "four prompts for one missing"
+    (by_live_ratio,) = calls_of(
+        tmp_path, params_of(row, grpo__mixed__controls_every=0, grpo__mixed__sampler=estimated), plan_of("grpo@mixed")
+    )["grpo@mixed"]
+    assert by_live_ratio.at_most is not None
+    # At most captions, whose replies cost most, get four times their weight of 4624 in 10,800.
+    captions = 450 * 24 * 4 * 4624 / (10800 + 3 * 4624)
+    assert by_live_ratio.at_most > captions * 8 * 22
     judge = {
         "kind": "openai",
         "model": "m",

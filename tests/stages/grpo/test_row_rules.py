@@ -26,6 +26,7 @@ LENGTH = {"weight": 0.2, "min_words": 3, "max_words": 6, "min_share": 1.0}
 QA = {"mcqa": 1, "mix_vid_qa": 1}
 CISPO, SAPO = {"cispo_ceiling": 5.0}, {"sapo_positive": 1.0, "sapo_negative": 1.05}
 UNCLIPPED = {"epsilon": None, "epsilon_high": None}
+KEPT = {"resample_rounds": 1, "oversample": {"live_decay": 0.9, "least_live": 0.25, "max_lag": 2}}
 RATES = {"vision": 1e-5, "merger": None}
 
 REFUSED: list[tuple[dict[str, Any], str]] = [
@@ -133,6 +134,9 @@ def test_what_cancels_is_refused(changes: dict[str, Any], message: str) -> None:
         {**UNCLIPPED, "loss": CISPO, "iterations": 2},
         {**UNCLIPPED, "loss": SAPO, "iterations": 2},
         {"delta": 4.0, "iterations": 2},
+        # Groups that are kept have ratios of their own.
+        {**UNCLIPPED, "loss": CISPO, **KEPT},
+        {"delta": 4.0, **KEPT},
         {"delta": 4.0, "iterations": 2, "importance": "sequence", "loss": "grpo"},
         {"entropy": {"bonus": 0.01, "top_share": 0.2}},
         {"overlong": {"weight": 1.0, "margin_tokens": 4}, "mask_truncated": True},

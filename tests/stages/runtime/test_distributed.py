@@ -213,6 +213,35 @@ def test_losses_and_equal_rewards_are_those_of_one_process(alone: Path, tmp_path
             assert [step["gauge/zero_variance_groups"] for step in history(mine)] == fractions, "of whole groups"
 
 
+@pytest.mark.slow
+def test_gauges_by_task_are_those_of_one_process(tmp_path: Path) -> None:
+    """With a group on both of two processes, and prompts by the live groups of all."""
+    for name in ("one", "two", "shared"):
+        (tmp_path / name).mkdir()
+    save_model(*tiny("qwen2_5_vl"), tmp_path / "shared/base")
+    for name, ranks in (("one", 1), ("two", 2)):
+        start("trajectory", tmp_path / name, tmp_path / "shared", "watched", ranks=ranks)
+    one, two, resumed = (
+        history(tmp_path / name / "out") for name in ("one/watched", "two/watched", "two/watched-resumed")
+    )
+    sampled = {name for row in one for name in row if name.startswith("logp_gap")}
+    assert sampled, "one process sampled the rollouts of both"
+    for row, expected, again in zip(two, one, resumed, strict=True):
+        expected = {name: value for name, value in expected.items() if name not in sampled}
+        cosines = {name for name in expected if name.startswith("gradient_cosine/")}
+        assert {"dead_groups/caption", "prompt_share/mcqa", "gradient_cosine/vision/mcqa-mcqa"} <= expected.keys()
+        for found in (row, again):
+            assert found.keys() == expected.keys()
+            assert {name: found[name] for name in cosines} == pytest.approx(
+                {name: expected[name] for name in cosines}, abs=2e-4
+            )
+            assert {name: value for name, value in found.items() if name not in cosines} == pytest.approx(
+                {name: value for name, value in expected.items() if name not in cosines}, rel=1e-5, abs=2e-6
+            )
+    assert two[0]["dead_groups/caption"] == 1.0
+    assert two[3]["prompt_share/caption"] > two[0]["prompt_share/caption"]
+
+
 def test_an_engine_that_was_asked_for_and_does_not_train_ends_training(
     folder: Path, examples: list[Example], tmp_path: Path, seen: Seen, monkeypatch: pytest.MonkeyPatch
 ) -> None:

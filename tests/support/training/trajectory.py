@@ -152,6 +152,18 @@ def main(home: Path, shared: Path, *names: str) -> int:
         "partly-alike": partial(
             train_grpo, row=grpo(loss="grpo", prompts_per_step=3, completions_per_device=2), **paying(alike_by_prompt)
         ),
+        # Five prompts: the third one's rollouts are dealt to both of two processes.
+        "watched": partial(
+            train_grpo,
+            row=grpo(
+                prompts_per_step=5,
+                completions_per_device=2,
+                sampler={"live_decay": 0.9, "least_live": 0.25},
+                gauges_every=1,
+                gradients_every=1,
+            ),
+            **paying(alike_by_prompt),
+        ),
     }
     rows = {name: rows[name] for name in names or rows}
     first, told = os.environ.get("RANK", "0") == "0", {}

@@ -177,6 +177,23 @@ def test_the_plan_counts_watched_and_sampled_replies_by_judge(tmp_path: Path) ->
     assert watched.sft["cold-start"].steps == 1100
 
 
+def test_each_judge_is_counted_at_the_mixture_that_asks_it_most(tmp_path: Path) -> None:
+    def counted(judge: dict[str, Any], sampler: Any) -> dict[str, int]:
+        raw = parsed(judge).model_dump(mode="json")
+        raw["grpo"]["general"]["sampler"] = sampler
+        found = planned(parse_params(raw), tmp_path, "grpo@general")
+        return {who: count for who, count in found.items() if count is not None}
+
+    other, ratio = {**READER, "model": "other"}, {"live_decay": 0.9, "least_live": 0.25}
+    both = by_task(other, caption=READER, structured_caption=READER)
+    plain, sampled = counted(both, "mixture"), counted(both, ratio)
+    assert plain.keys() == sampled.keys() == {"judge", "judge_caption"}
+    assert sampled["judge"] > 1.5 * plain["judge"], "not only the captions' judge"
+    assert sampled["judge_caption"] > 1.5 * plain["judge_caption"]
+    alone = counted(READER, ratio)["judge"]
+    assert max(sampled.values()) <= alone < sum(sampled.values())
+
+
 def test_the_plan_counts_questions_by_judge(tmp_path: Path) -> None:
     params = parsed(by_task(RULE, caption=READER))
     assert planned(params, tmp_path) == {"judge_caption": 3 * 240 * 22}

@@ -152,3 +152,29 @@ def test_sampled_replies_stand_below_the_greedy_ones() -> None:
     assert "sampled" not in plain.model_dump(mode="json", exclude_none=True)
     written = tables["general"].model_dump_json(exclude_none=True)
     assert PolicyScores.model_validate_json(written) == tables["general"]
+
+
+def test_gauges_by_task_are_drawn_with_a_line_per_task_or_pair() -> None:
+    points = [(1.0, 0.5), (2.0, 0.25)]
+    measured = {
+        "reward/mcqa": points,
+        "dead_groups/mcqa": points,
+        "dead_groups/caption": points,
+        "stop_after_first/caption": points,
+        "live_share": points,
+        "gradient_cosine/vision/caption-mcqa": [(1.0, -0.1)],
+        "gradient_cosine/vision/mcqa-mcqa": [(1.0, 0.3)],
+    }
+    found = curves.of_each_task({"bridge": measured, "plain": {"reward/mcqa": points}})
+    assert [section["title"] for section in found] == ["bridge: by task", "bridge: cosines between gradients of tasks"]
+    gauges, cosines = found
+    assert gauges["rows"] == ["caption", "mcqa"]
+    assert [figure["title"] for figure in gauges["figures"]] == [
+        "share of dead groups",
+        "probability that an answer ends behind its first event",
+    ]
+    assert (cosines["rows"], [figure["title"] for figure in cosines["figures"]]) == (
+        ["caption-mcqa", "mcqa-mcqa"],
+        ["vision"],
+    )
+    assert cosines["figures"][0]["svg"].count("<polyline") + cosines["figures"][0]["svg"].count("<path") >= 2

@@ -17,6 +17,7 @@ from stages.domain.rl.rollouts import RolloutGroup
 from stages.errors import InputError
 from stages.grpo.engine import EngineError
 from stages.grpo.mixed import WRITTEN, Written
+from stages.grpo.prompts.surplus import OLD
 from stages.grpo.train import train_grpo
 from stages.grpo.trainer import VideoGRPOTrainer
 from stages.lib.models.processor import encode_prompts, join_videos, modality_of
@@ -80,6 +81,9 @@ def test_a_written_reply_is_trained_by_the_shaped_ratio(tmp_path: Path, loss: st
     found = gradients(trainer, inputs)
     assert max(float((found[n] - formula[n]).abs().max()) for n in found) < 1e-5
     assert trainer._compute_loss(trainer.model, inputs).item() == pytest.approx(expected.item(), abs=1e-5)
+    # Beside kept groups, where the policy that sampled the others is the present one.
+    beside = gradients(trainer, {**inputs, OLD: torch.full(inputs["completion_ids"].shape, torch.nan)})
+    assert [name for name in found if not torch.equal(found[name], beside[name])] == []
 
 
 @pytest.mark.parametrize("p", [0.01, 0.1, 0.5, 0.9])

@@ -1,0 +1,1 @@
+"""Tasks of a mixture told apart: gauges and gradients of each."""
