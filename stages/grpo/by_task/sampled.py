@@ -26,7 +26,9 @@ class SampledLogps:
         if self._latest_BV is not None:
             self._taken.append(self._of(inputs["input_ids"][:, -1]))
         logits_BV = output.logits[:, -1].float()
-        logits_BV = logits_BV.index_fill(1, torch.tensor(self._suppressed, device=logits_BV.device), -torch.inf)
+        logits_BV = logits_BV.index_fill(
+            1, torch.tensor(self._suppressed, dtype=torch.long, device=logits_BV.device), -torch.inf
+        )
         self._latest_BV = torch.log_softmax(logits_BV / self._temperature, dim=-1)
 
     def _of(self, tokens_B: torch.Tensor) -> torch.Tensor:
