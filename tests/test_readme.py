@@ -7,6 +7,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -25,7 +26,7 @@ from flows.cli.main import app
 from flows.costs.rates import Rates
 from stages.lib.annotations.mapping.schema import Mapping
 from stages.lib.video.encoder import encode
-from stages.params import ParamsError, parse_params
+from stages.params import GrpoRow, ParamsError, parse_params
 from tests.support.checkout import ROOT
 
 README, CONTRIBUTING = ROOT / "README.md", ROOT / "CONTRIBUTING.md"
@@ -252,24 +253,36 @@ def test_links_lead_somewhere() -> None:
 
 
 def merged(table: dict[str, Any], part: dict[str, Any]) -> dict[str, Any]:
-    """A table with the values of a part of it in their places."""
+    """A table with the values of a part of it in their places; a part that names its kind replaces
+    one of another kind."""
     both = {
         key: merged(table[key], value)
         for key, value in part.items()
-        if isinstance(value, dict) and isinstance(table.get(key), dict)
+        if isinstance(value, dict)
+        and isinstance(table.get(key), dict)
+        and value.get("kind") == table[key].get("kind", value.get("kind"))
     }
     return table | part | both
 
 
-def test_values_of_params_that_are_shown_are_read() -> None:
-    """A block is a part of some recipe; one with an ellipsis is a sketch, and one that includes a
-    file is that file."""
+def placed(recipe: dict[str, Any], part: dict[str, Any]) -> dict[str, Any]:
+    """A recipe with a part in its place; keys of a GRPO row are set in every such row."""
+    if set(part) <= set(recipe):
+        return merged(recipe, part)
+    assert set(part) <= set(GrpoRow.model_fields), part
+    return recipe | {"grpo": {name: merged(row, part) for name, row in recipe["grpo"].items()}}
+
+
+def test_values_of_params_that_are_shown_are_read(tmp_path: Path) -> None:
+    """A block is a part of some recipe, or of a row; one with an ellipsis is a sketch, and one that
+    includes a file is that file. Tasks of one's own are those of the examples."""
     recipes = [
         yaml.safe_load(path.read_text(encoding="utf-8")) for path in sorted((ROOT / "infra/recipes").glob("*.yaml"))
     ]
     shown = [block for page in DOCUMENTATION for block in blocks(page) if block.language == "yaml"]
     shown = [block for block in shown if "..." not in block.text and "--8<--" not in block.text]
     assert len(shown) > 4
+    shutil.copytree(ROOT / "docs/examples/tasks", tmp_path / "tasks")
     for block in shown:
         part = yaml.safe_load(block.text)
         if set(part) <= set(Rates.model_fields):
@@ -280,9 +293,8 @@ def test_values_of_params_that_are_shown_are_read() -> None:
             continue
         refused = []
         for recipe in recipes:
-            assert set(part) <= set(recipe), block.where
             try:
-                parse_params(merged(recipe, part))
+                parse_params(placed(recipe, part), root=tmp_path)
             except ParamsError as error:
                 refused.append(f"{recipe['recipe']}: {error}")
         assert len(refused) < len(recipes), f"{block.where}: {refused}"

@@ -73,12 +73,12 @@ class _Named(BaseModel):
 
 
 def own_modules(raw: Mapping[str, Any]) -> tuple[str, ...]:
-    """Modules that the parameters name.
-
-    Raises:
-        ValidationError: their table is not valid.
-    """
-    return _Named.model_validate(raw).tasks.module or ()
+    """Modules that the parameters name; none where their table is not valid, of which the check of
+    all parameters tells beside the other faults."""
+    try:
+        return _Named.model_validate(raw).tasks.module or ()
+    except ValidationError:
+        return ()
 
 
 def names_own_tasks(raw: object) -> bool:

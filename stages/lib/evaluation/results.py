@@ -61,7 +61,7 @@ class PolicyScores(Record):
     tasks: dict[TaskName, ControlledResult]
     #: Beside the greedy replies, which all other fields are about; None: none were sampled. Files
     #: omit None.
-    sampled: SampledScores | None = None
+    sampled: SampledScores | None = Field(default=None, exclude_if=lambda value: value is None)
 
 
 class Mean(Record):

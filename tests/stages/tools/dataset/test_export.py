@@ -67,6 +67,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     # The checkpoint of an interrupted synthesis is keyed by the code that the pipeline names.
     shutil.copyfile(ROOT / "dvc.yaml", folder / "dvc.yaml")
     (folder / "stages").symlink_to(ROOT / "stages")
+    (folder / "tasks").mkdir()
     subprocess.run([sys.executable, "-m", "dvc", "init", "--no-scm", "-q"], cwd=folder, check=True, timeout=60)
     for verb in ("ingest", "synthesize"):
         command = [sys.executable, "-m", "stages", verb]
