@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stages.domain.core.records import Verdict
+from stages.lib.judging.examining import EXAMINING
 from stages.lib.judging.prompts import FORMS, ask_covers, fenced, read_answer
 from stages.synthesize import writer_prompts
 from stages.tools.suites import examiner
@@ -34,7 +35,7 @@ TRANSCRIPTS = [
     Transcript(**json.loads(line))
     for line in (Path(__file__).parent / "transcripts.jsonl").read_text(encoding="utf-8").splitlines()
 ]
-ALL_FORMS = {form.name: form for form in (*FORMS.values(), *examiner.FORMS, *writer_prompts.FORMS)}
+ALL_FORMS = {form.name: form for form in (*FORMS.values(), *EXAMINING, *examiner.FORMS, *writer_prompts.FORMS)}
 DARK = SAMPLES["dark_event_infer"]
 NO = '{"reason": "another event", "score": 0}'
 YES = '{"reason": "covers the reference", "score": 2}'
@@ -42,9 +43,11 @@ YES = '{"reason": "covers the reference", "score": 2}'
 
 def test_the_golden_file_has_each_kind_of_question() -> None:
     assert len({one.name for one in TRANSCRIPTS}) == len(TRANSCRIPTS) >= 80
-    assert {one.form for one in TRANSCRIPTS} >= {*FORMS, *(form.name for form in examiner.FORMS), "write_question"} - {
-        "try_question"
-    }
+    assert {one.form for one in TRANSCRIPTS} >= {
+        *FORMS,
+        *(form.name for form in (*EXAMINING, *examiner.FORMS)),
+        "write_question",
+    } - {"try_question"}
 
 
 @pytest.mark.parametrize("one", TRANSCRIPTS, ids=lambda one: one.name)
