@@ -127,8 +127,8 @@ def _curated(found: Checked) -> Iterator[tuple[str, str]]:
         yield "shots", _counts(Counter(found.curated["shots"]))
         yield "flagged", _counts(Counter(found.curated["flagged"])) or "none: no static, black or letterboxed clip"
     if "near_duplicates" in found.curated:
-        pairs, across = found.curated["near_duplicates"].values()
-        yield "near-duplicates", f"{pairs:,} pairs, {across:,} of them across splits"
+        pairs = found.curated["near_duplicates"]
+        yield "near-duplicates", f"{pairs['pairs']:,} pairs, {pairs['across_splits']:,} of them across splits"
 
 
 def _near_duplicates(out: Console, found: Checked, *, every: bool) -> None:

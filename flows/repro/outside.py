@@ -17,6 +17,7 @@ from stages.runtime.sources.addresses import is_web, place_of
 from stages.runtime.sources.failures import SourceAccessError, access_error
 from stages.runtime.sources.remote import RemoteRoot
 from stages.runtime.sources.watch import listing_digest, noted_listing
+from stages.tracking.lineage.lockfile import is_outside
 
 #: The stage that reads the videos themselves. Later ones know their content from its manifest.
 INGEST = "ingest"
@@ -25,12 +26,10 @@ INGEST = "ingest"
 class Outside:
     """Dependencies of a plan that lie outside of this machine."""
 
+    holds = staticmethod(is_outside)
+
     def __init__(self) -> None:
         self._hashes: dict[str, Any] = {}
-
-    @staticmethod
-    def holds(dep: Any) -> bool:
-        return getattr(getattr(dep, "fs", None), "protocol", "local") != "local"
 
     def present(self, dep: Any) -> Any:
         """Present hash of a dependency, from the names and versions of its objects.

@@ -20,7 +20,7 @@ from stages.params import load_params
 from stages.runtime import paths
 from stages.runtime.dispatch import one_row
 from stages.runtime.distributed import launch
-from stages.tracking.runs.run import stage_run
+from stages.tracking.runs.run import kept_tag, stage_run
 from stages.tracking.runs.scratch import scratch_of
 
 
@@ -36,7 +36,6 @@ def main(*arguments: str) -> int:
     from stages.grpo.train import train_grpo
     from stages.lib.models.resizing import fit_of
     from stages.lib.training.loop import Hooks
-    from stages.lib.training.watching import kept_tag
     from stages.lib.validation.watch import validation_samples, watch_of
 
     row = params.grpo[name]

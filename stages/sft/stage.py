@@ -15,7 +15,6 @@ from stages.lib.models.resizing import fit_of
 from stages.lib.rows.samples import load_samples
 from stages.lib.training.loop import Hooks
 from stages.lib.training.mixture import Example
-from stages.lib.training.watching import kept_tag
 from stages.lib.validation.watch import validation_samples, watch_of
 from stages.lib.video.open import frame_loader
 from stages.params import load_params
@@ -24,7 +23,7 @@ from stages.runtime.dispatch import one_row
 from stages.runtime.distributed import launch
 from stages.sft.teacher import teach
 from stages.sft.train import train_sft
-from stages.tracking.runs.run import stage_run
+from stages.tracking.runs.run import kept_tag, stage_run
 from stages.tracking.runs.scratch import scratch_of
 
 

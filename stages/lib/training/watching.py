@@ -103,11 +103,6 @@ def kept(
     return Kept(keep, step, scores.get(step), last, scores.get(last))
 
 
-def kept_tag(summary: Mapping[str, Any]) -> dict[str, str]:
-    """Tag of a run that says which checkpoint was kept; empty if the training was not watched."""
-    return {"kept": json.dumps(summary["kept"], sort_keys=True)} if "kept" in summary else {}
-
-
 class Watcher(TrainerCallback):
     """Measures the policy when it is due; on every process."""
 

@@ -14,7 +14,7 @@ from stages.params import Params
 from stages.tools.report.drawing import interval_bar
 
 
-def cell(interval: Interval | TaskResult | PairedGain, span: tuple[float, float]) -> dict[str, Any]:
+def cell(interval: Interval | TaskResult | SampledResult | PairedGain, span: tuple[float, float]) -> dict[str, Any]:
     """Format a number with its interval, and draw both between the values of ``span``. ``kind``:
     good or bad if 0 is outside.
 
@@ -69,7 +69,7 @@ def sampled_rows(params: Params, tables: Mapping[str, PolicyScores], tasks: Sequ
         if (sampled := table.sampled) is None:
             continue
         greedy = [cell(table.tasks[task], (0, 1)) for task in tasks]
-        mean = [cell(Interval(**_ends(sampled.tasks[task])), (0, 1)) for task in tasks]
+        mean = [cell(sampled.tasks[task], (0, 1)) for task in tasks]
         title = f"mean of {sampled.replies} at temperature {sampled.temperature:g}"
         rows.append({"name": name, "kind": "greedy", "mean": table.mean, "cells": greedy})
         rows.append({"name": name, "kind": title, "mean": sampled.mean, "cells": mean})
@@ -77,10 +77,6 @@ def sampled_rows(params: Params, tables: Mapping[str, PolicyScores], tasks: Sequ
             cells = [cell(sampled.tasks[task].pass_at[k], (0, 1)) for task in tasks]
             rows.append({"name": name, "kind": f"pass@{k}", "mean": value, "cells": cells})
     return rows
-
-
-def _ends(result: SampledResult) -> dict[str, float]:
-    return {"mean": result.mean, "low": result.low, "high": result.high}
 
 
 def _row(kind: str, name: str, mean: float, cells: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

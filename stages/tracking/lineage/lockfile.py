@@ -109,15 +109,21 @@ def record_of(stage: Any) -> StageRecord:
         stage.outs = outs
 
 
+def is_outside(dep: Any) -> bool:
+    """Return whether a dependency of DVC lies outside of this machine: in a bucket, on a server."""
+    return getattr(getattr(dep, "fs", None), "protocol", "local") != "local"
+
+
 def _save_deps(stage: Any) -> None:
     """Hash a stage's inputs; one in a bucket that does not answer keeps the hash of the lock."""
-    outside = [(dep, dep.hash_info) for dep in stage.deps if dep.fs is not None and dep.fs.protocol != "local"]
-    stage.deps, deps = [dep for dep in stage.deps if all(dep is not other for other, _ in outside)], stage.deps
+    deps = stage.deps
+    stage.deps = [dep for dep in deps if not is_outside(dep)]
     try:
         stage.save_deps(allow_missing=True)
     finally:
         stage.deps = deps
-    for dep, locked in outside:
+    for dep in filter(is_outside, deps):
+        locked = dep.hash_info
         try:
             dep.save()
         except Exception:

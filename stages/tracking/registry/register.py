@@ -27,7 +27,7 @@ from stages.tracking.lineage.source import Source
 from stages.tracking.lineage.uri import TrackingError, experiment_name, patience_of_run_s, patiently
 from stages.tracking.registry.ledger import ensure_model
 from stages.tracking.registry.rights import LEDGER, prove_rights
-from stages.tracking.registry.score_cards import kept_tag, parse_baselines, parse_scores
+from stages.tracking.registry.score_cards import parse_baselines, parse_kept, parse_scores
 from stages.tracking.registry.servable import USAGE, usage_of
 from stages.tracking.registry.versions import CANDIDATE, Version, all_versions
 from stages.tracking.runs.outbox import ArtifactStoreError, send_unsent
@@ -201,7 +201,7 @@ def _expected_versions(
             shared["lock_commit"] = held
     final_only = _evaluation_tags(content, pipeline, row)
     history = _history(content, record.name, path, out)
-    kept = kept_tag(content.read(out, paths.SUMMARY_FILE), f"{path}/{paths.SUMMARY_FILE}", record.name)
+    kept = parse_kept(content.read(out, paths.SUMMARY_FILE), f"{path}/{paths.SUMMARY_FILE}", record.name)
     for checkpoint in _checkpoints(content, record.name, path, out):
         own = {
             "step": str(checkpoint.step),

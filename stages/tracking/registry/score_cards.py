@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from stages.domain.core.records import Record
 from stages.lib.evaluation.results import TRIVIAL, BaselineScores, PolicyScores
 from stages.tracking.lineage.uri import TrackingError
+from stages.tracking.runs.run import kept_tag
 
 R = TypeVar("R", bound=Record)
 
@@ -91,9 +92,8 @@ def _parsed(text: str | bytes, kind: type[R], name: str, what: str) -> R:
         ) from error
 
 
-def kept_tag(text: bytes | None, where: str, stage: str) -> dict[str, str]:
-    """Tag that says which checkpoint a watched training kept, and its score; empty if it was not
-    watched.
+def parse_kept(text: bytes | None, where: str, stage: str) -> dict[str, str]:
+    """Read the tag that says which checkpoint a watched training kept; empty if it was not watched.
 
     Args:
         text: the ``summary.json`` of a training; None: there is none.
@@ -103,7 +103,6 @@ def kept_tag(text: bytes | None, where: str, stage: str) -> dict[str, str]:
         TrackingError: it is not a table.
     """
     try:
-        kept = None if text is None else json.loads(text).get("kept")
-    except (ValueError, AttributeError) as error:
+        return {} if text is None else kept_tag({**json.loads(text)})
+    except (ValueError, TypeError) as error:
         raise TrackingError(where, str(error), f"run {stage} again") from error
-    return {} if kept is None else {"kept": json.dumps(kept, sort_keys=True)}

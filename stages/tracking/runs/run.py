@@ -349,6 +349,12 @@ def _record_tags(record: lockfile.StageRecord | None) -> dict[str, str]:
     return tags | {TAG + "data": json.dumps(data, sort_keys=True)}
 
 
+def kept_tag(summary: Mapping[str, Any]) -> dict[str, str]:
+    """Tag of a run and of a version: which checkpoint a watched training kept, and its score. Empty
+    if it was not watched."""
+    return {"kept": json.dumps(summary["kept"], sort_keys=True)} if "kept" in summary else {}
+
+
 def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
     """Flatten ``{"grpo": {"bridge": {"steps": 50}}}`` to ``{"grpo.bridge.steps": "50"}``, the form
     of MLflow's parameters."""
