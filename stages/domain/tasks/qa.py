@@ -9,11 +9,10 @@ from __future__ import annotations
 from random import Random
 
 from stages.domain.core.records import Clip, OpenQuestion, Reject, Sample, Trace, folded
-from stages.domain.core.replies import Reply
 from stages.domain.core.timeline import SampledFrames
 from stages.domain.tasks.lexicon import vague
 from stages.domain.tasks.order import first, last, right_after
-from stages.domain.tasks.rewards import Referee, RewardRules, TaskScore, right_or_wrong
+from stages.domain.tasks.rewards import right_or_wrong
 from stages.domain.tasks.task import BaseSettings, Context, Marking, Task, TaskSamples, TraceBrief, sample_of
 
 NAME = "qa"
@@ -71,16 +70,12 @@ def _sample(clip: Clip, number: int, question: OpenQuestion, sampled_frames: Sam
     return sample_of(NAME, clip, f"{clip.clip_id}/{number}", sampled_frames, question.question, question.answer, trace)
 
 
-def score(reply: Reply, sample: Sample, referee: Referee, rules: RewardRules) -> TaskScore:  # noqa: ARG001 - one signature for all
-    return right_or_wrong(reply.answer, sample, referee.judge)
-
-
 TASK = Task(
     name=NAME,
     title="answering questions (open)",
     settings=Settings,
     make=make,
-    score=score,
+    score=right_or_wrong,
     answer="statement",
     all_or_nothing=True,
     judge_calls=lambda _: 1,
