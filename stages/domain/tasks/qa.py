@@ -8,12 +8,21 @@ from __future__ import annotations
 
 from random import Random
 
-from stages.domain.core.records import Clip, OpenQuestion, Reject, Sample, Trace, folded
+from stages.domain.core.records import Clip, OpenQuestion, Sample, Trace, folded
 from stages.domain.core.timeline import SampledFrames
 from stages.domain.tasks.lexicon import vague
-from stages.domain.tasks.order import first, last, right_after
+from stages.domain.tasks.order import first, last, no_questions, right_after
 from stages.domain.tasks.rewards import right_or_wrong
-from stages.domain.tasks.task import BaseSettings, Context, Marking, Task, TaskSamples, TraceBrief, sample_of
+from stages.domain.tasks.task import (
+    BaseSettings,
+    Context,
+    Marking,
+    Task,
+    TaskSamples,
+    TraceBrief,
+    drawn_numbers,
+    sample_of,
+)
 
 NAME = "qa"
 
@@ -49,14 +58,9 @@ def make(clip: Clip, settings: Settings, context: Context) -> TaskSamples:
     if not questions and settings.from_events:
         questions = event_questions(clip)
     if not questions:
-        detail = "the annotation lists no open question"
-        if settings.from_events:
-            detail += (
-                ", and no events whose order could be asked (two or more, no two alike, overlaps that leave one answer)"
-            )
-        return [], [Reject(item=clip.clip_id, reason="no-questions", detail=detail)]
+        return [], [no_questions(clip, "open", settings.from_events)]
     rng = Random(f"{context.seed}/{NAME}/{clip.clip_id}")
-    numbers = sorted(rng.sample(range(len(questions)), min(settings.per_clip, len(questions))))
+    numbers = drawn_numbers(rng, len(questions), settings.per_clip)
     return [_sample(clip, number, questions[number], context.sampled_frames) for number in numbers], []
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from random import Random
 from typing import Generic, Literal, NamedTuple, TypeVar
 
 from pydantic import Field
@@ -144,6 +145,11 @@ def answers_of(clip: Clip, task: str, kind: type[A]) -> tuple[A, ...]:
             ``make``.
     """
     return tuple(kind.model_validate(fields) for fields in (clip.answers or {}).get(task, ()))
+
+
+def drawn_numbers(rng: Random, count: int, most: int) -> list[int]:
+    """Draw up to ``most`` of the numbers below ``count``, in their order."""
+    return sorted(rng.sample(range(count), min(most, count)))
 
 
 def sample_of(
