@@ -91,12 +91,13 @@ class EntailmentJudge(LocalJudge[EntailmentJudgeParams]):
 
     def entailed(self, event: str, caption: str) -> Verdict:
         """Grade 1 if the event follows from the caption or from one of its sentences."""
-        parts = sentences(caption)
-        premises = dict.fromkeys(([caption.strip()] if parts else []) + (parts if len(parts) > 1 else []))
-        measured = [self._pairs.of(Pair(premise, event)) for premise in premises]
-        best = max((values[0] for values in measured if values is not None), default=0.0)
+        whole, parts = caption.strip(), sentences(caption)
+        if len(parts) == 1:
+            parts = [whole]
+        measured = {premise: self._pairs.of(Pair(premise, event)) for premise in ([whole, *parts] if parts else [])}
+        best = max((values[0] for values in measured.values() if values is not None), default=0.0)
         # A caption that is too long as a whole is read sentence by sentence.
-        if best < self.params.threshold and any(values is None for values in measured[-len(parts) :]):
+        if best < self.params.threshold and any(measured[part] is None for part in parts):
             return self._too_long()
         return self._scored(float(best >= self.params.threshold), f"P(entailment) {best:.2f}")
 

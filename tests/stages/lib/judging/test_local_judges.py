@@ -99,6 +99,7 @@ def test_an_event_follows_from_the_caption_or_one_sentence(tmp_path: Path) -> No
     caption = "a man opens the door. a dog that was asleep the whole time barks at a passing red car"
     assert judge.entailed("a man opens", caption).score == 1, "the whole is too long, a sentence is not"
     assert judge.entailed("a cat sleeps", "a man opens the door").score == 0
+    assert judge.entailed("a cat sleeps", "a man opens the door. " * 3).score == 0, "each sentence was read"
     verdict = judge.entailed("a cat sleeps", caption)
     assert (verdict.outcome, verdict.score) == ("invalid", None), "the sentence that might say it was not read"
     assert judge.complete(TOLD.model_copy(update={"events": ("a man", "a cat")}), "a man opens").score == 0.5
