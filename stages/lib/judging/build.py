@@ -43,11 +43,11 @@ def _endpoint(params: OpenAIJudgeParams, place: PlacedJudge) -> tuple[Any, ...]:
 
 
 def _similarity(params: SimilarityJudgeParams, place: PlacedJudge) -> tuple[Any, ...]:
-    return params, MeasuredPairs(load_cosine(params, place.field), cache_folder()), params.max_unavailable
+    return params, MeasuredPairs(load_cosine(params, place.field), cache_folder())
 
 
 def _entailment(params: EntailmentJudgeParams, place: PlacedJudge) -> tuple[Any, ...]:
-    return params, MeasuredPairs(load_inference(params, place.field), cache_folder()), params.max_unavailable
+    return params, MeasuredPairs(load_inference(params, place.field), cache_folder())
 
 
 #: The kinds of judges, by the type of their table.

@@ -21,11 +21,12 @@ from stages.domain.core.words import words
 from stages.lib.judging.direct import DirectJudge
 from stages.lib.judging.questions import in_rounds
 from stages.lib.judging.rule import FULL_STOP, RuleJudge
+from stages.params import LocalJudgeParams
 from stages.runtime import paths
 from stages.runtime.endpoint.answer_cache import open_cache
 
 Result = TypeVar("Result")
-ParamsT = TypeVar("ParamsT")
+ParamsT = TypeVar("ParamsT", bound=LocalJudgeParams)
 
 #: Measurements are rounded to this: the other texts of a batch move them by less (1e-6).
 DECIMALS = 4
@@ -133,13 +134,13 @@ class LocalJudge(DirectJudge, ABC, Generic[ParamsT]):
         " more (max_unavailable)"
     )
 
-    def __init__(self, params: ParamsT, pairs: Pairs, max_unavailable: float) -> None:
+    def __init__(self, params: ParamsT, pairs: Pairs) -> None:
         self.name = pairs.name
-        self.params, self._pairs, self._max_unavailable = params, pairs, max_unavailable
+        self.params, self._pairs = params, pairs
 
     @property
     def max_unavailable(self) -> float:
-        return self._max_unavailable
+        return self.params.max_unavailable
 
     @property
     def usage(self) -> Mapping[str, int]:  # type: ignore[override]
@@ -159,7 +160,7 @@ class LocalJudge(DirectJudge, ABC, Generic[ParamsT]):
         assert isinstance(pairs, MeasuredPairs)
         return in_rounds(
             pairs.all,
-            lambda answers, missing: type(self)(self.params, pairs.collecting(answers, missing), self._max_unavailable),
+            lambda answers, missing: type(self)(self.params, pairs.collecting(answers, missing)),
             score,
         )
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from huggingface_hub import constants
 
-from stages.params import EntailmentJudgeParams, SimilarityJudgeParams
+from stages.params import LocalJudgeParams
 from stages.runtime.endpoint.settings import JudgeError
 
 if TYPE_CHECKING:
@@ -23,9 +23,7 @@ def judge_device() -> torch.device:
     return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
 
 
-def unavailable(
-    params: SimilarityJudgeParams | EntailmentJudgeParams, field: str, kind: str, reason: str
-) -> JudgeError:
+def unavailable(params: LocalJudgeParams, field: str, kind: str, reason: str) -> JudgeError:
     """Build the error of a judge's model that does not load."""
     return JudgeError(
         f"{field}.model",

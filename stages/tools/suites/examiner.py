@@ -25,6 +25,7 @@ from stages.lib.judging.similarity import SimilarityJudge
 from stages.params import (
     EntailmentJudgeParams,
     KindOfJudge,
+    LocalJudgeParams,
     OpenAIJudgeParams,
     PlacedJudge,
     RuleJudgeParams,
@@ -33,7 +34,7 @@ from stages.params import (
 from stages.tools.suites.asked_of_judges import Examiner
 
 Result = TypeVar("Result")
-ParamsT = TypeVar("ParamsT")
+ParamsT = TypeVar("ParamsT", bound=LocalJudgeParams)
 
 
 class Objects(Record):

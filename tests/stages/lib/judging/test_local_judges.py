@@ -61,12 +61,11 @@ class Words:
 
 def entailing(folder: Path) -> tuple[EntailmentJudge, Words]:
     model = Words(2)
-    return EntailmentJudge(ENTAILMENT, MeasuredPairs(model, folder), ENTAILMENT.max_unavailable), model
+    return EntailmentJudge(ENTAILMENT, MeasuredPairs(model, folder)), model
 
 
 def likening(folder: Path, **changes: Any) -> SimilarityJudge:
-    params = SIMILARITY.model_copy(update=changes)
-    return SimilarityJudge(params, MeasuredPairs(Words(1), folder), params.max_unavailable)
+    return SimilarityJudge(SIMILARITY.model_copy(update=changes), MeasuredPairs(Words(1), folder))
 
 
 def asked(reference: str) -> Any:
