@@ -179,19 +179,10 @@ class LocalJudge(DirectJudge, ABC, Generic[ParamsT]):
     def complete(self, sample: Sample, caption: str) -> Verdict:
         """Share of the reference's events that the caption tells."""
         events = sample.events or self.extract_events(sample.reference)
-        verdicts = [self.entailed(event, caption) for event in events]
-        told = 0.0
-        for verdict in verdicts:
-            if verdict.score is None:
-                return verdict
-            told += verdict.score
-        return self._scored(told / len(events) if events else 0.0, f"{told:.0f} of {len(events)} events")
+        return self._told([self.entailed(event, caption) for event in events])
 
     def natural(self, sample: Sample, caption: str) -> Verdict:
         return _RULE.natural(sample, caption).model_copy(update={"judge": self.name})
-
-    def _scored(self, score: float, reason: str) -> Verdict:
-        return Verdict(outcome="scored", score=score, reason=reason, judge=self.name)
 
     def _too_long(self) -> Verdict:
         return Verdict(outcome="invalid", reason="a text is longer than the model reads", judge=self.name)
