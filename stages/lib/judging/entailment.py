@@ -10,14 +10,13 @@ trained on sentences).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stages.domain.core.records import Sample, Verdict
 from stages.domain.core.words import words
 from stages.domain.tasks.lexicon import SEPARATORS
 from stages.lib.judging.local import DECIMALS, LocalJudge, Measured, Pair, sentences
-from stages.lib.judging.weights import judge_device, reason_of, unavailable
+from stages.lib.judging.weights import judge_device, reason_of, source_of, unavailable
 from stages.params import EntailmentJudgeParams
 from stages.runtime.endpoint.settings import JudgeError
 
@@ -153,7 +152,7 @@ def load_inference(params: EntailmentJudgeParams, field: str) -> InferenceModel:
     import torch
     from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
-    source = str(Path(params.model).resolve()) if Path(params.model).is_dir() else params.model
+    source = source_of(params.model)
     pinned = {"revision": params.revision, "trust_remote_code": False}
     try:
         labels = labels_of(AutoConfig.from_pretrained(source, **pinned).id2label, params.model, field)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -22,7 +21,6 @@ from stages.lib.judging.direct import DirectJudge
 from stages.lib.judging.questions import in_rounds
 from stages.lib.judging.rule import FULL_STOP, RuleJudge
 from stages.params import LocalJudgeParams
-from stages.runtime import paths
 from stages.runtime.endpoint.answer_cache import open_cache
 
 Result = TypeVar("Result")
@@ -191,8 +189,3 @@ class LocalJudge(DirectJudge, ABC, Generic[ParamsT]):
 def sentences(text: str) -> list[str]:
     """Split a text at full stops; those that hold a word."""
     return [part.strip() for part in FULL_STOP.split(text) if words(part)]
-
-
-def cache_folder() -> Path:
-    """Folder of cached verdicts."""
-    return Path(os.environ.get("VIDBRIDGE_JUDGE_CACHE") or paths.JUDGE_ANSWERS).expanduser()

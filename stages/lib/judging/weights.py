@@ -1,8 +1,9 @@
-"""Device and errors of models that judge in this process."""
+"""Source, device and errors of models that judge in this process."""
 
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from huggingface_hub import constants
@@ -21,6 +22,11 @@ def judge_device() -> torch.device:
     if not torch.cuda.is_available():
         return torch.device("cpu")
     return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
+
+
+def source_of(name: str) -> str:
+    """A model's folder as an absolute path, or its name on the hub."""
+    return str(Path(name).resolve()) if Path(name).is_dir() else name
 
 
 def unavailable(params: LocalJudgeParams, field: str, kind: str, reason: str) -> JudgeError:
