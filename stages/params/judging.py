@@ -125,9 +125,8 @@ class EntailmentJudgeParams(LocalJudgeParams):
     threshold: Fraction01
 
 
-OneJudgeParams = Annotated[
-    RuleJudgeParams | OpenAIJudgeParams | SimilarityJudgeParams | EntailmentJudgeParams, Field(discriminator="kind")
-]
+_OneJudge = RuleJudgeParams | OpenAIJudgeParams | SimilarityJudgeParams | EntailmentJudgeParams
+OneJudgeParams = Annotated[_OneJudge, Field(discriminator="kind")]
 
 
 class JudgesByTaskParams(Table):
@@ -140,10 +139,7 @@ class JudgesByTaskParams(Table):
     tasks: dict[KnownTask, OneJudgeParams] = Field(min_length=1)
 
 
-JudgeParams = Annotated[
-    RuleJudgeParams | OpenAIJudgeParams | SimilarityJudgeParams | EntailmentJudgeParams | JudgesByTaskParams,
-    Field(discriminator="kind"),
-]
+JudgeParams = Annotated[_OneJudge | JudgesByTaskParams, Field(discriminator="kind")]
 
 
 class PlacedJudge(NamedTuple):
