@@ -80,6 +80,10 @@ class TraceBrief:
     answer: str
 
 
+#: Kinds of answers; :class:`Task` says what each is.
+AnswerKind = Literal["letter", "statement", "caption", "value"]
+
+
 class AnswerForm(NamedTuple):
     """Form that an answer must have, as a further condition of the format gate.
 
@@ -123,7 +127,7 @@ class Task(Generic[S]):
     settings: type[S]
     make: Callable[[Clip, S, Context], TaskSamples]
     score: Callable[[Reply, Sample, Referee, RewardRules], TaskScore | None]
-    answer: Literal["letter", "statement", "caption", "value"]
+    answer: AnswerKind
     all_or_nothing: bool
     judge_calls: Callable[[RewardRules], int]
     parts: tuple[Part, ...] = (Part("answer"),)
