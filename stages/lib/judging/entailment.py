@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 #: Pairs per forward pass.
 _BATCH = 32
-#: What a model of inference tells apart.
+#: Labels of a model of inference.
 LABELS = ("entailment", "neutral", "contradiction")
 
 

@@ -18,7 +18,7 @@ from stages.domain.core.replies import render_reply
 from stages.domain.tasks.rewards import Judge
 from stages.lib.judging.batch import JudgeUnavailableError, check_judged, score_replies, usage_of
 from stages.lib.judging.build import KINDS, judge_of
-from stages.lib.judging.entailment import EntailmentJudge, labels_of
+from stages.lib.judging.entailment import LABELS, EntailmentJudge, labels_of
 from stages.lib.judging.local import Measured, MeasuredPairs, Pair
 from stages.lib.judging.similarity import SimilarityJudge
 from stages.params import EntailmentJudgeParams, OneJudgeParams, ParamsError, SimilarityJudgeParams, parse_params
@@ -180,7 +180,7 @@ def test_params_of_local_judges() -> None:
     assert parse_params(raw).judges.all[0].params.weights == ("words", "1")
 
 
-def tiny(folder: Path, count: int, labels: Sequence[str] = inference.LABELS) -> Path:
+def tiny(folder: Path, count: int, labels: Sequence[str] = LABELS) -> Path:
     """A BERT of 0.1 M parameters, trained on the grammar."""
     from transformers import BertConfig, BertForSequenceClassification, BertTokenizerFast
 
