@@ -114,7 +114,7 @@ def endpoint_settings(
 
 
 def answers_folder(environ: Mapping[str, str]) -> Path:
-    """Folder of the answers of judges and of the writer."""
+    """Folder of the answers of judges and of the writer, and of measurements by local judges."""
     return Path(environ.get("VIDBRIDGE_JUDGE_CACHE") or paths.JUDGE_ANSWERS).expanduser()
 
 
