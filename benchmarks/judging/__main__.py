@@ -18,6 +18,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
 from pydantic import Field
 
 from benchmarks.judging import inference
@@ -26,6 +27,7 @@ from stages.domain.core.records import Record, Sample
 from stages.domain.statistics.intervals import Design, mean_interval
 from stages.domain.tasks.rewards import Judge
 from stages.lib.judging.build import judge_of
+from stages.lib.judging.entailment import LABELS
 from stages.lib.rows.jsonl import read_rows
 from stages.params import EntailmentJudgeParams, OneJudgeParams, RuleJudgeParams, SimilarityJudgeParams
 from stages.runtime.machine import measured
@@ -113,8 +115,6 @@ def agreement(pairs: Sequence[Pair], graded: Sequence[int], kinds: Sequence[str]
     references."""
     chosen = [(pair, grade) for pair, grade in zip(pairs, graded, strict=True) if pair.kind in kinds]
     hits = [float(grade == KINDS[pair.kind]) for pair, grade in chosen]
-    import numpy as np
-
     interval = mean_interval(np.array(hits), Design.of([[pair.reference] for pair, _ in chosen]), CONFIDENCE)
     return f"{interval.mean:.2f} [{interval.low:.2f}, {interval.high:.2f}]"
 
@@ -131,7 +131,7 @@ def accuracy(folder: str) -> float:
     )
     with torch.inference_mode():
         labels = model(**inputs).logits.argmax(-1).tolist()
-    return sum(inference.LABELS[said] == row.label for said, row in zip(labels, drawn, strict=True)) / len(drawn)
+    return sum(LABELS[said] == row.label for said, row in zip(labels, drawn, strict=True)) / len(drawn)
 
 
 def tables(pairs: Sequence[Pair], graded: Mapping[str, Sequence[int]]) -> Iterator[str]:

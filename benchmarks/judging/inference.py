@@ -13,11 +13,11 @@ from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, NamedTuple
 
+from stages.lib.judging.entailment import LABELS
+
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-#: Columns of the model, in the order that its config.json states.
-LABELS = ("entailment", "neutral", "contradiction")
 #: Nouns of one meaning, a line each; the first of a line is the one that references use.
 NOUNS = (
     ("man", "guy", "gentleman"), ("woman", "lady"), ("boy", "lad"), ("girl", "young lady"), ("child", "kid"),

@@ -27,7 +27,7 @@ def judge(kind: str, texts: dict[str, str]) -> dict[str, Any]:
         kind: ``covers`` (DarkEventInfer: 2 right, 1 in part, 0 wrong), ``right`` (MixVidQA),
             ``answers`` (open questions), ``events`` (list the events of a description),
             ``entailed``, and with ``rewards.caption_scorer: completeness_naturalness`` also
-            ``complete`` and ``natural`` (0 to 5).
+            ``complete`` and ``natural`` (0 to 5). Those of ``qa_utility`` are left out here.
         texts: name to text: ``reference``, ``question``, ``answer``, ``description``, ``event``.
 
     Raises:

@@ -6,7 +6,6 @@ from functools import partial
 
 from tqdm import tqdm
 
-from stages.domain.core.digest import digest
 from stages.domain.core.prompts import sample_prompt
 from stages.domain.core.records import Sample
 from stages.domain.rl.difficulty import Rolled, judged
@@ -16,7 +15,7 @@ from stages.lib.judging.batch import score_replies
 from stages.lib.judging.build import referee_of
 from stages.lib.models.load import device, freeze, load_model, use_threads
 from stages.lib.models.resizing import fit_of
-from stages.lib.rows.samples import load_samples
+from stages.lib.rows.samples import drawn, load_samples
 from stages.lib.video.open import frame_loader
 from stages.params import Params
 from stages.runtime import paths
@@ -24,9 +23,7 @@ from stages.runtime import paths
 
 def candidates(params: Params, name: str) -> list[Sample]:
     """Select at most ``max_samples_per_task`` training samples of each task of GRPO row ``name``,
-    in file order.
-
-    A sample's rank in the draw depends only on its own id, so that a new clip displaces few others.
+    in file order; the draw is that of :func:`~stages.lib.rows.samples.drawn`.
 
     Raises:
         InputError: a task has no sample.
@@ -34,9 +31,9 @@ def candidates(params: Params, name: str) -> list[Sample]:
     selected: list[Sample] = []
     for task in params.grpo[name].trained_tasks:
         samples = load_samples("train", [task])
-        ranked = sorted((sample.sample_id for sample in samples), key=lambda i: digest({"seed": params.seed, "id": i}))
-        drawn = set(ranked[: params.difficulty[name].max_samples_per_task])
-        selected += [sample for sample in samples if sample.sample_id in drawn]
+        chosen = drawn(samples, params.difficulty[name].max_samples_per_task, params.seed)
+        names = {sample.sample_id for sample in chosen}
+        selected += [sample for sample in samples if sample.sample_id in names]
     return selected
 
 

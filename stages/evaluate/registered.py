@@ -13,7 +13,7 @@ from pathlib import Path
 from stages.domain.statistics.paired import SampleScore
 from stages.evaluate.policy import evaluate_policy
 from stages.lib.evaluation.held_out import evaluation_samples
-from stages.lib.rows.jsonl import write_json, write_rows
+from stages.lib.rows.jsonl import write_record, write_rows
 from stages.params import load_params
 from stages.runtime import paths
 
@@ -28,7 +28,7 @@ def main(*arguments: str) -> int:
     greedy = params.model_copy(update={"evaluation": params.evaluation.model_copy(update={"sampled": None})})
     evaluation = evaluate_policy(greedy, name, Path(folder))
     table = evaluation.table
-    write_json(Path(out) / paths.SCORES_FILE, table.model_dump(mode="json", exclude_none=True))
+    write_record(Path(out) / paths.SCORES_FILE, table)
     samples = {sample.sample_id: sample for sample in evaluation_samples(params)}
     rows = (SampleScore.of(samples[row.sample_id], row) for row in evaluation.video)
     write_rows(Path(out) / paths.SAMPLE_SCORES_FILE, rows)

@@ -10,7 +10,7 @@ import shutil
 
 from stages.evaluate.policy import evaluate_policy
 from stages.lib.evaluation.results import SampledScores
-from stages.lib.rows.jsonl import write_json, write_rows
+from stages.lib.rows.jsonl import write_record, write_rows
 from stages.params import load_params
 from stages.runtime import paths
 from stages.runtime.dispatch import one_row
@@ -28,7 +28,7 @@ def main(*arguments: str) -> int:
         write_rows(paths.predictions_file(paths.scores(row), "shuffled"), evaluation.shuffled)
         if table.sampled is not None:
             write_rows(paths.predictions_file(paths.scores(row), "sampled"), evaluation.sampled)
-        write_json(paths.scores(row) / paths.SCORES_FILE, table.model_dump(mode="json", exclude_none=True))
+        write_record(paths.scores(row) / paths.SCORES_FILE, table)
         history = paths.model(row) / paths.HISTORY_FILE
         if history.exists():  # copied, so that the summary depends on the existing rows only and not on all of models/
             shutil.copyfile(history, paths.scores(row) / paths.HISTORY_FILE)

@@ -73,7 +73,7 @@ class OpenAIJudgeParams(KindOfJudge):
     max_unavailable: float = Field(ge=0, lt=1)
 
 
-class _LocalModel(KindOfJudge):
+class LocalJudgeParams(KindOfJudge):
     """A model that each process loads: from the hub, its cache or a folder, safetensors only."""
 
     #: Name of a model on the hub, or a folder that holds one.
@@ -90,7 +90,7 @@ class _LocalModel(KindOfJudge):
         return self.model, self.revision
 
 
-class SimilarityJudgeParams(_LocalModel):
+class SimilarityJudgeParams(LocalJudgeParams):
     """A sentence-transformers model in this process: cosine of answer and reference.
 
     It sees what a text is about. It does not see who does what to whom, a negation, or a second
@@ -113,7 +113,7 @@ class SimilarityJudgeParams(_LocalModel):
         return self
 
 
-class EntailmentJudgeParams(_LocalModel):
+class EntailmentJudgeParams(LocalJudgeParams):
     """A model of natural language inference (NLI) in this process: what follows from what.
 
     An answer covers the reference if the reference follows from it, and claims nothing further if
@@ -125,9 +125,8 @@ class EntailmentJudgeParams(_LocalModel):
     threshold: Fraction01
 
 
-OneJudgeParams = Annotated[
-    RuleJudgeParams | OpenAIJudgeParams | SimilarityJudgeParams | EntailmentJudgeParams, Field(discriminator="kind")
-]
+_OneJudge = RuleJudgeParams | OpenAIJudgeParams | SimilarityJudgeParams | EntailmentJudgeParams
+OneJudgeParams = Annotated[_OneJudge, Field(discriminator="kind")]
 
 
 class JudgesByTaskParams(Table):
@@ -140,10 +139,7 @@ class JudgesByTaskParams(Table):
     tasks: dict[KnownTask, OneJudgeParams] = Field(min_length=1)
 
 
-JudgeParams = Annotated[
-    RuleJudgeParams | OpenAIJudgeParams | SimilarityJudgeParams | EntailmentJudgeParams | JudgesByTaskParams,
-    Field(discriminator="kind"),
-]
+JudgeParams = Annotated[_OneJudge | JudgesByTaskParams, Field(discriminator="kind")]
 
 
 class PlacedJudge(NamedTuple):

@@ -19,13 +19,13 @@ from importlib.machinery import ModuleSpec, SourceFileLoader
 from importlib.util import spec_from_file_location
 from pathlib import Path
 from types import CodeType, ModuleType
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, NamedTuple, get_args
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ValidationError
 
-from stages.domain.core.records import Record
+from stages.domain.core.records import TASK_NAME_PATTERN, Record
 from stages.domain.tasks import TASK_NAMES, own_tasks, use_own_tasks
-from stages.domain.tasks.task import AnswerForm, BaseSettings, Marking, Part, Task, TraceBrief
+from stages.domain.tasks.task import AnswerForm, AnswerKind, BaseSettings, Marking, Part, Task, TraceBrief
 from stages.params.guards import guarded
 from stages.params.types import ParamsError, Table
 from stages.runtime import paths
@@ -34,8 +34,7 @@ from stages.runtime.plain import one_line
 
 PACKAGE = paths.OWN_TASKS
 _MODULE = re.compile(rf"{PACKAGE}/([A-Za-z_][A-Za-z0-9_]*/)*[A-Za-z_][A-Za-z0-9_]*\.py")
-_ANSWERS = ("letter", "statement", "caption", "value")
-_NAME = re.compile("[a-z][a-z0-9_]*")
+_ANSWERS: tuple[AnswerKind, ...] = get_args(AnswerKind)
 
 
 def _listed(value: Any) -> Any:
@@ -128,12 +127,13 @@ def _tasks_of(root: Path, modules: Sequence[str]) -> tuple[Task[Any], ...]:
     tasks: list[Task[Any]] = []
     for path in modules:
         for task in _tasks_in(root, path):
-            if (place := places.setdefault(task.name, path)) != path or task.name in (one.name for one in tasks):
+            if (place := places.get(task.name)) is not None:
                 raise ParamsError(
                     "tasks.module",
                     f"{path!r} defines task {task.name!r}, which {place} has already",
                     "give it another name",
                 )
+            places[task.name] = path
             tasks.append(task)
     return tuple(tasks)
 
@@ -242,7 +242,7 @@ def _fault(task: Any) -> tuple[str, str] | None:
     """The problem of a definition, and its remedy; None: it is complete."""
     if not isinstance(task, Task):
         return f"lists {type(task).__name__} among its tasks", "write Task(...) for each of TASKS"
-    if not isinstance(task.name, str) or _NAME.fullmatch(task.name) is None:
+    if not isinstance(task.name, str) or re.fullmatch(TASK_NAME_PATTERN, task.name) is None:
         return f"defines a task named {task.name!r}", "write lower-case letters, digits and _, a letter first"
     kinds: dict[str, bool] = {
         "title, a text": isinstance(task.title, str) and bool(task.title.strip()),

@@ -24,12 +24,10 @@ from tqdm import tqdm
 
 from stages.domain.core.records import Clip, Event, Record, Span, Timeline, folded
 from stages.domain.core.timeline import plain, sample_indices
-from stages.lib.judging.endpoint import Endpoint, ModelSpec
 from stages.lib.judging.prompts import Picture
 from stages.lib.rows.jsonl import iterate_rows, write_rows
 from stages.params import EventParams, WriterParams
 from stages.runtime.endpoint.pictures import fitted, jpeg_url
-from stages.runtime.endpoint.settings import endpoint_settings
 from stages.synthesize.event_prompts import (
     LONGEST_CAPTION,
     ProposedEvent,
@@ -42,7 +40,7 @@ from stages.synthesize.event_prompts import (
     seconds,
 )
 from stages.synthesize.question_rules import holds_markup
-from stages.synthesize.writer import CHECK_TEMPERATURE, TABLE, answers_of
+from stages.synthesize.writer import answers_of, endpoints_of, usage_at
 
 #: Number of clips processed together; their pictures are in memory.
 CHUNK = 32
@@ -79,10 +77,8 @@ class Captioner:
 
     def __init__(self, params: WriterParams, loader: Reader) -> None:
         assert params.events is not None
-        settings, model = endpoint_settings(role="WRITER"), (params.model, params.revision)
         self._params, self._events, self._loader = params, params.events, loader
-        self._propose = Endpoint(ModelSpec(TABLE, *model, params.temperature, params.max_tokens, params.seed), settings)
-        self._check = Endpoint(ModelSpec(TABLE, *model, CHECK_TEMPERATURE, params.max_tokens, params.seed), settings)
+        self._propose, self._check = endpoints_of(params)
         self.clips: Counter[str] = Counter()
         self.refused: Counter[str] = Counter()
 
@@ -95,8 +91,7 @@ class Captioner:
     @property
     def usage(self) -> dict[str, float]:
         """Requests so far and their cost, for metrics."""
-        total = self._propose.usage + self._check.usage
-        return {f"captioner/{name}": float(count) for name, count in sorted(total.items())}
+        return usage_at((self._propose, self._check), "captioner")
 
     def __str__(self) -> str:
         """Text for people: ``events of 30 clips told, 2 without; refused: 5 not-seen-again``."""

@@ -9,7 +9,7 @@ from typing import Annotated
 from pydantic import ConfigDict, Field
 
 from stages.domain.core.records import Record
-from stages.lib.judging.prompts import FENCED, Form, Picture, Question, fenced
+from stages.lib.judging.prompts import AS_JSON, FENCED, Form, Picture, Question, fenced
 
 #: Longest caption, in characters: one sentence.
 LONGEST_CAPTION = 300
@@ -44,7 +44,6 @@ class SameEvent(Record):
     same: bool
 
 
-_AS_JSON = " Answer with one JSON object and nothing else: "
 _ONE_EVENT = (
     " An event is one action or change, and who or what does it, in one short sentence in the present tense (the man"
     " pours milk into a bowl). Looks, place and mood alone are no events, and neither are movements of the camera, cuts"
@@ -57,7 +56,7 @@ _PROPOSE = Form(
     + _ONE_EVENT
     + " List at most `most` of them by their start, with start and end in seconds of the video, which lasts `seconds`."
     " List only what the pictures show to begin or to go on there, and leave out what goes on all the time. If nothing"
-    " happens, the list is empty." + _AS_JSON + '{"events": [{"start": number, "end": number, "caption": …}]}.',
+    " happens, the list is empty." + AS_JSON + '{"events": [{"start": number, "end": number, "caption": …}]}.',
     ProposedEvents,
 )
 _READ = Form(
@@ -66,7 +65,7 @@ _READ = Form(
     " second at which it is shown."
     + _ONE_EVENT
     + " Tell the one event of these pictures; if nothing happens in them, the caption is empty."
-    + _AS_JSON
+    + AS_JSON
     + '{"caption": …}.',
     SeenEvent,
 )
@@ -76,7 +75,7 @@ _SAME = Form(
     + FENCED
     + " They do when the same person, animal or thing does the same in both, in whatever words; one may tell more than"
     " the other. They do not when who does it, what is done or what it is done to differs, or when one tells no event."
-    + _AS_JSON
+    + AS_JSON
     + '{"reason": one short sentence, "same": true or false}.',
     SameEvent,
 )

@@ -9,7 +9,7 @@ the other samples.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -98,10 +98,8 @@ class Writer:
     """
 
     def __init__(self, params: WriterParams) -> None:
-        settings, model = endpoint_settings(role="WRITER"), (params.model, params.revision)
         self.params = params
-        self.propose = Endpoint(ModelSpec(TABLE, *model, params.temperature, params.max_tokens, params.seed), settings)
-        self.check = Endpoint(ModelSpec(TABLE, *model, CHECK_TEMPERATURE, params.max_tokens, params.seed), settings)
+        self.propose, self.check = endpoints_of(params)
         self.referee = (
             judges_of(params.traces.judge, embedder_of(params.traces.rewards.embedder)) if params.traces else None
         )
@@ -110,9 +108,8 @@ class Writer:
     @property
     def usage(self) -> dict[str, float]:
         """Requests so far and their cost, for metrics."""
-        total = self.propose.usage + self.check.usage
         judged = usages_of(self.referee) if self.referee is not None else {}
-        return {f"writer/{name}": float(count) for name, count in sorted(total.items())} | judged
+        return usage_at((self.propose, self.check), "writer") | judged
 
 
 def write_samples(
@@ -310,6 +307,26 @@ def _descriptions(sample: Sample, clip_of: Callable[[str], Clip]) -> tuple[str, 
 
 def _other(sample: Sample) -> str:
     return next(clip_id for clip_id in sample.timeline.clip_ids if clip_id != sample.clip_id)
+
+
+def endpoints_of(params: WriterParams) -> tuple[Endpoint, Endpoint]:
+    """Build the endpoints of the writer's model: for proposals, and for checks of them.
+
+    Raises:
+        JudgeError: the environment does not set the endpoint.
+    """
+    settings, model = endpoint_settings(role="WRITER"), (params.model, params.revision)
+    propose, check = (
+        Endpoint(ModelSpec(TABLE, *model, temperature, params.max_tokens, params.seed), settings)
+        for temperature in (params.temperature, CHECK_TEMPERATURE)
+    )
+    return propose, check
+
+
+def usage_at(endpoints: Iterable[Endpoint], prefix: str) -> dict[str, float]:
+    """Requests to these endpoints so far and their cost, as metrics."""
+    total = sum((endpoint.usage for endpoint in endpoints), Counter[str]())
+    return {f"{prefix}/{name}": float(count) for name, count in sorted(total.items())}
 
 
 def answers_of(endpoint: Endpoint, questions: Mapping[Key, Question]) -> dict[Key, Record]:

@@ -20,7 +20,8 @@ SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 
 #: The name of a task. Rows check its form only; :mod:`stages.domain.tasks` lists the tasks and
 #: checks names that come as input.
-TaskName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]*$")]
+TASK_NAME_PATTERN = "[a-z][a-z0-9_]*"
+TaskName = Annotated[str, StringConstraints(pattern=f"^{TASK_NAME_PATTERN}$")]
 
 #: An object of JSON whose fields one task defines.
 Fields = dict[str, JsonValue]

@@ -21,7 +21,16 @@ from stages.domain.tasks.rewards import (
     published_bonus,
     unavailable,
 )
-from stages.domain.tasks.task import BaseSettings, Context, Part, Task, TaskSamples, TraceBrief, sample_of
+from stages.domain.tasks.task import (
+    BaseSettings,
+    Context,
+    Part,
+    Task,
+    TaskSamples,
+    TraceBrief,
+    drawn_numbers,
+    sample_of,
+)
 
 NAME = "caption"
 QUESTION = "describe the video ."
@@ -45,7 +54,7 @@ def make(clip: Clip, settings: Settings, context: Context) -> TaskSamples:
     events = tuple(event.caption for event in clip.events)[:MAX_EVENTS]
     further = [caption for caption in clip.captions or () if caption.strip()]
     rng = Random(f"{context.seed}/{NAME}/{clip.clip_id}")
-    numbers = sorted(rng.sample(range(len(further)), min(settings.per_clip - 1, len(further))))
+    numbers = drawn_numbers(rng, len(further), settings.per_clip - 1)
     captions = {clip.clip_id: clip.caption, **{f"{clip.clip_id}/{number + 1}": further[number] for number in numbers}}
     samples = []
     for key, caption in captions.items():

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from random import Random
 
-from stages.domain.core.records import Clip, Question, Reject, Sample, Trace, folded
+from stages.domain.core.records import Clip, Question, Sample, Trace, folded
 from stages.domain.core.replies import Reply
 from stages.domain.core.timeline import SampledFrames
 from stages.domain.tasks.choice import chosen_letter
-from stages.domain.tasks.order import first, last, right_after
+from stages.domain.tasks.order import first, last, no_questions, right_after
 from stages.domain.tasks.rewards import Referee, RewardRules, TaskScore
-from stages.domain.tasks.task import BaseSettings, Context, Task, TaskSamples, TraceBrief, sample_of
+from stages.domain.tasks.task import BaseSettings, Context, Task, TaskSamples, TraceBrief, drawn_numbers, sample_of
 
 NAME = "mcqa"
 MAXIMUM = 1.0
@@ -74,13 +74,8 @@ def make(clip: Clip, settings: Settings, context: Context) -> TaskSamples:
     if not questions and settings.from_events:
         questions = event_questions(clip, rng)
     if not questions:
-        detail = "the annotation lists no multiple-choice question"
-        if settings.from_events:
-            detail += (
-                ", and no events whose order could be asked (two or more, no two alike, overlaps that leave one answer)"
-            )
-        return [], [Reject(item=clip.clip_id, reason="no-questions", detail=detail)]
-    numbers = sorted(rng.sample(range(len(questions)), min(settings.per_clip, len(questions))))
+        return [], [no_questions(clip, "multiple-choice", settings.from_events)]
+    numbers = drawn_numbers(rng, len(questions), settings.per_clip)
     return [_sample(clip, number, questions[number], context.sampled_frames) for number in numbers], []
 
 

@@ -18,7 +18,6 @@ from random import Random
 from pydantic import Field, model_validator
 
 from stages.domain.core.records import Clip, Event, Exact, Reject, Sample, Segment, Span, Timeline, Trace
-from stages.domain.core.replies import Reply
 from stages.domain.core.timeline import (
     SampledFrames,
     conformed_frames,
@@ -32,7 +31,7 @@ from stages.domain.core.timeline import (
 from stages.domain.tasks.lexicon import vague
 from stages.domain.tasks.order import first, last
 from stages.domain.tasks.partners import Partner, as_partner
-from stages.domain.tasks.rewards import Referee, RewardRules, TaskScore, right_or_wrong
+from stages.domain.tasks.rewards import right_or_wrong
 from stages.domain.tasks.task import BaseSettings, Context, Marking, Task, TaskSamples, TraceBrief, sample_of
 
 NAME = "mix_vid_qa"
@@ -308,16 +307,12 @@ def with_question(sample: Sample, clip: Clip, question: str, answer: str) -> Sam
     )
 
 
-def score(reply: Reply, sample: Sample, referee: Referee, rules: RewardRules) -> TaskScore:  # noqa: ARG001 - one signature for all
-    return right_or_wrong(reply.answer, sample, referee.judge)
-
-
 TASK = Task(
     name=NAME,
     title="MixVidQA",
     settings=Settings,
     make=make,
-    score=score,
+    score=right_or_wrong,
     answer="statement",
     all_or_nothing=True,
     judge_calls=lambda _: 1,

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from fractions import Fraction
 
-from stages.domain.core.records import UNSURE_S, Event
+from stages.domain.core.records import UNSURE_S, Clip, Event, Reject
 
 
 def first(events: Sequence[Event], rate: Fraction) -> Event | None:
@@ -65,6 +65,17 @@ def right_after(events: Sequence[Event], target: Event, rate: Fraction) -> Event
         if other is not following and not (over or begun or following.span.start + sure <= other.span.start):
             return None
     return following
+
+
+def no_questions(clip: Clip, kind: str, from_events: bool) -> Reject:
+    """Build the reject of a clip without questions of a ``kind``, which tasks also make from the
+    order of its events if ``from_events``."""
+    detail = f"the annotation lists no {kind} question"
+    if from_events:
+        detail += (
+            ", and no events whose order could be asked (two or more, no two alike, overlaps that leave one answer)"
+        )
+    return Reject(item=clip.clip_id, reason="no-questions", detail=detail)
 
 
 def _each(events: Sequence[Event]) -> list[tuple[Event, list[Event]]]:

@@ -8,13 +8,21 @@ from __future__ import annotations
 
 from random import Random
 
-from stages.domain.core.records import Clip, OpenQuestion, Reject, Sample, Trace, folded
-from stages.domain.core.replies import Reply
+from stages.domain.core.records import Clip, OpenQuestion, Sample, Trace, folded
 from stages.domain.core.timeline import SampledFrames
 from stages.domain.tasks.lexicon import vague
-from stages.domain.tasks.order import first, last, right_after
-from stages.domain.tasks.rewards import Referee, RewardRules, TaskScore, right_or_wrong
-from stages.domain.tasks.task import BaseSettings, Context, Marking, Task, TaskSamples, TraceBrief, sample_of
+from stages.domain.tasks.order import first, last, no_questions, right_after
+from stages.domain.tasks.rewards import right_or_wrong
+from stages.domain.tasks.task import (
+    BaseSettings,
+    Context,
+    Marking,
+    Task,
+    TaskSamples,
+    TraceBrief,
+    drawn_numbers,
+    sample_of,
+)
 
 NAME = "qa"
 
@@ -50,14 +58,9 @@ def make(clip: Clip, settings: Settings, context: Context) -> TaskSamples:
     if not questions and settings.from_events:
         questions = event_questions(clip)
     if not questions:
-        detail = "the annotation lists no open question"
-        if settings.from_events:
-            detail += (
-                ", and no events whose order could be asked (two or more, no two alike, overlaps that leave one answer)"
-            )
-        return [], [Reject(item=clip.clip_id, reason="no-questions", detail=detail)]
+        return [], [no_questions(clip, "open", settings.from_events)]
     rng = Random(f"{context.seed}/{NAME}/{clip.clip_id}")
-    numbers = sorted(rng.sample(range(len(questions)), min(settings.per_clip, len(questions))))
+    numbers = drawn_numbers(rng, len(questions), settings.per_clip)
     return [_sample(clip, number, questions[number], context.sampled_frames) for number in numbers], []
 
 
@@ -71,16 +74,12 @@ def _sample(clip: Clip, number: int, question: OpenQuestion, sampled_frames: Sam
     return sample_of(NAME, clip, f"{clip.clip_id}/{number}", sampled_frames, question.question, question.answer, trace)
 
 
-def score(reply: Reply, sample: Sample, referee: Referee, rules: RewardRules) -> TaskScore:  # noqa: ARG001 - one signature for all
-    return right_or_wrong(reply.answer, sample, referee.judge)
-
-
 TASK = Task(
     name=NAME,
     title="answering questions (open)",
     settings=Settings,
     make=make,
-    score=score,
+    score=right_or_wrong,
     answer="statement",
     all_or_nothing=True,
     judge_calls=lambda _: 1,

@@ -44,8 +44,9 @@ def qa_utility(sample: Sample, caption: str, judge: Judge) -> Utility | Verdict:
     pairs = sample.qa_pairs or judge.ask_about(sample.reference)
     if isinstance(pairs, Verdict):
         return pairs
+    pairs = pairs[:MOST_QUESTIONS]
     kept = right = 0
-    for pair in pairs[:MOST_QUESTIONS]:
+    for pair in pairs:
         told = []
         for text in ("", caption):
             said = judge.answer_from(pair.question, text)
@@ -59,7 +60,7 @@ def qa_utility(sample: Sample, caption: str, judge: Judge) -> Utility | Verdict:
         blind, seen = told
         kept += not blind
         right += seen and not blind
-    dropped = len(pairs[:MOST_QUESTIONS]) - kept
+    dropped = len(pairs) - kept
     if not kept:
         reason = f"all {dropped} questions are answered without a caption" if dropped else "no question"
         return Verdict(outcome="invalid", reason=reason, judge=judge.name)

@@ -219,9 +219,9 @@ def unavailable(verdict: Verdict, maximum: float) -> TaskScore:
     return TaskScore(value=None, maximum=maximum, reason=f"{verdict.judge}: {verdict.outcome}: {verdict.reason}")
 
 
-def right_or_wrong(answer: str, sample: Sample, judge: Judge) -> TaskScore:
-    """Build the score of an answer that is right, 1, or wrong, 0, as the judge says."""
-    verdict = judge.right(sample, answer)
+def right_or_wrong(reply: Reply, sample: Sample, referee: Referee, rules: RewardRules) -> TaskScore:  # noqa: ARG001 - one signature for all
+    """Score a reply of a task whose answers are right, 1, or wrong, 0, as the judge says."""
+    verdict = referee.judge.right(sample, reply.answer)
     if verdict.score is None:
         return unavailable(verdict, 1.0)
     return TaskScore(value=verdict.score, maximum=1.0, parts={"right": verdict.score}, reason=verdict.reason)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from random import Random
 from typing import Generic, Literal, NamedTuple, TypeVar
 
 from pydantic import Field
@@ -79,6 +80,10 @@ class TraceBrief:
     answer: str
 
 
+#: Kinds of answers; :class:`Task` says what each is.
+AnswerKind = Literal["letter", "statement", "caption", "value"]
+
+
 class AnswerForm(NamedTuple):
     """Form that an answer must have, as a further condition of the format gate.
 
@@ -122,7 +127,7 @@ class Task(Generic[S]):
     settings: type[S]
     make: Callable[[Clip, S, Context], TaskSamples]
     score: Callable[[Reply, Sample, Referee, RewardRules], TaskScore | None]
-    answer: Literal["letter", "statement", "caption", "value"]
+    answer: AnswerKind
     all_or_nothing: bool
     judge_calls: Callable[[RewardRules], int]
     parts: tuple[Part, ...] = (Part("answer"),)
@@ -144,6 +149,11 @@ def answers_of(clip: Clip, task: str, kind: type[A]) -> tuple[A, ...]:
             ``make``.
     """
     return tuple(kind.model_validate(fields) for fields in (clip.answers or {}).get(task, ()))
+
+
+def drawn_numbers(rng: Random, count: int, most: int) -> list[int]:
+    """Draw up to ``most`` of the numbers below ``count``, in their order."""
+    return sorted(rng.sample(range(count), min(most, count)))
 
 
 def sample_of(

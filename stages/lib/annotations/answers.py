@@ -7,11 +7,10 @@ import re
 from math import isfinite
 from typing import Any
 
-from stages.domain.core.records import Fields, Reject
+from stages.domain.core.records import TASK_NAME_PATTERN, Fields, Reject
 
 #: Deepest nesting of lists and objects in one of them.
 MAX_DEPTH = 8
-_NAME = re.compile("[a-z][a-z0-9_]*")
 
 
 def read_answers(given: Any, where: str, at: str) -> tuple[dict[str, list[Fields]] | None, list[Reject]]:
@@ -23,7 +22,7 @@ def read_answers(given: Any, where: str, at: str) -> tuple[dict[str, list[Fields
     answers: dict[str, list[Fields]] = {}
     rejects = []
     for task, objects in given.items():
-        if not isinstance(task, str) or _NAME.fullmatch(task) is None:
+        if not isinstance(task, str) or re.fullmatch(TASK_NAME_PATTERN, task) is None:
             detail = f"{at}: {task!r:.80} is not the name of a task; write lower-case letters, digits and _"
             rejects.append(_reject(where, detail))
             continue

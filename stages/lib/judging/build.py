@@ -6,6 +6,7 @@ and plans ask for, and a line here.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -13,7 +14,7 @@ from stages.domain.tasks.rewards import Embedder, Judge, LexicalLikeness, Likene
 from stages.lib.judging.embedder import LexicalEmbedder, load_embedder
 from stages.lib.judging.endpoint import EndpointJudge
 from stages.lib.judging.entailment import EntailmentJudge, load_inference
-from stages.lib.judging.local import MeasuredPairs, cache_folder
+from stages.lib.judging.local import MeasuredPairs
 from stages.lib.judging.rule import RuleJudge
 from stages.lib.judging.similarity import SimilarityJudge, load_cosine
 from stages.params import (
@@ -28,7 +29,7 @@ from stages.params import (
     SimilarityJudgeParams,
     placed_judges,
 )
-from stages.runtime.endpoint.settings import endpoint_settings
+from stages.runtime.endpoint.settings import answers_folder, endpoint_settings
 
 
 class Kind(NamedTuple):
@@ -43,11 +44,11 @@ def _endpoint(params: OpenAIJudgeParams, place: PlacedJudge) -> tuple[Any, ...]:
 
 
 def _similarity(params: SimilarityJudgeParams, place: PlacedJudge) -> tuple[Any, ...]:
-    return params, MeasuredPairs(load_cosine(params, place.field), cache_folder()), params.max_unavailable
+    return params, MeasuredPairs(load_cosine(params, place.field), answers_folder(os.environ))
 
 
 def _entailment(params: EntailmentJudgeParams, place: PlacedJudge) -> tuple[Any, ...]:
-    return params, MeasuredPairs(load_inference(params, place.field), cache_folder()), params.max_unavailable
+    return params, MeasuredPairs(load_inference(params, place.field), answers_folder(os.environ))
 
 
 #: The kinds of judges, by the type of their table.

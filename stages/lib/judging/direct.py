@@ -1,8 +1,8 @@
-"""Judge protocol members about requests, for judges that send none."""
+"""Parts of judges that send no requests: protocol members about requests, and their verdicts."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import ClassVar, NoReturn, Self, TypeVar
 
 from stages.domain.core.records import OpenQuestion, Verdict
@@ -13,8 +13,8 @@ Result = TypeVar("Result")
 
 
 class DirectJudge:
-    """Base of judges that answer locally: no usage counts, never unavailable, and no text of their
-    own."""
+    """Base of judges that answer locally: they write no text of their own, and unless a subclass
+    says otherwise they count no usage and lack no verdict."""
 
     name: str
     usage: ClassVar[Mapping[str, int]] = {}
@@ -27,6 +27,19 @@ class DirectJudge:
 
     def score_many(self, score: Callable[[Self], Result]) -> Result:
         return score(self)
+
+    def _scored(self, score: float, reason: str) -> Verdict:
+        return Verdict(outcome="scored", score=score, reason=reason, judge=self.name)
+
+    def _told(self, verdicts: Sequence[Verdict]) -> Verdict:
+        """Grade the share of events that have grade 1; the first verdict without a grade if there
+        is one."""
+        told = 0.0
+        for verdict in verdicts:
+            if verdict.score is None:
+                return verdict
+            told += verdict.score
+        return self._scored(told / len(verdicts) if verdicts else 0.0, f"{told:.0f} of {len(verdicts)} events")
 
     def ask_about(self, reference: str) -> tuple[OpenQuestion, ...] | Verdict:  # noqa: ARG002 - the protocol's signature
         self._refuse()

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from itertools import islice
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,7 +12,7 @@ from numpy.typing import NDArray
 
 from stages.domain.core.words import words
 from stages.errors import EndpointError
-from stages.lib.judging.weights import reason_of, where_to_look
+from stages.lib.judging.weights import reason_of, source_of, where_to_look
 
 if TYPE_CHECKING:
     import torch
@@ -127,7 +126,7 @@ def load_sentences(
     from transformers.utils import logging as transformers_logging
 
     transformers_logging.disable_progress_bar()  # a progress bar for a second of loading is noise in a stage's log
-    source = str(Path(name).resolve()) if Path(name).is_dir() else name
+    source = source_of(name)
     try:
         # Without its list of modules the library would silently choose a pooling.
         if not is_sentence_transformer_model(source, revision=revision):

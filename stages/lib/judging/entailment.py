@@ -10,14 +10,13 @@ trained on sentences).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stages.domain.core.records import Sample, Verdict
 from stages.domain.core.words import words
 from stages.domain.tasks.lexicon import SEPARATORS
 from stages.lib.judging.local import DECIMALS, LocalJudge, Measured, Pair, sentences
-from stages.lib.judging.weights import judge_device, reason_of, unavailable
+from stages.lib.judging.weights import judge_device, reason_of, source_of, unavailable
 from stages.params import EntailmentJudgeParams
 from stages.runtime.endpoint.settings import JudgeError
 
@@ -26,7 +25,7 @@ if TYPE_CHECKING:
 
 #: Pairs per forward pass.
 _BATCH = 32
-#: What a model of inference tells apart.
+#: Labels of a model of inference.
 LABELS = ("entailment", "neutral", "contradiction")
 
 
@@ -91,12 +90,13 @@ class EntailmentJudge(LocalJudge[EntailmentJudgeParams]):
 
     def entailed(self, event: str, caption: str) -> Verdict:
         """Grade 1 if the event follows from the caption or from one of its sentences."""
-        parts = sentences(caption)
-        premises = dict.fromkeys(([caption.strip()] if parts else []) + (parts if len(parts) > 1 else []))
-        measured = [self._pairs.of(Pair(premise, event)) for premise in premises]
-        best = max((values[0] for values in measured if values is not None), default=0.0)
+        whole, parts = caption.strip(), sentences(caption)
+        if len(parts) == 1:
+            parts = [whole]
+        measured = {premise: self._pairs.of(Pair(premise, event)) for premise in ([whole, *parts] if parts else [])}
+        best = max((values[0] for values in measured.values() if values is not None), default=0.0)
         # A caption that is too long as a whole is read sentence by sentence.
-        if best < self.params.threshold and any(values is None for values in measured[-len(parts) :]):
+        if best < self.params.threshold and any(measured[part] is None for part in parts):
             return self._too_long()
         return self._scored(float(best >= self.params.threshold), f"P(entailment) {best:.2f}")
 
@@ -152,7 +152,7 @@ def load_inference(params: EntailmentJudgeParams, field: str) -> InferenceModel:
     import torch
     from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
-    source = str(Path(params.model).resolve()) if Path(params.model).is_dir() else params.model
+    source = source_of(params.model)
     pinned = {"revision": params.revision, "trust_remote_code": False}
     try:
         labels = labels_of(AutoConfig.from_pretrained(source, **pinned).id2label, params.model, field)

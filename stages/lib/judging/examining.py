@@ -7,7 +7,7 @@ from pydantic import Field
 
 from stages.domain.core.records import Record
 from stages.domain.tasks.qa_utility import MOST_QUESTIONS
-from stages.lib.judging.prompts import FENCED, MOST_MARKS, Form, Question, fenced
+from stages.lib.judging.prompts import AS_JSON, FENCED, MOST_MARKS, Form, Question, fenced
 
 
 # Not the record of rows: its description would be sent, and editing it would change the request.
@@ -30,7 +30,6 @@ class Matched(Record):
     marks: int = Field(ge=0, le=MOST_MARKS)
 
 
-_AS_JSON = " Answer with one JSON object and nothing else: "
 _ASK = Form(
     "ask_about",
     f"You write questions for a test of descriptions of a video: at most {MOST_QUESTIONS}, on what `reference`, which"
@@ -39,7 +38,7 @@ _ASK = Form(
     " cannot be answered by guessing what is usual; no question gives the answer to another. Do not ask whether"
     " something is so: ask who, what, where, how many or in which order."
     + FENCED
-    + _AS_JSON
+    + AS_JSON
     + '{"questions": a list of {"question": a string, "answer": a string}}.',
     Asked,
     placeholder=Asked(questions=()),
@@ -49,7 +48,7 @@ _ANSWER = Form(
     "You answer a question about a video that you cannot see, from a description of it and from nothing else. Answer"
     " in a phrase or one short sentence; where the description does not tell, leave the answer empty."
     + FENCED
-    + _AS_JSON
+    + AS_JSON
     + '{"answer": a string}.',
     ShortAnswer,
     placeholder=ShortAnswer(answer=""),
@@ -60,7 +59,7 @@ _AGREES = Form(
     + FENCED
     + " The answer is right when it means what the reference means, in whatever words. Give marks too:"
     + f" {MOST_MARKS} when it says the same, fewer the less it agrees, 0 when it says something else or nothing."
-    + _AS_JSON
+    + AS_JSON
     + f'{{"reason": one short sentence, "right": true or false, "marks": 0 to {MOST_MARKS}}}.',
     Matched,
     placeholder=Matched(reason="", right=False, marks=0),

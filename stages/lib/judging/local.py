@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -21,11 +20,11 @@ from stages.domain.core.words import words
 from stages.lib.judging.direct import DirectJudge
 from stages.lib.judging.questions import in_rounds
 from stages.lib.judging.rule import FULL_STOP, RuleJudge
-from stages.runtime import paths
+from stages.params import LocalJudgeParams
 from stages.runtime.endpoint.answer_cache import open_cache
 
 Result = TypeVar("Result")
-ParamsT = TypeVar("ParamsT")
+ParamsT = TypeVar("ParamsT", bound=LocalJudgeParams)
 
 #: Measurements are rounded to this: the other texts of a batch move them by less (1e-6).
 DECIMALS = 4
@@ -133,13 +132,13 @@ class LocalJudge(DirectJudge, ABC, Generic[ParamsT]):
         " more (max_unavailable)"
     )
 
-    def __init__(self, params: ParamsT, pairs: Pairs, max_unavailable: float) -> None:
+    def __init__(self, params: ParamsT, pairs: Pairs) -> None:
         self.name = pairs.name
-        self.params, self._pairs, self._max_unavailable = params, pairs, max_unavailable
+        self.params, self._pairs = params, pairs
 
     @property
     def max_unavailable(self) -> float:
-        return self._max_unavailable
+        return self.params.max_unavailable
 
     @property
     def usage(self) -> Mapping[str, int]:  # type: ignore[override]
@@ -159,7 +158,7 @@ class LocalJudge(DirectJudge, ABC, Generic[ParamsT]):
         assert isinstance(pairs, MeasuredPairs)
         return in_rounds(
             pairs.all,
-            lambda answers, missing: type(self)(self.params, pairs.collecting(answers, missing), self._max_unavailable),
+            lambda answers, missing: type(self)(self.params, pairs.collecting(answers, missing)),
             score,
         )
 
@@ -178,19 +177,10 @@ class LocalJudge(DirectJudge, ABC, Generic[ParamsT]):
     def complete(self, sample: Sample, caption: str) -> Verdict:
         """Share of the reference's events that the caption tells."""
         events = sample.events or self.extract_events(sample.reference)
-        verdicts = [self.entailed(event, caption) for event in events]
-        told = 0.0
-        for verdict in verdicts:
-            if verdict.score is None:
-                return verdict
-            told += verdict.score
-        return self._scored(told / len(events) if events else 0.0, f"{told:.0f} of {len(events)} events")
+        return self._told([self.entailed(event, caption) for event in events])
 
     def natural(self, sample: Sample, caption: str) -> Verdict:
         return _RULE.natural(sample, caption).model_copy(update={"judge": self.name})
-
-    def _scored(self, score: float, reason: str) -> Verdict:
-        return Verdict(outcome="scored", score=score, reason=reason, judge=self.name)
 
     def _too_long(self) -> Verdict:
         return Verdict(outcome="invalid", reason="a text is longer than the model reads", judge=self.name)
@@ -199,8 +189,3 @@ class LocalJudge(DirectJudge, ABC, Generic[ParamsT]):
 def sentences(text: str) -> list[str]:
     """Split a text at full stops; those that hold a word."""
     return [part.strip() for part in FULL_STOP.split(text) if words(part)]
-
-
-def cache_folder() -> Path:
-    """Folder of cached verdicts."""
-    return Path(os.environ.get("VIDBRIDGE_JUDGE_CACHE") or paths.JUDGE_ANSWERS).expanduser()

@@ -125,8 +125,7 @@ class RuleJudge(DirectJudge):
     def complete(self, sample: Sample, caption: str) -> Verdict:
         """Share of the reference's events that the caption entails."""
         events = sample.events or self.extract_events(sample.reference)
-        covered = sum(self.entailed(event, caption).score or 0.0 for event in events)
-        return self._scored(covered / len(events) if events else 0.0, f"{covered:.0f} of {len(events)} events")
+        return self._told([self.entailed(event, caption) for event in events])
 
     def natural(self, sample: Sample, caption: str) -> Verdict:
         """Grade how little the caption repeats itself: its share of distinct word pairs relative to
@@ -139,9 +138,6 @@ class RuleJudge(DirectJudge):
             return self._scored(0.0, "tells no event")
         share = min(1.0, _distinct_share(caption) / _distinct_share(sample.reference))
         return self._scored(share, f"{share:.2f} of the reference's variety")
-
-    def _scored(self, score: float, reason: str) -> Verdict:
-        return Verdict(outcome="scored", score=score, reason=reason, judge=self.name)
 
 
 def refusal(reference: str, answer: str, partial_share: float) -> str | None:

@@ -1,8 +1,8 @@
 """The similarity judge: cosine of answer and reference under a sentence-transformers model.
 
-A cosine sees what a text is about. Measured on 300 pairs (``make bench-judges``), a denial, swapped
-roles and a list of guesses are as alike to their reference as a paraphrase is, so by itself it is
-no reward; ``refusals`` lets the rule judge refuse the most obvious of them.
+A cosine sees what a text is about. Measured on 300 pairs (``make bench-judges``), denials, swapped
+roles and lists of guesses have full marks more often than paraphrases do, so by itself it is no
+reward; ``refusals`` lets the rule judge refuse the most obvious of them.
 """
 
 from __future__ import annotations

@@ -1,13 +1,14 @@
-"""Device and errors of models that judge in this process."""
+"""Source, device and errors of models that judge in this process."""
 
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from huggingface_hub import constants
 
-from stages.params import EntailmentJudgeParams, SimilarityJudgeParams
+from stages.params import LocalJudgeParams
 from stages.runtime.endpoint.settings import JudgeError
 
 if TYPE_CHECKING:
@@ -23,9 +24,12 @@ def judge_device() -> torch.device:
     return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
 
 
-def unavailable(
-    params: SimilarityJudgeParams | EntailmentJudgeParams, field: str, kind: str, reason: str
-) -> JudgeError:
+def source_of(name: str) -> str:
+    """A model's folder as an absolute path, or its name on the hub."""
+    return str(Path(name).resolve()) if Path(name).is_dir() else name
+
+
+def unavailable(params: LocalJudgeParams, field: str, kind: str, reason: str) -> JudgeError:
     """Build the error of a judge's model that does not load."""
     return JudgeError(
         f"{field}.model",

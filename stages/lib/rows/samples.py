@@ -36,18 +36,20 @@ def load_samples(split: Split, tasks: Iterable[TaskName], folder: Path = paths.S
 
 
 def drawn_samples(split: Split, tasks: Iterable[TaskName], per_task: int, seed: int) -> list[Sample]:
-    """Draw at most ``per_task`` samples of each task.
-
-    A sample's rank in the draw depends on its own id only, so a new clip displaces few others.
+    """Draw at most ``per_task`` samples of each task, as :func:`drawn` does.
 
     Raises:
         InputError: a task has no sample in this split.
     """
-    chosen: list[Sample] = []
-    for task in tasks:
-        ranked = sorted(load_samples(split, [task]), key=lambda sample: digest({"seed": seed, "id": sample.sample_id}))
-        chosen += ranked[:per_task]
-    return chosen
+    return [sample for task in tasks for sample in drawn(load_samples(split, [task]), per_task, seed)]
+
+
+def drawn(samples: Iterable[Sample], most: int | None, seed: int) -> list[Sample]:
+    """Draw at most ``most`` samples, in the order of their ranks; None: all.
+
+    A sample's rank in the draw depends on its own id only, so a new clip displaces few others.
+    """
+    return sorted(samples, key=lambda sample: digest({"seed": seed, "id": sample.sample_id}))[:most]
 
 
 def sheet_samples(params: Params, task: TaskName) -> list[Sample]:

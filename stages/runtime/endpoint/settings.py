@@ -109,8 +109,13 @@ def endpoint_settings(
         concurrency=int(_number(environ, "VIDBRIDGE_JUDGE_CONCURRENCY", 32, whole=True, least=1)),
         timeout_s=_number(environ, "VIDBRIDGE_JUDGE_TIMEOUT_S", 60.0),
         retries=int(_number(environ, "VIDBRIDGE_JUDGE_RETRIES", 4, whole=True)),
-        cache=Path(environ.get("VIDBRIDGE_JUDGE_CACHE") or paths.JUDGE_ANSWERS).expanduser(),
+        cache=answers_folder(environ),
     )
+
+
+def answers_folder(environ: Mapping[str, str]) -> Path:
+    """Folder of the answers of judges and of the writer, and of measurements by local judges."""
+    return Path(environ.get("VIDBRIDGE_JUDGE_CACHE") or paths.JUDGE_ANSWERS).expanduser()
 
 
 def model_endpoint_settings(url: str, environ: Mapping[str, str]) -> EndpointSettings:

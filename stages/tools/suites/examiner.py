@@ -18,13 +18,14 @@ from stages.lib.judging.build import arguments_of
 from stages.lib.judging.endpoint import EndpointJudge
 from stages.lib.judging.entailment import EntailmentJudge
 from stages.lib.judging.local import LocalJudge
-from stages.lib.judging.prompts import FENCED, MOST_MARKS, Form, fenced
+from stages.lib.judging.prompts import AS_JSON, FENCED, MOST_MARKS, Form, fenced
 from stages.lib.judging.questions import AskingJudge, CollectingJudge, in_rounds
 from stages.lib.judging.rule import RuleJudge
 from stages.lib.judging.similarity import SimilarityJudge
 from stages.params import (
     EntailmentJudgeParams,
     KindOfJudge,
+    LocalJudgeParams,
     OpenAIJudgeParams,
     PlacedJudge,
     RuleJudgeParams,
@@ -33,7 +34,7 @@ from stages.params import (
 from stages.tools.suites.asked_of_judges import Examiner
 
 Result = TypeVar("Result")
-ParamsT = TypeVar("ParamsT")
+ParamsT = TypeVar("ParamsT", bound=LocalJudgeParams)
 
 
 class Objects(Record):
@@ -45,13 +46,12 @@ class Seen(Record):
     seen: bool
 
 
-_AS_JSON = " Answer with one JSON object and nothing else: "
 _OBJECTS = Form(
     "objects",
     f"You list what a description of a video says is to be seen: at most {MAX_EVENTS} persons, animals or things, each"
     " in one short phrase with one attribute such as its colour, size, shape, material or place; a thing with two"
     " attributes stands twice. What happens is no object. Write a noun for a pronoun, and add nothing that the"
-    " description does not say." + FENCED + _AS_JSON + '{"objects": a list of strings}.',
+    " description does not say." + FENCED + AS_JSON + '{"objects": a list of strings}.',
     Objects,
     placeholder=Objects(objects=()),
 )
@@ -61,7 +61,7 @@ _SHOWS = Form(
     + FENCED
     + " `object` is seen when whoever believes `description` must believe that it is there, with that attribute. It is"
     " not when the description contradicts it, leaves it open, or only makes it likely."
-    + _AS_JSON
+    + AS_JSON
     + '{"reason": one short sentence, "seen": true or false}.',
     Seen,
     placeholder=Seen(reason="", seen=False),

@@ -14,7 +14,15 @@ import re
 from stages.domain.core.records import Sample, Score, Verdict
 from stages.domain.core.replies import Reply
 from stages.domain.tasks import caption, dark_event_infer, mcqa, mix_vid_qa
-from stages.domain.tasks.rewards import Judge, Referee, RewardRules, TaskScore, published_bonus, unavailable
+from stages.domain.tasks.rewards import (
+    Judge,
+    Referee,
+    RewardRules,
+    TaskScore,
+    published_bonus,
+    right_or_wrong,
+    unavailable,
+)
 from stages.domain.tasks.scoring import score_reply
 
 #: Tasks whose replies that code scores.
@@ -76,7 +84,7 @@ def _score(sample: Sample, reply: Reply, referee: Referee, rules: RewardRules) -
         return TaskScore(value=float(right), maximum=1.0, reason="right" if right else "wrong")
     if sample.task == caption.NAME:
         return _caption(sample, reply.answer, referee.judge, rules)
-    score = dark_event_infer.score if sample.task == dark_event_infer.NAME else mix_vid_qa.score
+    score = dark_event_infer.score if sample.task == dark_event_infer.NAME else right_or_wrong
     return score(reply, sample, referee, rules)
 
 

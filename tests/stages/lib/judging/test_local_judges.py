@@ -18,7 +18,7 @@ from stages.domain.core.replies import render_reply
 from stages.domain.tasks.rewards import Judge
 from stages.lib.judging.batch import JudgeUnavailableError, check_judged, score_replies, usage_of
 from stages.lib.judging.build import KINDS, judge_of
-from stages.lib.judging.entailment import EntailmentJudge, labels_of
+from stages.lib.judging.entailment import LABELS, EntailmentJudge, labels_of
 from stages.lib.judging.local import Measured, MeasuredPairs, Pair
 from stages.lib.judging.similarity import SimilarityJudge
 from stages.params import EntailmentJudgeParams, OneJudgeParams, ParamsError, SimilarityJudgeParams, parse_params
@@ -61,12 +61,11 @@ class Words:
 
 def entailing(folder: Path) -> tuple[EntailmentJudge, Words]:
     model = Words(2)
-    return EntailmentJudge(ENTAILMENT, MeasuredPairs(model, folder), ENTAILMENT.max_unavailable), model
+    return EntailmentJudge(ENTAILMENT, MeasuredPairs(model, folder)), model
 
 
 def likening(folder: Path, **changes: Any) -> SimilarityJudge:
-    params = SIMILARITY.model_copy(update=changes)
-    return SimilarityJudge(params, MeasuredPairs(Words(1), folder), params.max_unavailable)
+    return SimilarityJudge(SIMILARITY.model_copy(update=changes), MeasuredPairs(Words(1), folder))
 
 
 def asked(reference: str) -> Any:
@@ -99,6 +98,7 @@ def test_an_event_follows_from_the_caption_or_one_sentence(tmp_path: Path) -> No
     caption = "a man opens the door. a dog that was asleep the whole time barks at a passing red car"
     assert judge.entailed("a man opens", caption).score == 1, "the whole is too long, a sentence is not"
     assert judge.entailed("a cat sleeps", "a man opens the door").score == 0
+    assert judge.entailed("a cat sleeps", "a man opens the door. " * 3).score == 0, "each sentence was read"
     verdict = judge.entailed("a cat sleeps", caption)
     assert (verdict.outcome, verdict.score) == ("invalid", None), "the sentence that might say it was not read"
     assert judge.complete(TOLD.model_copy(update={"events": ("a man", "a cat")}), "a man opens").score == 0.5
@@ -180,7 +180,7 @@ def test_params_of_local_judges() -> None:
     assert parse_params(raw).judges.all[0].params.weights == ("words", "1")
 
 
-def tiny(folder: Path, count: int, labels: Sequence[str] = inference.LABELS) -> Path:
+def tiny(folder: Path, count: int, labels: Sequence[str] = LABELS) -> Path:
     """A BERT of 0.1 M parameters, trained on the grammar."""
     from transformers import BertConfig, BertForSequenceClassification, BertTokenizerFast
 
