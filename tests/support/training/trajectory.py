@@ -20,20 +20,18 @@ from accelerate.state import AcceleratorState
 
 from stages.grpo.train import train_grpo
 from stages.grpo.trainer import VideoGRPOTrainer
-from stages.lib.training.mixture import Example
 from stages.params import GrpoRow
 from stages.runtime.distributed import launch
 from stages.sft import train as cold_start
 from tests.support.training.tiny import (
-    REPLIES,
     Paying,
     Reward,
     Seen,
+    examples_of_colours,
     grpo_row,
     length_reward,
     sft_row,
     tasks_of,
-    tinted,
 )
 
 STEPS, SAVED_AT = 4, 2
@@ -123,16 +121,7 @@ def main(home: Path, shared: Path, *names: str) -> int:
         return status
     cold_start.LOGGING_STEPS = 1
     use_rollouts(shared)
-    examples = [
-        Example(
-            f"s{i}",
-            "caption" if i % 2 else "mcqa",
-            f"What colour is number {i}?",
-            REPLIES[i % 3],
-            lambda i=i: tinted(i, i % 3),
-        )
-        for i in range(12)
-    ]
+    examples = examples_of_colours(12)
 
     def paying(reward: Reward) -> dict[str, Any]:
         return {"rewards": Paying(reward, well_formed=lambda _: True, gauges=alike_here, tasks=tasks_of(examples))}
