@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import sys
 from collections.abc import Sequence
 from functools import partial
@@ -33,6 +32,7 @@ from tests.support.training.tiny import (
     sft_row,
     tasks_of,
 )
+from tests.support.training.trainers import interrupted
 
 STEPS, SAVED_AT = 4, 2
 SHARED = {"steps": STEPS, "save_steps": SAVED_AT, "schedule": "linear", "adam_beta2": 0.98}
@@ -91,13 +91,6 @@ def use_rollouts(folder: Path) -> None:
         return completions[mine], None
 
     VideoGRPOTrainer._generate_single_turn = rollouts
-
-
-def interrupted(whole: Path, resumed: Path) -> None:
-    """Lay `whole`'s scratch into `resumed` as it was after its first save."""
-    for part in ("state", "saved"):
-        shutil.copytree(whole / part / f"checkpoint-{SAVED_AT}", resumed / part / f"checkpoint-{SAVED_AT}")
-    shutil.copy(whole / f"saved/checkpoint-{SAVED_AT}.json", resumed / "saved")
 
 
 def alike(_: Any, replies: Sequence[str]) -> list[float | None]:
@@ -159,7 +152,7 @@ def main(home: Path, shared: Path, *names: str) -> int:
     for name, train in rows.items():
         for run in (name, f"{name}-resumed"):
             if first and run != name:
-                interrupted(home / name / "scratch", home / run / "scratch")
+                interrupted(home / name / "scratch", home / run / "scratch", SAVED_AT)
             seen = Seen()
             AcceleratorState._reset_state()  # the verbs train once a process; here one start has to do for all
             told[run] = train(
