@@ -18,12 +18,12 @@ from stages.grpo.engine import EngineError
 from stages.grpo.mixed import WRITTEN, Written
 from stages.grpo.prompts.surplus import OLD
 from stages.grpo.trainer import VideoGRPOTrainer
-from stages.lib.models.processor import encode_prompts, join_videos, modality_of
+from stages.lib.models.processor import encode_prompts
 from stages.lib.rows.jsonl import read_rows
 from stages.lib.training.mixture import Example
 from tests.support.training.tiny import Paying, Seen, tiny
 from tests.support.training.trainers import grpo, interrupted
-from tests.support.training.video_trainer import TEMPERATURE, VIDEOS, config, gradients, prompt_of
+from tests.support.training.video_trainer import VIDEOS, config, gradients, plain_logps, prompt_of
 
 GAMMA = 0.1
 
@@ -56,12 +56,8 @@ def test_a_written_reply_is_trained_by_the_shaped_ratio(tmp_path: Path, loss: st
 
     def passed(row: int) -> torch.Tensor:
         prompt, length = prompt_of(inputs, row), int(inputs["completion_mask"][row].sum())
-        reply = inputs["completion_ids"][row][:length]
-        ids = torch.tensor([[*prompt, *reply.tolist()]])
-        logits = trainer.model(
-            input_ids=ids, mm_token_type_ids=modality_of(ids, processor), **join_videos([inputs["videos"][row]], "cpu")
-        ).logits
-        return torch.log_softmax(logits[0, len(prompt) - 1 : -1] / TEMPERATURE, -1).gather(1, reply[:, None])[:, 0]
+        reply = inputs["completion_ids"][row][:length].tolist()
+        return plain_logps(trainer.model, processor, prompt, reply, inputs["videos"][row])
 
     terms = []
     for row, advantage in enumerate(inputs["advantages"]):
