@@ -97,22 +97,6 @@ class MeasuresTasks(TakesVideos):
         self._sampled = collected.rows(completions)
         return completions, logps
 
-    def _passed(self, batch: Mapping[str, Any], model: Any, *, entropy: bool = False) -> tuple[torch.Tensor, Any]:
-        """Log-probabilities of the rows of a batch, and entropies if asked for, [rows, tokens]."""
-        held, self._row_videos = self._row_videos, batch["videos"]
-        try:
-            logps, entropies, _ = self._get_per_token_logps_and_entropies(
-                model,
-                torch.cat([batch["prompt_ids"], batch["completion_ids"]], dim=1),
-                torch.cat([batch["prompt_mask"], batch["completion_mask"]], dim=1),
-                batch["completion_ids"].shape[1],
-                batch_size=self.args.per_device_train_batch_size,
-                compute_entropy=entropy,
-            )
-        finally:
-            self._row_videos = held
-        return logps, entropies
-
     def _measure_tasks(self, batch: Mapping[str, Any]) -> None:
         """Log the gauges of the rollouts of a generation; every process must call it."""
         tasks: list[TaskName] = batch["tasks"]
