@@ -76,7 +76,8 @@ class Entries:
     """
 
     def __init__(self, parameters: Mapping[str, torch.nn.Parameter], part: Mapping[str, str]) -> None:
-        self._drawn: list[torch.Tensor | None] = []
+        #: By weight: its place in the vector, and the entries drawn of it; None: all.
+        self._of_weight: list[tuple[slice, torch.Tensor | None]] = []
         self.of_part: dict[str, list[slice]] = {}
         self.count = 0
         for number, (name, weight) in enumerate(parameters.items()):
@@ -84,25 +85,20 @@ class Entries:
             # Drawn with replacement: each draw is one unbiased estimate.
             generator = torch.Generator().manual_seed(number)
             drawn = torch.randint(weight.numel(), (kept,), generator=generator) if kept < weight.numel() else None
-            self._drawn.append(drawn)
-            self.of_part.setdefault(part[name], []).append(slice(self.count, self.count + kept))
+            entries = slice(self.count, self.count + kept)
+            self._of_weight.append((entries, drawn))
+            self.of_part.setdefault(part[name], []).append(entries)
             self.count += kept
 
     def add(self, total: torch.Tensor, gradients: Sequence[torch.Tensor | None]) -> None:
         """Add the compared entries of these gradients to ``total``; None is a gradient of 0."""
-        start = 0
-        for gradient, drawn, kept in zip(gradients, self._drawn, self._lengths(), strict=True):
+        for gradient, (entries, drawn) in zip(gradients, self._of_weight, strict=True):
             if gradient is not None:
                 flat = gradient.detach().flatten()
                 if drawn is not None:
                     # Inner products over the drawn entries times numel / drawn are unbiased.
                     flat = flat[drawn.to(flat.device)] * (gradient.numel() / len(drawn)) ** 0.5
-                total[start : start + kept] += flat.to(total)
-            start += kept
-
-    def _lengths(self) -> list[int]:
-        spans = sorted((span for spans in self.of_part.values() for span in spans), key=lambda span: int(span.start))
-        return [span.stop - span.start for span in spans]
+                total[entries] += flat.to(total)
 
 
 def cosines(halves: Mapping[Half, torch.Tensor], of_part: Mapping[str, Sequence[slice]]) -> dict[str, float]:
