@@ -22,6 +22,8 @@ from itertools import combinations
 
 import torch
 
+from stages.lib.training import rates
+
 #: Most entries of a weight that are compared. Of a larger one so many are drawn, the same for all
 #: gradients, so that memory is bounded by the number of weights; the inner product stays unbiased.
 MOST_ENTRIES = 2**18
@@ -39,9 +41,8 @@ def part_of(name: str, layers: int, tied: bool) -> str:
         layers: number of layers of the text model; the first half of them are ``early``.
         tied: the embedding of the input is the head.
     """
-    if ".visual." in name:
-        # Qwen3-VL has further mergers for the features of tapped layers.
-        return "merger" if "merger" in name else "vision"
+    if (part := rates.part_of(name)) != "text":
+        return part
     if ".layers." in name:
         number = int(name.partition(".layers.")[2].partition(".")[0])
         return "early" if number < layers / 2 else "late"
