@@ -45,7 +45,6 @@ there; the arms above had answered by then.
 
 from __future__ import annotations
 
-import argparse
 import json
 import shutil
 import sys
@@ -57,8 +56,17 @@ from typing import Any
 import numpy as np
 import yaml
 
-from benchmarks.learning.arms import clone, commit_of, over_seeds, reproduce, signed, signed_spread, stage_cost
-from benchmarks.machine import keep
+from benchmarks.learning.arms import (
+    clone,
+    commit_of,
+    over_seeds,
+    parser_of,
+    report,
+    reproduce,
+    signed,
+    signed_spread,
+    stage_cost,
+)
 from stages.domain.core.records import Sample, Score, Verdict
 from stages.domain.core.replies import parse_reply
 from stages.domain.statistics.intervals import Design, Floats, compared, harmonic
@@ -333,20 +341,15 @@ def more_steps(work: Path, seed: int) -> int:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.videocap", description=(__doc__ or "").split("\n\n")[0])
-    parser.add_argument(
-        "--seeds", default="31,32,33", help="comma-separated; each has a corpus of its own (default: %(default)s)"
+    parser = parser_of(
+        "benchmarks.videocap",
+        __doc__,
+        seeds="31,32,33",
+        work=".vidbridge/bench-videocap",
+        out="benchmarks/results/videocap.json",
     )
-    parser.add_argument(
-        "--work",
-        type=Path,
-        default=Path(".vidbridge/bench-videocap"),
-        help="where the clones live (default: %(default)s)",
-    )
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/videocap.json"))
     arguments = parser.parse_args()
-    root, work = Path.cwd(), arguments.work.resolve()
-    seeds = [int(seed) for seed in arguments.seeds.split(",")]
+    root, work, seeds = Path.cwd(), arguments.work.resolve(), arguments.seeds
     work.mkdir(parents=True, exist_ok=True)
 
     def run(seed: int, arm: str, steps: int) -> None:
@@ -368,9 +371,7 @@ def main() -> int:
         for arm in CARELESS:
             run(seed, arm, steps)
     result = measure(work, seeds, steps)
-    write_json(arguments.out, json.loads(json.dumps(result)))
-    keep([table(result)], arguments.out.with_suffix(".md"))
-    print(table(result))
+    report(result, table(result), arguments.out)
     return 0
 
 

@@ -11,7 +11,7 @@ from transformers import PreTrainedModel, ProcessorMixin, Qwen2_5_VLConfig, Qwen
 
 from stages.base.tiny import build_tiny
 from stages.domain.core.frames import Frames
-from stages.lib.models.load import prepare_model
+from stages.lib.models.load import device, prepare_model
 from stages.params import TinyModelParams, load_params
 
 FRAMES, SIDE_PX, RATE = 16, 392, Fraction(2)
@@ -93,12 +93,8 @@ def large(size: str, dtype: torch.dtype) -> tuple[PreTrainedModel, ProcessorMixi
     before = torch.get_default_dtype()
     torch.set_default_dtype(dtype)
     try:
-        with torch.device(device()):
+        with device():
             model = Qwen2_5_VLForConditionalGeneration(config)
     finally:
         torch.set_default_dtype(before)
     return prepare_model(model, processor), processor
-
-
-def device() -> str:
-    return "cuda" if torch.cuda.is_available() else "cpu"

@@ -13,18 +13,16 @@ from typing import Any
 
 import datasets
 import torch
-from transformers import (
-    PreTrainedModel,
-    TrainerCallback,
-)
+from transformers import PreTrainedModel, TrainerCallback
 from transformers.trainer_callback import PrinterCallback
 from trl import GRPOConfig, SFTConfig, SFTTrainer
 
-from benchmarks.gpu.models import device, large, video
+from benchmarks.gpu.models import large, video
 from benchmarks.grpo import Rewarded
 from stages.grpo.train import cached_encoder
 from stages.grpo.trainer import VideoGRPOTrainer
 from stages.lib.inference.generate import generate
+from stages.lib.models.load import device
 from stages.lib.models.processor import encode_prompts, training_batch
 from stages.lib.training.loop import Resumes
 from stages.lib.training.lora import adapters

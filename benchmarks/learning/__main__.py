@@ -20,9 +20,7 @@ paired by sample.
 
 from __future__ import annotations
 
-import argparse
 import copy
-import json
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -32,15 +30,15 @@ from typing import Any
 import numpy as np
 import yaml
 
-from benchmarks.learning.arms import clone, commit_of, reproduce, signed, signed_spread
+from benchmarks.learning.arms import clone, commit_of, gain_cells, parser_of, pooled, report, reproduce
 from stages.domain.core.records import Score
 from stages.domain.core.replies import parse_reply
 from stages.domain.statistics.metrics import task_results
-from stages.lib.rows.jsonl import read_rows, write_json
+from stages.lib.rows.jsonl import read_rows
 from stages.runtime import paths
 from stages.runtime.machine import measured
 from stages.tools.ablation.results import content_digests
-from stages.tools.ablation.seeds import PolicyPair, pooled_gain
+from stages.tools.ablation.seeds import PolicyPair
 
 ARMS = ("recipe", "clean", "thorough", "longer")
 #: The teachers of the arms that differ from the recipe's in nothing else.
@@ -93,19 +91,8 @@ def thinking_words(rows: Sequence[Score]) -> float:
     return float(np.mean([len(reply.thinking.split()) if reply else 0 for reply in replies]))
 
 
-def pooled(pairs: Sequence[tuple[Made, Made]]) -> dict[str, Any]:
-    """Gain of the first over the second of each seed
-    (:func:`stages.tools.ablation.seeds.pooled_gain`).
-    """
-    mean, tasks = pooled_gain(
-        [PolicyPair(predictions(a), predictions(b), content_digests(a[0])) for a, b in pairs], CONFIDENCE
-    )
-    return {
-        "mean": mean.clips.model_dump(),
-        "seeds": list(mean.seeds),
-        "over_seeds": None if mean.over_seeds is None else [mean.over_seeds.low, mean.over_seeds.high],
-        "tasks": {task: gain.clips.model_dump() for task, gain in tasks.items()},
-    }
+def pair(later: Made, earlier: Made) -> PolicyPair:
+    return PolicyPair(predictions(later), predictions(earlier), content_digests(later[0]))
 
 
 def measure(work: Path, seeds: Sequence[int], rows: dict[str, Any]) -> dict[str, Any]:
@@ -134,7 +121,7 @@ def measure(work: Path, seeds: Sequence[int], rows: dict[str, Any]) -> dict[str,
         f"recipe: {last} - thorough: SFT": (("recipe", last), ("thorough", start)),
     }
     gains = {
-        name: pooled([((at[s, later[0]], later[1]), (at[s, earlier[0]], earlier[1])) for s in seeds])
+        name: pooled([pair((at[s, later[0]], later[1]), (at[s, earlier[0]], earlier[1])) for s in seeds], CONFIDENCE)
         for name, (later, earlier) in compared.items()
     }
     return {
@@ -165,27 +152,21 @@ def table(result: dict[str, Any]) -> str:
         "|---" * (len(tasks) + 3) + "|",
     ]
     for name, gain in result["gains"].items():
-        cells = " | ".join(signed(gain["tasks"][task]) for task in tasks)
-        lines.append(f"| {name} | {cells} | **{signed(gain['mean'])}** | {signed_spread(gain['over_seeds'])} |")
+        lines.append(f"| {name} | {gain_cells(gain, tasks)} |")
     return "\n".join(lines)
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.learning", description=(__doc__ or "").split("\n\n")[0])
-    parser.add_argument(
-        "--seeds", default="21,22,23", help="comma-separated; each has a corpus of its own (default: %(default)s)"
+    parser = parser_of(
+        "benchmarks.learning",
+        __doc__,
+        seeds="21,22,23",
+        work=".vidbridge/bench-learning",
+        out="benchmarks/results/learning.json",
     )
     parser.add_argument("--jobs", type=int, default=2, help="arms at a time, one core each (default: %(default)s)")
-    parser.add_argument(
-        "--work",
-        type=Path,
-        default=Path(".vidbridge/bench-learning"),
-        help="where the clones live (default: %(default)s)",
-    )
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/learning.json"))
     arguments = parser.parse_args()
-    root, work = Path.cwd(), arguments.work.resolve()
-    seeds = [int(seed) for seed in arguments.seeds.split(",")]
+    root, work, seeds = Path.cwd(), arguments.work.resolve(), arguments.seeds
     work.mkdir(parents=True, exist_ok=True)
     params = yaml.safe_load((root / paths.PARAMS_FILE).read_text(encoding="utf-8"))
 
@@ -205,9 +186,7 @@ def main() -> int:
         for finished in [pool.submit(run, seed, arm, "summary") for seed in seeds for arm in ARMS]:
             finished.result()
     result = measure(work, seeds, {"of": [row for row in params["evaluation"]["of"] if row != "base"]})
-    write_json(arguments.out, json.loads(json.dumps(result)))
-    arguments.out.with_suffix(".md").write_text(table(result) + "\n", encoding="utf-8")
-    print(table(result))
+    report(result, table(result), arguments.out)
     return 0
 
 

@@ -1,5 +1,5 @@
-"""Shared parts of experiments over arms and seeds: a clone for each arm, ``dvc repro`` in it, its
-costs, intervals over seeds.
+"""Shared parts of experiments over arms and seeds: their command line, a clone for each arm, ``dvc
+repro`` in it, its costs, gains and intervals over seeds, the pages of results.
 
 Clones of one working folder share one DVC cache, so what arms have in common is made once, and a
 run that was stopped goes on where it was.
@@ -7,20 +7,47 @@ run that was stopped goes on where it was.
 
 from __future__ import annotations
 
+import argparse
+import json
 import os
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
 import yaml
 
+from benchmarks.machine import keep
+from stages.lib.rows.jsonl import write_json
 from stages.runtime import paths
 from stages.tools.ablation import seeds
 from stages.tracking.runs.history import Cost, latest_costs
 from stages.tracking.session import Session
+
+
+def seeds_of(text: str) -> list[int]:
+    return [int(seed) for seed in text.split(",")]
+
+
+def parser_of(module: str, about: str | None, *, seeds: str, work: str, out: str) -> argparse.ArgumentParser:
+    """Build the command line of an experiment: ``--seeds``, ``--work`` and ``--out``, with these
+    defaults.
+
+    Args:
+        about: docstring of the module, whose first paragraph is the description.
+    """
+    parser = argparse.ArgumentParser(prog=f"python -m {module}", description=(about or "").split("\n\n")[0])
+    parser.add_argument(
+        "--seeds",
+        type=seeds_of,
+        default=seeds,
+        help="comma-separated; each has a corpus of its own (default: %(default)s)",
+    )
+    parser.add_argument("--work", type=Path, default=Path(work), help="where the clones live (default: %(default)s)")
+    parser.add_argument("--out", type=Path, default=Path(out))
+    return parser
 
 
 def clone(root: Path, folder: Path, params: Mapping[str, Any]) -> None:
@@ -105,3 +132,29 @@ def signed(interval: Mapping[str, float]) -> str:
 def signed_spread(spread: Sequence[float] | None) -> str:
     """Format an interval over seeds as a cell of a table of gains."""
     return f"[{spread[0]:+.3f}, {spread[1]:+.3f}]" if spread else "none"
+
+
+def pooled(pairs: Sequence[seeds.PolicyPair], confidence: float) -> dict[str, Any]:
+    """Gain of the first policy over the second of each seed
+    (:func:`stages.tools.ablation.seeds.pooled_gain`)."""
+    mean, tasks = seeds.pooled_gain(pairs, confidence)
+    return {
+        "mean": mean.clips.model_dump(),
+        "seeds": list(mean.seeds),
+        "over_seeds": None if mean.over_seeds is None else [mean.over_seeds.low, mean.over_seeds.high],
+        "tasks": {task: gain.clips.model_dump() for task, gain in tasks.items()},
+    }
+
+
+def gain_cells(gain: Mapping[str, Any], tasks: Iterable[str]) -> str:
+    """Format a gain of :func:`pooled` as cells: each task, the mean over tasks, the interval over
+    seeds."""
+    cells = [signed(gain["tasks"][task]) for task in tasks]
+    return " | ".join([*cells, f"**{signed(gain['mean'])}**", signed_spread(gain["over_seeds"])])
+
+
+def report(result: Mapping[str, Any], page: str, out: Path) -> None:
+    """Write a result, and its page beside it; print the page."""
+    write_json(out, json.loads(json.dumps(result)))
+    keep([page], out.with_suffix(".md"))
+    print(page)

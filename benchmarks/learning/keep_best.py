@@ -15,7 +15,6 @@ its test score, which is what choosing flatters. A seed that keeps its last step
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from collections.abc import Sequence
@@ -25,16 +24,15 @@ from typing import Any
 
 import yaml
 
-from benchmarks.learning.arms import clone, commit_of, reproduce, run, signed, signed_spread
-from benchmarks.machine import keep
+from benchmarks.learning.arms import clone, commit_of, gain_cells, parser_of, pooled, report, reproduce, run
 from stages.domain.core.records import Checkpoint, Score
 from stages.domain.statistics.paired import SampleScore
 from stages.lib.evaluation.results import PolicyScores
-from stages.lib.rows.jsonl import read_json, read_record, read_rows, write_json
+from stages.lib.rows.jsonl import read_json, read_record, read_rows
 from stages.runtime import paths
 from stages.runtime.machine import measured
 from stages.tools.ablation.results import content_digests
-from stages.tools.ablation.seeds import PolicyPair, pooled_gain
+from stages.tools.ablation.seeds import PolicyPair
 
 ROW, STEPS, EVERY, SAMPLES = "general", 60, 5, 60
 CONFIDENCE = 0.95
@@ -72,7 +70,6 @@ def pair(folder: Path) -> PolicyPair:
 
 def measure(work: Path, seeds: Sequence[int]) -> dict[str, Any]:
     folders = {seed: work / str(seed) for seed in seeds}
-    mean, tasks = pooled_gain([pair(folder) for folder in folders.values()], CONFIDENCE)
     rows = []
     for seed, folder in folders.items():
         kept = read_json(folder / paths.model(ROW) / paths.SUMMARY_FILE)["kept"]
@@ -84,39 +81,36 @@ def measure(work: Path, seeds: Sequence[int]) -> dict[str, Any]:
         "measured": measured("torch", "transformers", "trl"),
         "commit": commit_of(next(iter(folders.values()))),
         "rows": rows,
-        "gain": mean.clips.model_dump(),
-        "over_seeds": None if mean.over_seeds is None else [mean.over_seeds.low, mean.over_seeds.high],
-        "tasks": {task: gain.clips.model_dump() for task, gain in tasks.items()},
+        "gain": pooled([pair(folder) for folder in folders.values()], CONFIDENCE),
     }
 
 
-def table(result: dict[str, Any]) -> list[str]:
+def table(result: dict[str, Any]) -> str:
     """Format the result as two Markdown tables."""
     lines = [f"{result['measured']} Commit {result['commit'][:12]}.", ""]
     lines += ["| seed | kept step | validation, kept | test, kept | validation, last | test, last |", "|---" * 6 + "|"]
     for row in result["rows"]:
         numbers = " | ".join(f"{row[key]:.3f}" for key in ("score", "test", "last_score", "last_test"))
         lines.append(f"| {row['seed']} | {row['step']} of {row['last_step']} | {numbers} |")
-    tasks = result["tasks"]
+    tasks = result["gain"]["tasks"]
     lines += ["", f"| best - last | {' | '.join(tasks)} | mean over tasks | t interval over seeds |"]
     lines += ["|---" * (len(tasks) + 3) + "|"]
-    cells = " | ".join(signed(gain) for gain in tasks.values())
-    lines.append(f"| | {cells} | **{signed(result['gain'])}** | {signed_spread(result['over_seeds'])} |")
-    return lines
+    lines.append(f"| | {gain_cells(result['gain'], tasks)} |")
+    return "\n".join(lines)
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.learning.keep_best", description=(__doc__ or "").split("\n\n")[0]
+    parser = parser_of(
+        "benchmarks.learning.keep_best",
+        __doc__,
+        seeds="51,52,53",
+        work=".vidbridge/bench-keep",
+        out="benchmarks/results/keep-best.json",
     )
-    parser.add_argument("--seeds", default="51,52,53", help="each has a corpus of its own (default: %(default)s)")
     parser.add_argument("--jobs", type=int, default=2, help="seeds at a time, one core each (default: %(default)s)")
-    parser.add_argument("--work", type=Path, default=Path(".vidbridge/bench-keep"), help="where the clones live")
     parser.add_argument("--recipe", default="tiny", help="for a trial: smoke (default: %(default)s)")
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/keep-best.json"))
     arguments = parser.parse_args()
-    root, work = Path.cwd(), arguments.work.resolve()
-    seeds = [int(seed) for seed in arguments.seeds.split(",")]
+    root, work, seeds = Path.cwd(), arguments.work.resolve(), arguments.seeds
     work.mkdir(parents=True, exist_ok=True)
     params = yaml.safe_load((root / f"infra/recipes/{arguments.recipe}.yaml").read_text(encoding="utf-8"))
 
@@ -131,9 +125,7 @@ def main() -> int:
         for finished in [pool.submit(finish, seed) for seed in seeds]:
             finished.result()
     result = measure(work, seeds)
-    write_json(arguments.out, json.loads(json.dumps(result)))
-    keep(table(result), arguments.out.with_suffix(".md"))
-    print("\n".join(table(result)))
+    report(result, table(result), arguments.out)
     return 0
 
 

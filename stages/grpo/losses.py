@@ -62,16 +62,8 @@ class LossesOfAGeneration(TakesVideos):
         those are trained."""
         if self.top_entropy_quantile == 1:
             return batch
-        self._row_videos = batch["videos"]
         with torch.no_grad(), disable_gradient_checkpointing(self.model, self.args.gradient_checkpointing_kwargs):
-            _, entropies_BT, _ = self._get_per_token_logps_and_entropies(
-                self.model,
-                torch.cat([batch["prompt_ids"], batch["completion_ids"]], dim=1),
-                torch.cat([batch["prompt_mask"], batch["completion_mask"]], dim=1),
-                batch["completion_ids"].size(1),
-                self.args.per_device_train_batch_size,
-                compute_entropy=True,
-            )
+            _, entropies_BT = self._passed(batch, self.model, entropy=True)
         high_BT = self._with_ties(
             super().get_high_entropy_mask(entropies_BT, batch["completion_mask"], 1 - self.top_entropy_quantile),
             entropies_BT,

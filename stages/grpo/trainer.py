@@ -129,7 +129,7 @@ class VideoGRPOTrainer(Resumes, RatesOfParts, DrawsPrompts, MixesPolicies):
         self._note_groups(output["advantages"], latest.rewards_BK, latest.scores)
         # Lists, so that their rows are replaced along with the others by dynamic sampling.
         output["tasks"] = [score.task for score in latest.scores.scores]
-        if self._logs_rollouts or (self._surplus is not None and self._surplus.keeps and self.model.training):
+        if self._logs_rollouts or self._keeps_surplus:
             output["rollouts"] = self._logged(latest, output["advantages"].tolist())
         return self._with_old(output)
 

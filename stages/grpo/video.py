@@ -11,7 +11,7 @@ another checks that the stock trainer still fails it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -97,6 +97,22 @@ class TakesVideos(GRPOTrainer):
                 " expects"
             )
         return super()._get_per_token_logps_and_entropies(self._with_videos(model), input_ids, *args, **kwargs)
+
+    def _passed(self, batch: Mapping[str, Any], model: Any, *, entropy: bool = False) -> tuple[torch.Tensor, Any]:
+        """Log-probabilities of the rows of a batch, and entropies if asked for, [rows, tokens]."""
+        held, self._row_videos = self._row_videos, batch["videos"]
+        try:
+            logps, entropies, _ = self._get_per_token_logps_and_entropies(
+                model,
+                torch.cat([batch["prompt_ids"], batch["completion_ids"]], dim=1),
+                torch.cat([batch["prompt_mask"], batch["completion_mask"]], dim=1),
+                batch["completion_ids"].shape[1],
+                batch_size=self.args.per_device_train_batch_size,
+                compute_entropy=entropy,
+            )
+        finally:
+            self._row_videos = held
+        return logps, entropies
 
     def _with_videos(self, model: Any) -> Callable[..., Any]:
         """Wrap the model in a function that is called on consecutive chunks of the rows and adds

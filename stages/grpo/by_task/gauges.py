@@ -22,7 +22,7 @@ from typing import NamedTuple
 
 from stages.domain.core.records import TaskName
 from stages.domain.tasks import task_of
-from stages.grpo.by_task.answers import CLOSING, answer_span, first_event_end
+from stages.grpo.by_task.answers import CLOSING, AnswerSpan, answer_span, first_event_end
 
 #: Number of tokens at the start of an answer whose entropy is measured.
 FIRST_TOKENS = 4
@@ -59,16 +59,13 @@ def places(pieces: Sequence[str], task: TaskName) -> Places:
         return Places((), ())
     inside = [n for n in range(len(pieces)) if starts[n + 1] > span.start and starts[n] < span.stop]
     first = tuple(n for n in inside if pieces[n].strip())[:FIRST_TOKENS]
-    return Places(first, _ends(pieces, starts, text, task))
+    return Places(first, () if task_of(task).answer == "letter" else _ends(pieces, starts, text, span))
 
 
-def _ends(pieces: Sequence[str], starts: Sequence[int], text: str, task: TaskName) -> tuple[int, ...]:
-    if task_of(task).answer == "letter":
-        return ()
-    span = answer_span(text)
-    assert span is not None
-    length = first_event_end(text[span.start : span.stop])
-    if length is None or (length == len(text[span.start : span.stop].rstrip()) and not span.closed):
+def _ends(pieces: Sequence[str], starts: Sequence[int], text: str, span: AnswerSpan) -> tuple[int, ...]:
+    answer = text[span.start : span.stop]
+    length = first_event_end(answer)
+    if length is None or (length == len(answer.rstrip()) and not span.closed):
         return ()  # no word, or cut off within the first event
     if span.start + length not in starts:
         return ()  # in the middle of a token

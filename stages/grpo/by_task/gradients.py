@@ -22,6 +22,8 @@ from itertools import combinations
 
 import torch
 
+from stages.lib.training import rates
+
 #: Most entries of a weight that are compared. Of a larger one so many are drawn, the same for all
 #: gradients, so that memory is bounded by the number of weights; the inner product stays unbiased.
 MOST_ENTRIES = 2**18
@@ -39,9 +41,8 @@ def part_of(name: str, layers: int, tied: bool) -> str:
         layers: number of layers of the text model; the first half of them are ``early``.
         tied: the embedding of the input is the head.
     """
-    if ".visual." in name:
-        # Qwen3-VL has further mergers for the features of tapped layers.
-        return "merger" if "merger" in name else "vision"
+    if (part := rates.part_of(name)) != "text":
+        return part
     if ".layers." in name:
         number = int(name.partition(".layers.")[2].partition(".")[0])
         return "early" if number < layers / 2 else "late"
@@ -76,7 +77,8 @@ class Entries:
     """
 
     def __init__(self, parameters: Mapping[str, torch.nn.Parameter], part: Mapping[str, str]) -> None:
-        self._drawn: list[torch.Tensor | None] = []
+        #: By weight: its place in the vector, and the entries drawn of it; None: all.
+        self._of_weight: list[tuple[slice, torch.Tensor | None]] = []
         self.of_part: dict[str, list[slice]] = {}
         self.count = 0
         for number, (name, weight) in enumerate(parameters.items()):
@@ -84,25 +86,20 @@ class Entries:
             # Drawn with replacement: each draw is one unbiased estimate.
             generator = torch.Generator().manual_seed(number)
             drawn = torch.randint(weight.numel(), (kept,), generator=generator) if kept < weight.numel() else None
-            self._drawn.append(drawn)
-            self.of_part.setdefault(part[name], []).append(slice(self.count, self.count + kept))
+            entries = slice(self.count, self.count + kept)
+            self._of_weight.append((entries, drawn))
+            self.of_part.setdefault(part[name], []).append(entries)
             self.count += kept
 
     def add(self, total: torch.Tensor, gradients: Sequence[torch.Tensor | None]) -> None:
         """Add the compared entries of these gradients to ``total``; None is a gradient of 0."""
-        start = 0
-        for gradient, drawn, kept in zip(gradients, self._drawn, self._lengths(), strict=True):
+        for gradient, (entries, drawn) in zip(gradients, self._of_weight, strict=True):
             if gradient is not None:
                 flat = gradient.detach().flatten()
                 if drawn is not None:
                     # Inner products over the drawn entries times numel / drawn are unbiased.
                     flat = flat[drawn.to(flat.device)] * (gradient.numel() / len(drawn)) ** 0.5
-                total[start : start + kept] += flat.to(total)
-            start += kept
-
-    def _lengths(self) -> list[int]:
-        spans = sorted((span for spans in self.of_part.values() for span in spans), key=lambda span: int(span.start))
-        return [span.stop - span.start for span in spans]
+                total[entries] += flat.to(total)
 
 
 def cosines(halves: Mapping[Half, torch.Tensor], of_part: Mapping[str, Sequence[slice]]) -> dict[str, float]:

@@ -90,28 +90,11 @@ class MeasuresTasks(TakesVideos):
     def _generate_single_turn(self, prompt_ids: Any, *args: Any, **kwargs: Any) -> Any:
         if not self._collects_sampled or self.use_vllm:
             return super()._generate_single_turn(prompt_ids, *args, **kwargs)
-        model = without_adapters(self.accelerator.unwrap_model(self.model))
         settings = self.generation_config
-        with sampled_logps(model, settings.temperature, settings.suppress_tokens or ()) as collected:
+        with sampled_logps(self._plain_model, settings.temperature, settings.suppress_tokens or ()) as collected:
             completions, logps = super()._generate_single_turn(prompt_ids, *args, **kwargs)
         self._sampled = collected.rows(completions)
         return completions, logps
-
-    def _passed(self, batch: Mapping[str, Any], model: Any, *, entropy: bool = False) -> tuple[torch.Tensor, Any]:
-        """Log-probabilities of the rows of a batch, and entropies if asked for, [rows, tokens]."""
-        held, self._row_videos = self._row_videos, batch["videos"]
-        try:
-            logps, entropies, _ = self._get_per_token_logps_and_entropies(
-                model,
-                torch.cat([batch["prompt_ids"], batch["completion_ids"]], dim=1),
-                torch.cat([batch["prompt_mask"], batch["completion_mask"]], dim=1),
-                batch["completion_ids"].shape[1],
-                batch_size=self.args.per_device_train_batch_size,
-                compute_entropy=entropy,
-            )
-        finally:
-            self._row_videos = held
-        return logps, entropies
 
     def _measure_tasks(self, batch: Mapping[str, Any]) -> None:
         """Log the gauges of the rollouts of a generation; every process must call it."""
@@ -143,7 +126,12 @@ class MeasuresTasks(TakesVideos):
 
     @property
     def _plain_model(self) -> Any:
-        return without_adapters(self.accelerator.unwrap_model(self.model))
+        return without_adapters(self._unwrapped)
+
+    @property
+    def _unwrapped(self) -> Any:
+        """The model with its adapters, without the wrapper that would average gradients."""
+        return self.accelerator.unwrap_model(self.model)
 
     def _pieces(self, batch: Mapping[str, Any]) -> list[list[str]]:
         """Text of each token of each reply; of one that ends a reply, nothing."""
@@ -211,7 +199,7 @@ class MeasuresTasks(TakesVideos):
         entries = Entries(trained, parts)
         totals: dict[Half, torch.Tensor] = {}
         for half, members in halves.items():
-            own = [row for row in range(rows) if numbers[row] in set(members)]
+            own = [row for row in range(rows) if numbers[row] in members]
             total = self._gradient(batch, own, list(trained.values()), entries).to(self.accelerator.device)
             # Summed over the processes, each of which has other rows of the half.
             totals[half] = self.accelerator.reduce(total, reduction="sum").cpu()
@@ -230,18 +218,13 @@ class MeasuresTasks(TakesVideos):
                 for name, value in batch.items()
                 if name in _NEEDED
             }
-            logps, _ = self._passed(part, self._plain_or_adapted)
+            logps, _ = self._passed(part, self._unwrapped)
             tokens = part["completion_mask"].to(logps)
             if self.loss_type in ("grpo", "sapo"):
                 tokens = tokens / tokens.sum(dim=1, keepdim=True).clamp(min=1.0)
             loss = -(logps * tokens * part["advantages"].to(logps).reshape(len(chosen), -1)).sum()
             entries.add(total, torch.autograd.grad(loss, weights, allow_unused=True))
         return total
-
-    @property
-    def _plain_or_adapted(self) -> Any:
-        """The model with its adapters, without the wrapper that would average gradients."""
-        return self.accelerator.unwrap_model(self.model)
 
 
 #: Columns of a batch that a policy gradient needs.

@@ -54,6 +54,11 @@ class DrawsPrompts(MeasuresTasks):
     def _notes_groups(self) -> bool:
         return super()._notes_groups or self._sampler is not None or self._surplus is not None
 
+    @property
+    def _keeps_surplus(self) -> bool:
+        """True if live groups that the present generation does not need are kept."""
+        return self._surplus is not None and self._surplus.keeps and bool(self.model.training)
+
     def _of_each_process(self, number: int) -> torch.Tensor:
         """Gather a number from every process, shape [processes]; on the accelerator, since NCCL
         gathers only from there."""
@@ -99,9 +104,10 @@ class DrawsPrompts(MeasuresTasks):
             return inputs
         prompts = len(inputs) * self.accelerator.num_processes // self.num_generations
         keys = [key for key in self._sampler.take(prompts) for _ in range(self.num_generations)]
+        live = self._sampler.live_shares()
         for task, share in self._sampler.shares().items():
             self._metrics["train"][f"prompt_share/{task}"].append(share)
-            self._metrics["train"][f"live_share/{task}"].append(self._sampler.live_shares()[task])
+            self._metrics["train"][f"live_share/{task}"].append(live[task])
         return [{"prompt": key} for key in keys[self._own_rows(len(inputs))]]
 
     def _resampled(self, batch: dict[str, Any]) -> dict[str, Any]:
@@ -185,7 +191,7 @@ class DrawsPrompts(MeasuresTasks):
     def _with_old(self, output: dict[str, Any]) -> dict[str, Any]:
         """Add the column that spare groups need; NaN: the policy that sampled is the present
         one."""
-        if self._surplus is not None and self._surplus.keeps and self.model.training and OLD not in output:
+        if self._keeps_surplus and OLD not in output:
             output[OLD] = torch.full(output["completion_ids"].shape, torch.nan, device=output["completion_ids"].device)
         return output
 

@@ -45,7 +45,6 @@ def chunked_attention(
     Returns:
         [1, tokens, heads, width], and no weights.
     """
-    lengths = cu_seq_lens_q.diff().tolist()
 
     def attended(parts: tuple[torch.Tensor, ...], length: int) -> torch.Tensor:
         """[1, heads, chunks * length, width] each -> [1, chunks * length, heads, width]."""
@@ -53,11 +52,11 @@ def chunked_attention(
         out = torch.nn.functional.scaled_dot_product_attention(q, k, v, dropout_p=dropout, scale=scaling)
         return out.transpose(1, 2).flatten(0, 1).unsqueeze(0)
 
-    distinct = sorted({length for length in lengths if length})
+    of_chunk = cu_seq_lens_q.diff()
+    distinct = sorted({length for length in of_chunk.tolist() if length})
     if len(distinct) == 1:
         return attended((query, key, value), distinct[0]), None
     starts = cu_seq_lens_q[:-1]
-    of_chunk = cu_seq_lens_q.diff()
     places = [
         (starts[of_chunk == length].unsqueeze(1) + torch.arange(length, device=starts.device)).flatten()
         for length in distinct

@@ -7,12 +7,9 @@ from typing import Any, Literal
 
 import torch
 
-from stages.lib.training.lora import without_adapters
 from stages.params import LearningRates
 
 Part = Literal["text", "vision", "merger"]
-#: Layers of the tower that pass its features to the text, in all three families.
-_MERGERS = ("merger", "deepstack_merger_list")
 
 
 class RatesOfParts:
@@ -37,14 +34,17 @@ class RatesOfParts:
         optimizer: torch.optim.Optimizer = super().create_optimizer(*args, **kwargs)  # type: ignore[misc]
         if self._rates is not None and not self._parts:
             own = {"vision": self._rates.vision, "merger": self._rates.merger}
-            part_of = _parts_of(self.model)  # type: ignore[attr-defined]
+            part_of_weight = {
+                id(weight): part_of(name)
+                for name, weight in self.model.named_parameters()  # type: ignore[attr-defined]
+            }
             stock = list(optimizer.param_groups)
             optimizer.param_groups.clear()
             # The text's first: the logged rate is that of the first group. No group is empty, which
             # ZeRO does not take.
             for part in ("text", "vision", "merger"):
                 for group in stock:
-                    members = [weight for weight in group["params"] if part_of.get(id(weight), "text") == part]
+                    members = [weight for weight in group["params"] if part_of_weight[id(weight)] == part]
                     if members:
                         rate = own.get(part) or group["lr"]
                         optimizer.add_param_group({**group, "params": members, "lr": rate})
@@ -64,10 +64,10 @@ class RatesOfParts:
         super().log(logs, *args, **kwargs)  # type: ignore[misc]
 
 
-def _parts_of(model: Any) -> dict[int, Part]:
-    """Part of each weight in the vision tower, adapters included, by its identity."""
-    tower: torch.nn.Module = without_adapters(model).base_model.visual
-    return {
-        id(weight): "merger" if name.split(".")[0] in _MERGERS else "vision"
-        for name, weight in tower.named_parameters()
-    }
+def part_of(name: str) -> Part:
+    """Part of the model that a weight belongs to, by its name in any of the three families;
+    adapters belong to the part of their layer."""
+    if ".visual." not in name:
+        return "text"
+    # Qwen3-VL has further mergers for the features of tapped layers.
+    return "merger" if "merger" in name else "vision"

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import random
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -89,7 +89,7 @@ def kept(
     Raises:
         InputError: the best is asked for, and no saved checkpoint has a score.
     """
-    scores = {int(row["step"]): row[GREEDY] for row in history if GREEDY in row}
+    scores = _scores(history)
     step = last
     if keep == "best":
         candidates = [step for step in saved_steps if step in scores]
@@ -99,8 +99,18 @@ def kept(
                 "'best', and no saved checkpoint has a score: at each of them the judge left a task without a verdict",
                 "repair the judge, or write keep: last",
             )
-        step = max(candidates, key=lambda one: (scores[one], one))
+        step = _best(scores, candidates)
     return Kept(keep, step, scores.get(step), last, scores.get(last))
+
+
+def _scores(history: Sequence[Mapping[str, float]]) -> dict[int, float]:
+    """Score of each step that was measured and has one."""
+    return {int(row["step"]): row[GREEDY] for row in history if GREEDY in row}
+
+
+def _best(scores: Mapping[int, float], steps: Iterable[int]) -> int:
+    """Step with the highest score; of equal ones the later."""
+    return max(steps, key=lambda step: (scores[step], step))
 
 
 class Watcher(TrainerCallback):
@@ -161,10 +171,10 @@ class Watcher(TrainerCallback):
 
 def _told(step: int, history: Sequence[Mapping[str, float]]) -> str:
     """One line about the latest measurement, beside the best one so far."""
-    scores = {int(row["step"]): row[GREEDY] for row in history if GREEDY in row}
+    scores = _scores(history)
     if step not in scores:
         return f"step {step}: held-out score unknown, a task has no verdict"
-    best = max(scores, key=lambda one: (scores[one], one))
+    best = _best(scores, scores)
     return f"step {step}: held-out score {scores[step]:.3f} (best {scores[best]:.3f} at step {best})"
 
 

@@ -5,7 +5,6 @@ nothing."""
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +13,11 @@ import torch
 from safetensors.torch import load_file
 
 from stages.domain.rl.rollouts import RolloutGroup
-from stages.grpo.train import train_grpo
 from stages.lib.rows.jsonl import read_rows
-from stages.lib.training.loop import Hooks
 from stages.lib.training.mixture import Example
-from tests.support.training.chosen import CHOSEN, MEASURED, Killed, history, partly_dead
-from tests.support.training.tiny import Paying, Seen, grpo_row, rollout_log, tasks_of
+from tests.support.training.chosen import CHOSEN, MEASURED, partly_dead
+from tests.support.training.tiny import Seen
+from tests.support.training.trainers import Cut, Killed, grpo, history
 from tests.support.training.watched import watching
 
 ROW: dict[str, Any] = {
@@ -40,22 +38,10 @@ ROW: dict[str, Any] = {
 
 
 def train(
-    folder: Path, examples: Sequence[Example], home: Path, hooks: Hooks, *, watched: bool = True, **changes: Any
+    folder: Path, examples: list[Example], home: Path, seen: Seen, *, watched: bool = True, **changes: Any
 ) -> dict[str, Any]:
-    row = grpo_row(**ROW | changes)
-    return train_grpo(
-        folder,
-        examples,
-        row,
-        stage="grpo@bridge",
-        seed=1,
-        rewards=Paying(partly_dead, tasks=tasks_of(examples)),
-        rollout_log=rollout_log(examples, row, home / "scratch"),
-        out=home / "out",
-        scratch=home / "scratch",
-        hooks=hooks,
-        watch=watching(examples, keep="best") if watched else None,
-    )
+    watch = watching(examples, keep="best") if watched else None
+    return grpo(folder, examples, home, seen, watch, reward=partly_dead, **ROW | changes)
 
 
 def weights(home: Path, step: int) -> dict[str, torch.Tensor]:
@@ -73,7 +59,7 @@ def unlike(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> list
 @pytest.mark.parametrize("changes", [{}, {"mask_truncated": True, "iterations": 2}], ids=["mixed", "truncated"])
 def test_all_keys_work_together(folder: Path, examples: list[Example], tmp_path: Path, changes: dict[str, Any]) -> None:
     whole, resumed, bare = tmp_path / "whole", tmp_path / "resumed", tmp_path / "bare"
-    train(folder, examples, whole, Seen().hooks, **MEASURED, **changes)
+    train(folder, examples, whole, Seen(), **MEASURED, **changes)
     logged = history(whole)
     steps = [row for row in logged if "loss" in row]
     assert [row["step"] for row in steps] == [1, 2, 3, 4, 5, 6]
@@ -88,17 +74,13 @@ def test_all_keys_work_together(folder: Path, examples: list[Example], tmp_path:
     groups = read_rows(whole / "out/rollouts.jsonl", RolloutGroup)
     assert {group.rollouts[0].written for group in groups} == {True}
 
-    def killed(step: int, _: dict[str, float]) -> None:
-        if step == 5:
-            raise Killed
-
     with pytest.raises(Killed):
-        train(folder, examples, resumed, Hooks(killed, Seen().on_checkpoint), **MEASURED, **changes)
-    assert train(folder, examples, resumed, Seen().hooks, **MEASURED, **changes)["resumed_from"] == 4
+        train(folder, examples, resumed, Cut(), **MEASURED, **changes)
+    assert train(folder, examples, resumed, Seen(), **MEASURED, **changes)["resumed_from"] == 4
     assert history(resumed) == logged
     assert (resumed / "out/rollouts.jsonl").read_bytes() == (whole / "out/rollouts.jsonl").read_bytes()
 
-    train(folder, examples, bare, Seen().hooks, watched=False, **changes)
+    train(folder, examples, bare, Seen(), watched=False, **changes)
     for step in (2, 4, 6):
         assert unlike(weights(whole, step), weights(resumed, step)) == []
         assert unlike(weights(whole, step), weights(bare, step)) == []

@@ -33,6 +33,8 @@ from tests.support.training.video_trainer import (
     plain_logps,
     prepared,
     prompt_of,
+    rows_of,
+    without_rows_that_teach_nothing,
     worst_errors,
 )
 
@@ -212,17 +214,7 @@ def test_rows_without_an_advantage_are_left_out_and_change_no_gradient(
     trainer.model.train()
     trainer.current_gradient_accumulation_steps = 2
     inputs = trainer._generate_and_score_completions(next(iter(trainer.get_train_dataloader())))
-    rows: list[int] = []
-    forward = trainer._get_per_token_logps_and_entropies
-
-    def counting(model: Any, input_ids: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
-        rows.append(len(input_ids))
-        return forward(model, input_ids, *args, **kwargs)
-
-    monkeypatch.setattr(trainer, "_get_per_token_logps_and_entropies", counting)
-    fewer = gradients(trainer, inputs)
-    monkeypatch.setattr("stages.grpo.trainer.with_advantage", lambda inputs, _: inputs)
-    every = gradients(trainer, inputs)
+    rows, fewer, every = without_rows_that_teach_nothing(trainer, inputs, monkeypatch)
     assert rows == [kept, 8]
     assert fewer.keys() == every.keys()
     assert max(float((fewer[name] - every[name]).abs().max()) for name in every) < TOLERANCE
@@ -333,15 +325,7 @@ def test_rollouts_without_a_reward_are_not_in_the_loss(tmp_path: Path, loss: str
     assert inputs["num_items_in_batch"] == inputs["completion_mask"][kept].sum() > 0
     # The only one of its group with a reward has nothing to be compared with.
     assert inputs["advantages"][5] == 0
-    fewer = {
-        name: value[kept]
-        if isinstance(value, torch.Tensor) and value.ndim
-        else [value[i] for i in kept]
-        if name == "videos"
-        else value
-        for name, value in inputs.items()
-    }
-    with_masked, without = gradients(trainer, inputs), gradients(trainer, fewer)
+    with_masked, without = gradients(trainer, inputs), gradients(trainer, rows_of(inputs, kept))
     assert any(gradient.any() for gradient in without.values())
     for name, gradient in without.items():
         # Where a loss divides by the number of rollouts, those that are masked stay in that number,

@@ -3,9 +3,7 @@ dead."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
-from pathlib import Path
 
 MEASURED = {"gauges_every": 1, "gradients_every": 1}
 CHOSEN = {
@@ -21,11 +19,3 @@ def partly_dead(keys: Sequence[str], replies: Sequence[str]) -> list[float | Non
         0.5 if (int(key[1:]) // 2) % 3 < 1 + int(key[1:]) % 2 else float(len(reply))
         for key, reply in zip(keys, replies, strict=True)
     ]
-
-
-def history(home: Path) -> list[dict[str, float]]:
-    return [json.loads(line) for line in (home / "out/history.jsonl").read_text().splitlines()]
-
-
-class Killed(BaseException):
-    """Stands for SIGKILL: nothing catches it."""

@@ -9,7 +9,7 @@ import pytest
 
 from stages.lib.models.load import save_model
 from stages.lib.training.mixture import Example
-from tests.support.training.tiny import FAMILIES, REPLIES, Seen, tinted, tiny
+from tests.support.training.tiny import FAMILIES, Seen, examples_of_colours, tiny
 
 
 @pytest.fixture(params=FAMILIES)
@@ -28,14 +28,7 @@ def folder(tmp_path: Path) -> Path:
 @pytest.fixture
 def examples() -> list[Example]:
     """24 examples of two tasks; the colour is seen, nowhere said in the prompt."""
-
-    def example(i: int) -> Example:
-        shown = tinted(i, i % 3)
-        return Example(
-            f"s{i}", "caption" if i % 2 else "mcqa", f"What colour is number {i}?", REPLIES[i % 3], lambda: shown
-        )
-
-    return [example(i) for i in range(24)]
+    return examples_of_colours(24)
 
 
 @pytest.fixture

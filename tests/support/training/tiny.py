@@ -42,6 +42,18 @@ def tinted(seed: int, colour: int) -> Frames:
     return Frames(pixels, noise.indices, noise.total, noise.rate)
 
 
+def examples_of_colours(count: int) -> list[Example]:
+    """Examples of two tasks in turn; the colour is seen, nowhere said in the prompt."""
+
+    def example(i: int) -> Example:
+        shown = tinted(i, i % 3)
+        return Example(
+            f"s{i}", "caption" if i % 2 else "mcqa", f"What colour is number {i}?", REPLIES[i % 3], lambda: shown
+        )
+
+    return [example(i) for i in range(count)]
+
+
 def tiny_params(family: str) -> TinyModelParams:
     return TinyModelParams.model_validate(
         {

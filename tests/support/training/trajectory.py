@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import sys
 from collections.abc import Sequence
 from functools import partial
@@ -20,21 +19,20 @@ from accelerate.state import AcceleratorState
 
 from stages.grpo.train import train_grpo
 from stages.grpo.trainer import VideoGRPOTrainer
-from stages.lib.training.mixture import Example
 from stages.params import GrpoRow
 from stages.runtime.distributed import launch
 from stages.sft import train as cold_start
 from tests.support.training.tiny import (
-    REPLIES,
     Paying,
     Reward,
     Seen,
+    examples_of_colours,
     grpo_row,
     length_reward,
     sft_row,
     tasks_of,
-    tinted,
 )
+from tests.support.training.trainers import interrupted
 
 STEPS, SAVED_AT = 4, 2
 SHARED = {"steps": STEPS, "save_steps": SAVED_AT, "schedule": "linear", "adam_beta2": 0.98}
@@ -95,13 +93,6 @@ def use_rollouts(folder: Path) -> None:
     VideoGRPOTrainer._generate_single_turn = rollouts
 
 
-def interrupted(whole: Path, resumed: Path) -> None:
-    """Lay `whole`'s scratch into `resumed` as it was after its first save."""
-    for part in ("state", "saved"):
-        shutil.copytree(whole / part / f"checkpoint-{SAVED_AT}", resumed / part / f"checkpoint-{SAVED_AT}")
-    shutil.copy(whole / f"saved/checkpoint-{SAVED_AT}.json", resumed / "saved")
-
-
 def alike(_: Any, replies: Sequence[str]) -> list[float | None]:
     """In single precision the mean of these is another number."""
     return [0.7] * len(replies)
@@ -123,16 +114,7 @@ def main(home: Path, shared: Path, *names: str) -> int:
         return status
     cold_start.LOGGING_STEPS = 1
     use_rollouts(shared)
-    examples = [
-        Example(
-            f"s{i}",
-            "caption" if i % 2 else "mcqa",
-            f"What colour is number {i}?",
-            REPLIES[i % 3],
-            lambda i=i: tinted(i, i % 3),
-        )
-        for i in range(12)
-    ]
+    examples = examples_of_colours(12)
 
     def paying(reward: Reward) -> dict[str, Any]:
         return {"rewards": Paying(reward, well_formed=lambda _: True, gauges=alike_here, tasks=tasks_of(examples))}
@@ -170,7 +152,7 @@ def main(home: Path, shared: Path, *names: str) -> int:
     for name, train in rows.items():
         for run in (name, f"{name}-resumed"):
             if first and run != name:
-                interrupted(home / name / "scratch", home / run / "scratch")
+                interrupted(home / name / "scratch", home / run / "scratch", SAVED_AT)
             seen = Seen()
             AcceleratorState._reset_state()  # the verbs train once a process; here one start has to do for all
             told[run] = train(

@@ -14,19 +14,17 @@ from accelerate.state import AcceleratorState
 
 from stages.grpo.train import train_grpo
 from stages.lib.inference import vision_cache
-from stages.lib.training.mixture import Example
 from stages.runtime.distributed import launch
 from stages.sft.train import train_sft
 from tests.support.training.tiny import (
-    REPLIES,
     Paying,
     Seen,
+    examples_of_colours,
     grpo_row,
     length_reward,
     rollout_log,
     sft_row,
     tasks_of,
-    tinted,
 )
 
 
@@ -39,16 +37,7 @@ def missing_on_the_first_process(_: Any, replies: Sequence[str]) -> list[float |
 def main(home: Path, steps: int, lora: dict[str, Any] | None, frozen: bool) -> int:
     if (status := launch("tests.support.training.two_ranks", sys.argv[1:])) is not None:
         return status
-    examples = [
-        Example(
-            f"s{i}",
-            "caption" if i % 2 else "mcqa",
-            f"What colour is number {i}?",
-            REPLIES[i % 3],
-            lambda i=i: tinted(i, i % 3),
-        )
-        for i in range(12)
-    ]
+    examples = examples_of_colours(12)
     told = {}
     masks: list[tuple[int, int]] = []
     seen = Seen()

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from transformers import PreTrainedModel, ProcessorMixin
 from trl import GRPOConfig, GRPOTrainer
@@ -53,6 +54,20 @@ def config(tmp_path: Path, **changes: Any) -> GRPOConfig:
     return GRPOConfig(**{**values, **changes})
 
 
+def plain_distributions(
+    model: PreTrainedModel,
+    processor: ProcessorMixin,
+    prompt: Sequence[int],
+    completion: Sequence[int],
+    videos: VideoFields,
+) -> torch.Tensor:
+    """Log-probabilities of all tokens at each place of a completion and behind it, [tokens + 1,
+    vocabulary], computed alone: no padding, no batch, its own videos."""
+    ids = torch.tensor([[*prompt, *completion]])
+    logits = model(input_ids=ids, mm_token_type_ids=modality_of(ids, processor), **join_videos([videos], "cpu")).logits
+    return torch.log_softmax(logits[0, len(prompt) - 1 :].float() / TEMPERATURE, dim=-1)
+
+
 def plain_logps(
     model: PreTrainedModel,
     processor: ProcessorMixin,
@@ -60,13 +75,8 @@ def plain_logps(
     completion: Sequence[int],
     videos: VideoFields,
 ) -> torch.Tensor:
-    """Log-probabilities of a completion, computed alone: no padding, no batch, its own videos."""
-    ids = torch.tensor([[*prompt, *completion]])
-    with torch.no_grad():
-        logits = model(
-            input_ids=ids, mm_token_type_ids=modality_of(ids, processor), **join_videos([videos], "cpu")
-        ).logits
-    logps = torch.log_softmax(logits[0, len(prompt) - 1 : -1].float() / TEMPERATURE, dim=-1)
+    """Log-probabilities of a completion, of :func:`plain_distributions`."""
+    logps = plain_distributions(model, processor, prompt, completion, videos)[:-1]
     return logps.gather(1, torch.tensor(completion)[:, None])[:, 0]
 
 
@@ -112,10 +122,11 @@ def worst_errors(
             prompt = prompt_of(inputs, row)
             length = int(inputs["completion_mask"][row].sum())
             completion = inputs["completion_ids"][row][:length].tolist()
-            of_policy, of_reference = (
-                plain_logps(model, trainer.processing_class, prompt, completion, videos_of[prompt])
-                for model in (trainer.model, reference)
-            )
+            with torch.no_grad():
+                of_policy, of_reference = (
+                    plain_logps(model, trainer.processing_class, prompt, completion, videos_of[prompt])
+                    for model in (trainer.model, reference)
+                )
             for name, expected in (("loss", of_policy), ("old", of_policy), ("reference", of_reference)):
                 error = float((found[name][row, :length] - expected).abs().max())
                 assert math.isfinite(error), "max() passes over NaN"
@@ -123,7 +134,36 @@ def worst_errors(
     return worst
 
 
+def rows_of(inputs: dict[str, Any], rows: Sequence[int]) -> dict[str, Any]:
+    """Some rows of a generation, as one step of accumulation gets them."""
+
+    def some(value: Any) -> Any:
+        if isinstance(value, list):
+            return [value[row] for row in rows]
+        return value[list(rows)] if isinstance(value, torch.Tensor) and value.ndim else value
+
+    return {name: some(value) for name, value in inputs.items()}
+
+
 def gradients(trainer: VideoGRPOTrainer, inputs: dict[str, Any]) -> dict[str, torch.Tensor]:
     trainer.model.zero_grad()
     trainer._compute_loss(trainer.model, inputs).backward()
     return {name: weight.grad.clone() for name, weight in trainer.model.named_parameters() if weight.grad is not None}
+
+
+def without_rows_that_teach_nothing(
+    trainer: VideoGRPOTrainer, inputs: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> tuple[list[int], dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+    """Gradients of a generation as the trainer takes them, and those with every row; and first, how
+    many rows pass through the model in each."""
+    rows: list[int] = []
+    forward = trainer._get_per_token_logps_and_entropies
+
+    def counting(model: Any, input_ids: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        rows.append(len(input_ids))
+        return forward(model, input_ids, *args, **kwargs)
+
+    monkeypatch.setattr(trainer, "_get_per_token_logps_and_entropies", counting)
+    fewer = gradients(trainer, inputs)
+    monkeypatch.setattr("stages.grpo.trainer.with_advantage", lambda inputs, _: inputs)
+    return rows, fewer, gradients(trainer, inputs)

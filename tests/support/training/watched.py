@@ -21,16 +21,15 @@ from stages.runtime.distributed import launch
 from stages.sft.train import train_sft
 from tests.support.checkout import ROOT
 from tests.support.training.tiny import (
-    REPLIES,
     Paying,
     Seen,
+    examples_of_colours,
     grpo_row,
     length_reward,
     sample_of,
     sft_row,
     share_by_length,
     tasks_of,
-    tinted,
 )
 
 #: Scores of replies, as shares of the maximum; None: there is no verdict.
@@ -74,16 +73,7 @@ def watching(
 def main(home: Path, frozen: bool) -> int:
     if (status := launch("tests.support.training.watched", sys.argv[1:])) is not None:
         return status
-    examples = [
-        Example(
-            f"s{i}",
-            "caption" if i % 2 else "mcqa",
-            f"What colour is number {i}?",
-            REPLIES[i % 3],
-            lambda i=i: tinted(i, i % 3),
-        )
-        for i in range(12)
-    ]
+    examples = examples_of_colours(12)
     told: dict[str, Any] = {}
     freeze = ["vision"] if frozen else []
     rows = {

@@ -25,11 +25,11 @@ from stages.grpo.by_task.gauges import (
 from stages.grpo.by_task.measuring import due
 from stages.grpo.by_task.sampled import sampled_logps
 from stages.grpo.trainer import VideoGRPOTrainer
-from stages.lib.models.processor import encode_prompts, join_videos, modality_of
+from stages.lib.models.processor import encode_prompts
 from stages.lib.training.lora import adapters
 from stages.params import LoraParams
 from tests.support.training.tiny import LORA, Paying, tiny
-from tests.support.training.video_trainer import TEMPERATURE, VIDEOS, config
+from tests.support.training.video_trainer import TEMPERATURE, VIDEOS, config, plain_distributions
 
 REPLY = ["<think>", "it", "</think>", "<answer>", "a", " red", " bar", " rises", " then", " grows", "</answer>"]
 
@@ -167,14 +167,8 @@ class _nothing_sampled:
 def _logps(trainer: VideoGRPOTrainer, key: str, completion: Sequence[int]) -> torch.Tensor:
     """Log-probabilities of all tokens at each place of a completion, alone and without padding."""
     (prompt,) = encode_prompts(trainer.processing_class, [("What?", VIDEOS[key])])
-    ids = torch.tensor([[*prompt.ids, *completion]])
     with torch.no_grad():
-        logits = trainer.model(
-            input_ids=ids,
-            mm_token_type_ids=modality_of(ids, trainer.processing_class),
-            **join_videos([prompt.videos], "cpu"),
-        ).logits
-    return torch.log_softmax(logits[0, len(prompt.ids) - 1 :].float() / TEMPERATURE, dim=-1)
+        return plain_distributions(trainer.model, trainer.processing_class, prompt.ids, completion, prompt.videos)
 
 
 def test_generation_and_training_have_equal_log_probabilities(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

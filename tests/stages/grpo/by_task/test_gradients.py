@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Any
 
 import datasets
 import pytest
@@ -20,7 +19,7 @@ from stages.lib.training.mixture import Example
 from stages.runtime.distributed import PlacementError
 from tests.support.checkout import ROOT
 from tests.support.training.tiny import Paying, Seen, grpo_row, tiny
-from tests.support.training.video_trainer import VIDEOS, config
+from tests.support.training.video_trainer import VIDEOS, config, rows_of
 from tests.support.training.video_trainer import gradients as backward_pass
 
 
@@ -132,11 +131,7 @@ def test_the_gradient_is_the_training_s_own(tmp_path: Path, loss: str) -> None:
         ("caption", 0): [2, 3],
         ("caption", 1): [4, 5],
     }.items():
-        own: dict[str, Any] = {
-            name: [value[row] for row in rows] if isinstance(value, list) else value[rows] if value.ndim else value
-            for name, value in inputs.items()
-        }
-        vectors = backward_pass(trainer, own)
+        vectors = backward_pass(trainer, rows_of(inputs, rows))
         part = {name: part_of(name, 2, tied=True) for name in vectors}
         halves[half] = torch.cat([vector.flatten() for vector in vectors.values()])
     entries = Entries({name: weight for name, weight in trainer.model.named_parameters() if name in part}, part)

@@ -3,7 +3,6 @@ resumed one is the uninterrupted one."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,27 +10,14 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from stages.grpo.train import train_grpo
-from stages.lib.training.loop import Hooks
 from stages.lib.training.mixture import Example
-from tests.support.training.chosen import CHOSEN, MEASURED, Killed, history, partly_dead
-from tests.support.training.tiny import LORA, Paying, Seen, grpo_row, rollout_log, tasks_of
+from tests.support.training.chosen import CHOSEN, MEASURED, partly_dead
+from tests.support.training.tiny import LORA, Seen
+from tests.support.training.trainers import Cut, Killed, grpo, history
 
 
-def train(folder: Path, examples: Sequence[Example], home: Path, hooks: Hooks, **changes: Any) -> dict[str, Any]:
-    row = grpo_row(**changes)
-    return train_grpo(
-        folder,
-        examples,
-        row,
-        stage="grpo@bridge",
-        seed=1,
-        rewards=Paying(partly_dead, tasks=tasks_of(examples)),
-        rollout_log=rollout_log(examples, row, home / "scratch"),
-        out=home / "out",
-        scratch=home / "scratch",
-        hooks=hooks,
-    )
+def train(folder: Path, examples: list[Example], home: Path, seen: Seen, **changes: Any) -> dict[str, Any]:
+    return grpo(folder, examples, home, seen, reward=partly_dead, **changes)
 
 
 def weights(home: Path) -> dict[str, torch.Tensor]:
@@ -54,7 +40,7 @@ def test_a_measured_training_is_the_same(
 ) -> None:
     small = {"steps": 4, "save_steps": 4, **changes}
     for name, more in (("plain", {}), ("measured", MEASURED)):
-        train(folder, examples, tmp_path / name, Seen().hooks, **small, **more)
+        train(folder, examples, tmp_path / name, Seen(), **small, **more)
     plain, measured = weights(tmp_path / "plain"), weights(tmp_path / "measured")
     assert plain.keys() == measured.keys()
     assert [name for name in plain if not torch.equal(plain[name], measured[name])] == []
@@ -83,22 +69,18 @@ def test_a_resumed_training_is_the_uninterrupted_one(
     folder: Path, examples: list[Example], tmp_path: Path, changes: dict[str, Any]
 ) -> None:
     every = {**MEASURED, **CHOSEN, "steps": 8, "save_steps": 2, **changes}
-    train(folder, examples, tmp_path / "whole", Seen().hooks, **every)
+    train(folder, examples, tmp_path / "whole", Seen(), **every)
     logged = history(tmp_path / "whole")
     assert sum(row.get("surplus/used", 0.0) for row in logged) > 0
     assert max(row.get("surplus/lag", 0.0) for row in logged) <= 2
     assert all(row["prompt_share/mcqa"] + row["prompt_share/caption"] == pytest.approx(1) for row in logged[::2])
 
-    def killed(step: int, _: dict[str, float]) -> None:
-        if step == 5:
-            raise Killed
-
     home = tmp_path / "resumed"
     with pytest.raises(Killed):
-        train(folder, examples, home, Hooks(killed, Seen().on_checkpoint), **every)
+        train(folder, examples, home, Cut(), **every)
     spare = sorted((home / "scratch/state/checkpoint-4").glob("*.safetensors"))
     assert [path.name for path in spare] == ["model.safetensors", "surplus.safetensors"]
-    summary = train(folder, examples, home, Seen().hooks, **every)
+    summary = train(folder, examples, home, Seen(), **every)
     assert summary["resumed_from"] == 4
     assert "tasks" not in summary, "the sampler chose them"
     assert history(home) == logged

@@ -16,9 +16,17 @@ import torch
 from stages.domain.rl.shaping import OverlongPenalty, overlong_paid
 from stages.grpo.losses import HIGH, HIGH_TOKENS, TIED
 from stages.grpo.trainer import VideoGRPOTrainer
-from stages.lib.models.processor import VideoFields, encode_prompts, join_videos, modality_of
+from stages.lib.models.processor import encode_prompts
 from tests.support.training.tiny import Paying, tiny
-from tests.support.training.video_trainer import TEMPERATURE, VIDEOS, config, gradients, prompt_of
+from tests.support.training.video_trainer import (
+    VIDEOS,
+    config,
+    gradients,
+    plain_distributions,
+    prompt_of,
+    rows_of,
+    without_rows_that_teach_nothing,
+)
 
 ROWS, GROUP = 8, 4
 LIVE_AND_DEAD = [1.0, 0.0, 0.3, 0.5, 1.0, 1.0, 1.0, 1.0]
@@ -75,12 +83,9 @@ def plain(trainer: Any, inputs: dict[str, Any]) -> tuple[torch.Tensor, torch.Ten
         if not length:
             continue
         reply = inputs["completion_ids"][row][:length]
-        ids = torch.tensor([[*prompt, *reply.tolist()]])
-        videos: VideoFields = inputs["videos"][row]
-        logits = trainer.model(
-            input_ids=ids, mm_token_type_ids=modality_of(ids, trainer.processing_class), **join_videos([videos], "cpu")
-        ).logits
-        over_words = torch.log_softmax(logits[0, len(prompt) - 1 : -1].float() / TEMPERATURE, dim=-1)
+        over_words = plain_distributions(
+            trainer.model, trainer.processing_class, prompt, reply.tolist(), inputs["videos"][row]
+        )[:-1]
         logps = logps.index_put((torch.tensor(row), torch.arange(length)), over_words.gather(1, reply[:, None])[:, 0])
         entropies = entropies.index_put(
             (torch.tensor(row), torch.arange(length)), -(over_words.exp() * over_words).sum(-1)
@@ -192,17 +197,6 @@ def test_the_entropy_bonus_is_the_mean_of_the_generation(
     assert max(float(gradient.abs().max()) for gradient in of_bonus.values()) > 1e-3
 
 
-def rows_of(inputs: dict[str, Any], rows: range) -> dict[str, Any]:
-    """Some rows of a generation, as one step of accumulation gets them."""
-
-    def some(value: Any) -> Any:
-        if isinstance(value, list):
-            return [value[row] for row in rows]
-        return value[list(rows)] if isinstance(value, torch.Tensor) and value.ndim else value
-
-    return {name: some(value) for name, value in inputs.items()}
-
-
 def test_the_highest_entropies_are_those_of_the_generation(
     generation: tuple[Any, dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -253,17 +247,7 @@ def test_rows_without_an_advantage_are_left_out_only_where_they_teach_nothing(
 ) -> None:
     trainer, inputs = generation
     set_up(monkeypatch, trainer, **{"top_entropy_quantile": 1.0, **changes})
-    rows: list[int] = []
-    forward = trainer._get_per_token_logps_and_entropies
-
-    def counting(model: Any, input_ids: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
-        rows.append(len(input_ids))
-        return forward(model, input_ids, *args, **kwargs)
-
-    monkeypatch.setattr(trainer, "_get_per_token_logps_and_entropies", counting)
-    fewer = gradients(trainer, inputs)
-    monkeypatch.setattr("stages.grpo.trainer.with_advantage", lambda inputs, _: inputs)
-    every = gradients(trainer, inputs)
+    rows, fewer, every = without_rows_that_teach_nothing(trainer, inputs, monkeypatch)
     assert rows == [kept, ROWS]
     assert max(float((fewer[name] - every[name]).abs().max()) for name in every) < 1e-5
     monkeypatch.setattr(trainer, "beta", 0.1)
@@ -291,11 +275,7 @@ def test_truncated_replies_are_out_of_the_loss_and_in_the_mean_of_their_group(tm
     assert torch.allclose(inputs["advantages"][:4], expected * torch.tensor(ended[:4]), atol=1e-5)
     assert not inputs["advantages"][4:].any()
     ending = [row for row, end in enumerate(ended) if end]
-    alone = {
-        name: [value[row] for row in ending] if isinstance(value, list) else value[ending] if value.ndim else value
-        for name, value in inputs.items()
-    }
-    every, fewer = gradients(trainer, inputs), gradients(trainer, alone)
+    every, fewer = gradients(trainer, inputs), gradients(trainer, rows_of(inputs, ending))
     assert max(float((every[name] - fewer[name]).abs().max()) for name in fewer) < 1e-6
     assert any(gradient.any() for gradient in fewer.values())
 

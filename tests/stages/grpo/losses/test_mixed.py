@@ -4,7 +4,6 @@ paper's rule."""
 from __future__ import annotations
 
 import json
-import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,13 +17,13 @@ from stages.errors import InputError
 from stages.grpo.engine import EngineError
 from stages.grpo.mixed import WRITTEN, Written
 from stages.grpo.prompts.surplus import OLD
-from stages.grpo.train import train_grpo
 from stages.grpo.trainer import VideoGRPOTrainer
-from stages.lib.models.processor import encode_prompts, join_videos, modality_of
+from stages.lib.models.processor import encode_prompts
 from stages.lib.rows.jsonl import read_rows
 from stages.lib.training.mixture import Example
-from tests.support.training.tiny import Paying, Seen, grpo_row, length_reward, rollout_log, tasks_of, tiny
-from tests.support.training.video_trainer import TEMPERATURE, VIDEOS, config, gradients, prompt_of
+from tests.support.training.tiny import Paying, Seen, tiny
+from tests.support.training.trainers import grpo, interrupted
+from tests.support.training.video_trainer import VIDEOS, config, gradients, plain_logps, prompt_of
 
 GAMMA = 0.1
 
@@ -57,12 +56,8 @@ def test_a_written_reply_is_trained_by_the_shaped_ratio(tmp_path: Path, loss: st
 
     def passed(row: int) -> torch.Tensor:
         prompt, length = prompt_of(inputs, row), int(inputs["completion_mask"][row].sum())
-        reply = inputs["completion_ids"][row][:length]
-        ids = torch.tensor([[*prompt, *reply.tolist()]])
-        logits = trainer.model(
-            input_ids=ids, mm_token_type_ids=modality_of(ids, processor), **join_videos([inputs["videos"][row]], "cpu")
-        ).logits
-        return torch.log_softmax(logits[0, len(prompt) - 1 : -1] / TEMPERATURE, -1).gather(1, reply[:, None])[:, 0]
+        reply = inputs["completion_ids"][row][:length].tolist()
+        return plain_logps(trainer.model, processor, prompt, reply, inputs["videos"][row])
 
     terms = []
     for row, advantage in enumerate(inputs["advantages"]):
@@ -95,23 +90,19 @@ def test_the_slope_of_the_shaped_ratio(p: float) -> None:
     assert (shaped(p + step) - shaped(p - step)) / (2 * step) == pytest.approx(GAMMA / (p + GAMMA) ** 2, rel=1e-4)
 
 
-def train(folder: Path, examples: list[Example], home: Path, **changes: Any) -> dict[str, Any]:
-    row = grpo_row(**{"mixed": {"gamma": GAMMA}, "max_completion_tokens": 40, "prompts_per_step": 2, **changes})
-    return train_grpo(
-        folder, examples, row, stage="grpo@bridge", rewards=Paying(length_reward, tasks=tasks_of(examples)),
-        rollout_log=rollout_log(examples, row, home / "scratch"), seed=1, out=home / "out", scratch=home / "scratch",
-        hooks=(seen := Seen()).hooks,
-    ) | {"metrics": seen.metrics}  # fmt: skip
+def train(folder: Path, examples: list[Example], home: Path, seen: Seen, **changes: Any) -> dict[str, Any]:
+    mixed = {"mixed": {"gamma": GAMMA}, "max_completion_tokens": 40, "prompts_per_step": 2}
+    return grpo(folder, examples, home, seen, **{**mixed, **changes})
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("changes", [{}, {"resample_rounds": 1, "entropy": {"bonus": 0.01, "top_share": 0.5}}], ids=str)
 def test_written_replies_are_marked_and_a_resumed_run_is_equal(
-    folder: Path, examples: list[Example], tmp_path: Path, changes: dict[str, Any]
+    folder: Path, examples: list[Example], tmp_path: Path, seen: Seen, changes: dict[str, Any]
 ) -> None:
     changes = {"steps": 4, **changes}
     half = [e if i % 2 else replace(e, reply=None) for i, e in enumerate(examples)]
-    told = train(folder, half, tmp_path / "whole", **changes)
+    told = train(folder, half, tmp_path / "whole", seen, **changes)
     assert told["prompts_with_a_written_reply"] == 12
     texts = {e.sample_id: e.reply for e in half}
     marked = 0
@@ -123,29 +114,25 @@ def test_written_replies_are_marked_and_a_resumed_run_is_equal(
             assert first.score.reply == texts[group.sample_id]
             marked += 1
     assert marked
-    names = {name for _, values in told["metrics"] for name in values}
+    names = {name for _, values in seen.metrics for name in values}
     assert "reward/written/caption" in names
     assert "reward/written/mcqa" not in names, "those have no trace"
 
-    for part in ("state", "saved"):
-        shutil.copytree(
-            tmp_path / "whole/scratch" / part / "checkpoint-2", tmp_path / "cut/scratch" / part / "checkpoint-2"
-        )
-    shutil.copy(tmp_path / "whole/scratch/saved/checkpoint-2.json", tmp_path / "cut/scratch/saved")
-    assert train(folder, half, tmp_path / "cut", **changes)["resumed_from"] == 2
+    interrupted(tmp_path / "whole/scratch", tmp_path / "cut/scratch", 2)
+    assert train(folder, half, tmp_path / "cut", Seen(), **changes)["resumed_from"] == 2
     for file in ("history.jsonl", "final/model.safetensors"):
         assert (tmp_path / "cut/out" / file).read_bytes() == (tmp_path / "whole/out" / file).read_bytes()
     assert json.loads((tmp_path / "whole/out/summary.json").read_text())["prompts_with_a_written_reply"] == 12
 
 
 def test_a_row_without_a_usable_trace_is_refused(
-    folder: Path, examples: list[Example], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    folder: Path, examples: list[Example], tmp_path: Path, seen: Seen, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(
         InputError, match=r"mixed: 24 of 24 samples have a trace, none of at most 4 tokens; have traces"
     ):
-        train(folder, examples, tmp_path, max_completion_tokens=4)
+        train(folder, examples, tmp_path, seen, max_completion_tokens=4)
     monkeypatch.setattr("stages.grpo.train.rollout_engine", lambda: "vllm")
     monkeypatch.setattr("stages.grpo.train.engine_settings", lambda _: {})
     with pytest.raises(EngineError, match=r"vllm has no log-probabilities of the written replies of grpo@bridge"):
-        train(folder, examples, tmp_path)
+        train(folder, examples, tmp_path, seen)

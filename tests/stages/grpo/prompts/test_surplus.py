@@ -17,10 +17,10 @@ from stages.domain.rl.rollouts import Rollout
 from stages.grpo.prompts.surplus import OLD, SpareGroup, Surplus, group_of, with_present_policy
 from stages.grpo.resampling import PromptPool
 from stages.grpo.trainer import VideoGRPOTrainer
-from stages.lib.models.processor import VideoFields, encode_prompts, join_videos, modality_of
+from stages.lib.models.processor import encode_prompts
 from stages.params import Oversampling
 from tests.support.training.tiny import Paying, grpo_row, tiny
-from tests.support.training.video_trainer import TEMPERATURE, VIDEOS, config, gradients, prompt_of
+from tests.support.training.video_trainer import VIDEOS, config, gradients, plain_logps, prompt_of
 
 
 def rule(**changes: Any) -> Oversampling:
@@ -203,7 +203,7 @@ def test_a_kept_group_is_trained_on_with_the_ratio_to_the_policy_that_sampled_it
         length = int(output["completion_mask"][row].sum())
         completion = output["completion_ids"][row, :length].tolist()
         videos = output["videos"][row]
-        now = _with_gradient(trainer, prompt_of(output, row), completion, videos)
+        now = plain_logps(trainer.model, trainer.processing_class, prompt_of(output, row), completion, videos)
         old = now.detach() if row < 2 else before[row - 2, :length]
         ratio, advantage = (now - old).exp(), output["advantages"][row]
         ratios += ratio.tolist()
@@ -213,18 +213,6 @@ def test_a_kept_group_is_trained_on_with_the_ratio_to_the_policy_that_sampled_it
     expected = {name: weight.grad for name, weight in trainer.model.named_parameters() if weight.grad is not None}
     assert found.keys() == expected.keys()
     assert max(float((found[name] - expected[name]).abs().max()) for name in found) < 1e-5
-
-
-def _with_gradient(
-    trainer: VideoGRPOTrainer, prompt: Sequence[int], completion: Sequence[int], videos: VideoFields
-) -> torch.Tensor:
-    """Log-probabilities of a completion, alone, with their gradient."""
-    ids = torch.tensor([[*prompt, *completion]])
-    logits = trainer.model(
-        input_ids=ids, mm_token_type_ids=modality_of(ids, trainer.processing_class), **join_videos([videos], "cpu")
-    ).logits
-    logps = torch.log_softmax(logits[0, len(prompt) - 1 : -1].float() / TEMPERATURE, dim=-1)
-    return logps.gather(1, torch.tensor(completion)[:, None])[:, 0]
 
 
 def test_nothing_is_kept_without_a_lag(tmp_path: Path) -> None:

@@ -21,11 +21,7 @@ from stages.lib.rows.jsonl import read_rows
 from stages.lib.training.checkpoints import CheckpointGone
 from stages.lib.training.mixture import Example, draw
 from tests.support.training.tiny import LORA, Seen
-from tests.support.training.trainers import grpo, sft
-
-
-class Killed(BaseException):
-    """Stands for SIGKILL: nothing catches it."""
+from tests.support.training.trainers import Killed, grpo, interrupted, sft
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
@@ -229,9 +225,7 @@ def test_losses_and_guards_resume_together(folder: Path, examples: list[Example]
     }
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     grpo(folder, examples, whole, Seen(), **changes)
-    for part in ("state", "saved"):
-        shutil.copytree(whole / "scratch" / part / "checkpoint-2", cut / "scratch" / part / "checkpoint-2")
-    shutil.copy(whole / "scratch/saved/checkpoint-2.json", cut / "scratch/saved")
+    interrupted(whole / "scratch", cut / "scratch", 2)
     assert grpo(folder, examples, cut, Seen(), **changes)["resumed_from"] == 2
     mine, theirs = weights(cut / "out/final"), weights(whole / "out/final")
     assert all(torch.equal(mine[name], theirs[name]) for name in theirs)

@@ -25,16 +25,8 @@ from stages.lib.training.mixture import Example
 from stages.lib.training.watching import Kept, kept, random_state_kept, weights_digest
 from tests.support.checkout import ROOT
 from tests.support.training.tiny import LORA, Seen, tiny
-from tests.support.training.trainers import grpo, sft
+from tests.support.training.trainers import Cut, Killed, grpo, history, sft
 from tests.support.training.watched import watching
-
-
-class Killed(BaseException):
-    """Stands for SIGKILL: nothing catches it."""
-
-
-def history(home: Path) -> list[dict[str, float]]:
-    return [json.loads(line) for line in (home / "out/history.jsonl").read_text().splitlines()]
 
 
 def same_weights(one: Path, other: Path) -> None:
@@ -93,16 +85,9 @@ def test_a_killed_training_measures_nothing_twice(folder: Path, examples: list[E
     whole: list[int] = []
     grpo(folder, examples, tmp_path / "whole", Seen(), watching(examples, asked=whole))
 
-    class Cut(Seen):
-        """Killed after step 5, one step behind the last checkpoint that is not the end."""
-
-        def on_metrics(self, step: int, values: dict[str, float]) -> None:
-            super().on_metrics(step, values)
-            if step == 5:
-                raise Killed
-
     first: list[int] = []
     second: list[int] = []
+    # One step behind the last checkpoint that is not the end.
     with pytest.raises(Killed):
         grpo(folder, examples, tmp_path / "cut", Cut(), watching(examples, asked=first))
     # As if the last save had been cut short too: step 4 is trained again, and was measured.
