@@ -17,8 +17,9 @@ from stages.lib.video import folders
 from stages.lib.video.errors import VideoError
 from stages.runtime.sources.failures import Changed, Gone
 from stages.runtime.sources.remote import RemoteRoot, Version, fetch
+from stages.runtime.sources.roots import NameRules
 from stages.runtime.sources.store import Known, SourceStore
-from stages.runtime.sources.videos import NameRules, ShardFile
+from stages.runtime.sources.videos import ShardFile
 
 
 @dataclass(frozen=True)

@@ -18,8 +18,8 @@ from stages.params import IngestParams
 from stages.runtime.sources.addresses import ROW_SUFFIXES, fault_of_name, is_remote, is_web, place_of
 from stages.runtime.sources.failures import access_error
 from stages.runtime.sources.remote import RemoteRoot, Version, fetch
+from stages.runtime.sources.roots import Roots
 from stages.runtime.sources.store import Known, SourceStore, open_store
-from stages.runtime.sources.videos import Roots
 
 
 def row_name(params: IngestParams) -> str | None:

@@ -34,9 +34,10 @@ from stages.runtime.paths import ANNOTATIONS_FILE
 from stages.runtime.sources.addresses import fault_of_name, is_remote, is_web, place_of
 from stages.runtime.sources.failures import SourceAccessError, access_error
 from stages.runtime.sources.remote import RemoteRoot, Version
+from stages.runtime.sources.roots import NameRules, Roots
 from stages.runtime.sources.shards import Refused, Shard
 from stages.runtime.sources.store import SIZE_VARIABLE, SourceStore, digest, open_store
-from stages.runtime.sources.videos import NameRules, Roots, ShardFile, shards_at
+from stages.runtime.sources.videos import ShardFile, shards_at
 
 #: Age at which a view that is not the present one is removed.
 _OLD_VIEW_S = 24 * 3600.0
@@ -92,7 +93,7 @@ def open_source(params: IngestParams) -> OpenSource:
     if params.is_plain_folder:
         return OpenSource(params, None, [], params.source)
     store = open_store()
-    if (not is_remote(roots.folder) and roots.local_shards) or roots.file is not None:
+    if roots.local_shards or roots.file is not None:
         return _of_shards(params, roots, store)
     listed: dict[str, Version] | None = None
     if is_remote(roots.folder) and not is_web(roots.folder):
