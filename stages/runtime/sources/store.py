@@ -166,14 +166,20 @@ class SourceStore:
 
 class Known:
     """The content that objects of one source had, by name and version. Lines are only appended, so
-    that a process that is ended loses none."""
+    that a process that is ended loses none. The file is read when it is first asked."""
 
     def __init__(self, store: SourceStore, root: str) -> None:
+        self._store, self._root = store, root
         self._path = store.folder / "known" / f"{digest(root)}.jsonl"
         self._contents: dict[tuple[str, str], str] = {}
         self._lock = threading.Lock()
         self._read_bytes = 0
-        self._read()
+
+    def __getstate__(self) -> dict[str, object]:
+        return {"store": self._store, "root": self._root}
+
+    def __setstate__(self, state: dict[str, object]) -> None:
+        self.__init__(**state)  # type: ignore[misc]
 
     def _read(self) -> None:
         """Read the lines that were appended since, by any process."""

@@ -47,6 +47,7 @@ class RemoteVideos:
     def __init__(self, roots: Roots, store: SourceStore) -> None:
         self._roots, self._store = roots, store
         self._remote = RemoteRoot(roots.folder, roots.field)
+        self._known = Known(store, self._remote.address)
         self._shards: ShardVideos | None = None
 
     def path(self, name: str, sha256: str) -> Path:
@@ -58,7 +59,7 @@ class RemoteVideos:
         remote = self._remote
         try:
             version = remote.version(file)
-            here = fetch_one(remote, self._store, Known(self._store, remote.address), file, version)
+            here = fetch_one(remote, self._store, self._known, file, version)
         except Gone as error:
             if not is_web(remote.address) and self._roots.in_shards(remote.listing()):
                 return self._in_shards().path(name, sha256)
