@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import os
 import threading
 import time
@@ -30,6 +29,7 @@ from filelock import FileLock
 
 from stages.errors import InputError
 from stages.runtime import paths
+from stages.runtime.sources.bounds import most_bytes_of
 from stages.runtime.sources.failures import disk_full
 
 CACHE_VARIABLE, SIZE_VARIABLE = "VIDBRIDGE_SOURCE_CACHE", "VIDBRIDGE_SOURCE_CACHE_GB"
@@ -222,18 +222,10 @@ def open_store(root: Path | None = None) -> SourceStore:
     Raises:
         InputError: the bound is not a number above 0.
     """
-    text = os.environ.get(SIZE_VARIABLE, "").strip()
-    try:
-        size_gb = float(text) if text else MOST_GB
-    except ValueError:
-        size_gb = math.nan
-    if not 0 < size_gb < 1e9:
-        raise InputError(
-            SIZE_VARIABLE, f"{text!r} is not a number of GB", f"set one above 0, or unset it ({MOST_GB:g})"
-        )
+    most_bytes = most_bytes_of(SIZE_VARIABLE, MOST_GB, InputError)
     named = os.environ.get(CACHE_VARIABLE, "").strip()
     folder = Path(named).expanduser() if named else (root or Path()) / paths.SOURCES
-    return SourceStore(folder.absolute(), int(size_gb * 1e9))
+    return SourceStore(folder.absolute(), most_bytes)
 
 
 @contextmanager
