@@ -144,7 +144,7 @@ def _converse(spec: Conversation, entry: Entry, placeholders: Sequence[str], whe
                 detail = f"{at}: {role!r} answers, and nobody has asked (value {short(text)})"
                 result.rejects.append(reject(where, BAD, detail))
             else:
-                _answered(spec, asks, text, f"{at}", where, result)
+                _answered(spec, asks, text, at, where, result)
             asks = None
         elif role not in spec.system:
             known = ", ".join((*spec.user, *spec.assistant, *spec.system))
