@@ -103,7 +103,7 @@ def open_source(params: IngestParams) -> OpenSource:
     rows = row_files(params, roots, store, listed)
     if is_remote(roots.folder):
         remote = RemoteRoot(roots.folder, roots.field)
-        names = named_in(rows, roots) if listed is None else list(listed)
+        names = named_in(rows, roots, store) if listed is None else list(listed)
         by_name = dict(_by_name(names, roots.names))
         if listed is None:
             listed = remote.versions(by_name.values())
@@ -186,11 +186,8 @@ def _viewed(
     """Make the view: a folder with these rows, an empty file for each video, and empty folders. One
     that was made of the same is taken."""
     contents = {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in rows.items()}
-    whole = hashlib.sha256(
-        json.dumps([sorted(videos), sorted(contents.items()), sorted(folders)]).encode("utf-8", "surrogatepass")
-    )
     folder = store.folder / "views" / digest(repr(params.roots))
-    view = folder / whole.hexdigest()[:32]
+    view = folder / digest(json.dumps([sorted(videos), sorted(contents.items()), sorted(folders)]))
     if not view.is_dir():
         part = folder / f".{uuid.uuid4().hex}"
         part.mkdir(parents=True)
@@ -206,8 +203,8 @@ def _viewed(
     for other in folder.iterdir():
         if other != view and time.time() - other.stat().st_mtime > _OLD_VIEW_S:
             shutil.rmtree(other, ignore_errors=True)
-    annotations = params.annotations if params.annotations is not None else row_name(params)
-    return params.model_copy(update={"source": str(view), "annotations": annotations, "videos": None, "names": None})
+    changes = {"source": str(view), "annotations": row_name(params), "videos": None, "names": None}
+    return params.model_copy(update=changes)
 
 
 def _fill(folder: Path, videos: Iterable[str], rows: Mapping[str, Path], folders: Iterable[str]) -> None:
