@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from stages.domain.core.records import Reject
-from stages.lib.annotations.annotation import reject
+from stages.lib.annotations.annotation import reject, short
 from stages.lib.annotations.choices import AnswerForm, answer_letter, listed_options, unlettered
-from stages.lib.annotations.mapping.columns import ColumnProblem, Entry, holds, short, value_of
+from stages.lib.annotations.mapping.columns import ColumnProblem, Entry, holds, value_of
 from stages.lib.annotations.mapping.entries import entries_of, plain_text, text_of
 from stages.lib.annotations.mapping.schema import Choice, Conversation, Mapping, Open
 
