@@ -70,9 +70,7 @@ def row_files(
     for name, found in here.items():
         if not isinstance(found, str):
             raise access_error(remote.field, f"{remote.address}/{name}", FileNotFoundError())
-        path = store.find(found, name)
-        assert path is not None  # fetched now
-        rows[name] = path
+        rows[name] = store.found(found, name)
     return rows
 
 

@@ -147,8 +147,7 @@ def _of_shards(params: IngestParams, roots: Roots, store: SourceStore) -> OpenSo
         text = "".join(lines).encode("utf-8", "surrogatepass")
         part = store.scratch() / uuid.uuid4().hex
         part.write_bytes(text)
-        found = store.find(store.keep(part, ANNOTATIONS_FILE), ANNOTATIONS_FILE)
-        assert found is not None  # put there now
+        found = store.found(store.keep(part, ANNOTATIONS_FILE), ANNOTATIONS_FILE)
         named = row_name(params) or ANNOTATIONS_FILE
         params, rows[named] = params.model_copy(update={"annotations": named}), found
     else:

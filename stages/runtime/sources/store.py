@@ -72,6 +72,13 @@ class SourceStore:
             return path if path.is_file() else None
         return path
 
+    def found(self, sha256: str, name: str) -> Path:
+        """Path of a file that was put in or found just now, and is kept for a while whatever the
+        bound."""
+        path = self.find(sha256, name)
+        assert path is not None
+        return path
+
     def add(
         self, key: str, name: str, size: int | None, write: Callable[[Path], None], known: Callable[[], str | None]
     ) -> str:

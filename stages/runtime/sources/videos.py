@@ -69,9 +69,7 @@ class RemoteVideos:
         if here != sha256:
             seen = f"it has SHA-256 {here[:12]}…, and ingest saw {sha256[:12]}…"
             raise _changed(remote.field, f"{remote.address}/{file}", seen)
-        found = self._store.find(here, file)
-        assert found is not None  # put there now, and kept for a while whatever the bound
-        return found
+        return self._store.found(here, file)
 
     def _in_shards(self) -> ShardVideos:
         self._shards = self._shards or ShardVideos(self._roots, self._store)
@@ -94,9 +92,7 @@ class ShardVideos:
                 continue
             read = shard.read(suffixes)
             if name in read.videos and read.videos[name].sha256 == sha256:
-                found = self._store.find(sha256, name)
-                assert found is not None  # put there now
-                return found
+                return self._store.found(sha256, name)
         raise _changed(
             self._roots.field, f"{self._roots.folder}: {name}", "no tar holds the video that ingest saw any more"
         )
@@ -143,9 +139,7 @@ class ShardFile(NamedTuple):
         except (Gone, Changed) as error:
             address = f"{self.remote.address}/{self.name}"
             raise _changed(self.remote.field, address, f"it was listed, and is not there now ({error})") from error
-        found = self.store.find(sha256, self.name)
-        assert found is not None  # put there now
-        return found
+        return self.store.found(sha256, self.name)
 
 
 def shards_at(roots: Roots, store: SourceStore) -> Iterator[ShardFile]:
