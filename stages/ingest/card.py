@@ -110,7 +110,7 @@ def data_card(summary: Mapping[str, Any], recipe: str) -> str:
         "decord must not read it because": "not_for_decord",
     }
     for title, key in tables.items():
-        rows = [f"| {_cell(name)} | {count:,} |" for name, count in summary[key].items()]
+        rows = [f"| {cell(name)} | {count:,} |" for name, count in summary[key].items()]
         lines += [
             "",
             f"| {title} | {'rows or parts' if key == 'rejected' else 'clips'} |",
@@ -122,6 +122,6 @@ def data_card(summary: Mapping[str, Any], recipe: str) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _cell(text: str) -> str:
-    # A licence is data: it must not end its cell or open a tag.
+def cell(text: str) -> str:
+    """Escape data for a cell of a table in Markdown: it must not end the cell or open a tag."""
     return text.replace("|", "\\|").replace("<", "&lt;").replace("\n", " ")

@@ -167,7 +167,7 @@ def without_duplicates(clips: Iterable[Clip]) -> tuple[list[Clip], list[Reject]]
 
 
 @lru_cache(maxsize=16)
-def _exactly(number: float) -> Fraction:
+def exactly(number: float) -> Fraction:
     """A parameter as it is written in ``params.yaml``."""
     return Fraction(str(number))
 
@@ -205,7 +205,7 @@ def _unfit(row: Annotation, media: Media, part: Span, params: IngestParams) -> R
     if part.frames < params.min_frames:
         return row_reject(row, "too-short", f"{part.frames} frames, ingest.min_frames is {params.min_frames}")
     length_s = media.duration_s if part.frames == media.frames else part.frames / media.rate
-    if length_s > _exactly(params.max_duration_s):
+    if length_s > exactly(params.max_duration_s):
         return row_reject(
             row, "too-long", f"{float(length_s):.2f} s, ingest.max_duration_s is {params.max_duration_s:g}"
         )
@@ -226,7 +226,7 @@ def _other_recording(row: Annotation, media: Media, params: IngestParams) -> Rej
 def _tolerated_s(length_s: Fraction, params: IngestParams) -> Fraction:
     """Tolerated error of times, for a recording of this length: annotations round, and a container
     lasts as long as its sound."""
-    return min(_exactly(params.tolerance.seconds), _exactly(params.tolerance.share) * length_s)
+    return min(exactly(params.tolerance.seconds), exactly(params.tolerance.share) * length_s)
 
 
 def _tolerance(params: IngestParams) -> str:
@@ -239,7 +239,7 @@ def _missing_s(row: Annotation, media: Media, params: IngestParams) -> str | Non
     missing = (row.length_s or 0) - media.starts_s - media.duration_s
     return (
         _s(missing)
-        if row.length_s and row.end is None and missing > _exactly(params.tolerance.share) * row.length_s
+        if row.length_s and row.end is None and missing > exactly(params.tolerance.share) * row.length_s
         else None
     )
 

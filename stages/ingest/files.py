@@ -17,8 +17,9 @@ from stages.lib.video import folders
 from stages.lib.video.errors import VideoError
 from stages.runtime.sources.failures import Changed, Gone
 from stages.runtime.sources.remote import RemoteRoot, Version, fetch
+from stages.runtime.sources.roots import NameRules
 from stages.runtime.sources.store import Known, SourceStore
-from stages.runtime.sources.videos import NameRules, ShardFile
+from stages.runtime.sources.videos import ShardFile
 
 
 @dataclass(frozen=True)
@@ -133,9 +134,7 @@ class RemoteFiles(Files):
         if isinstance(found, Changed):
             detail = f"{address} changed while it was fetched ({found}); run ingest again"
             return LocatedFile(name, stamp, Path(), ("changed", detail))
-        path = self._store.find(found, file)
-        assert path is not None  # fetched now
-        return LocatedFile(name, stamp, path)
+        return LocatedFile(name, stamp, self._store.found(found, file))
 
 
 class ShardFiles(Files):
@@ -160,9 +159,8 @@ class ShardFiles(Files):
             if name not in self._where:
                 located.append(_not_fetched(name, "a folder in the tars"))
                 continue
-            path = self._store.find(self._where[name][1], name)
-            assert path is not None  # the tar is identified by its version
-            located.append(LocatedFile(name, self._stamps[name], path))
+            # The tar is identified by its version, so it holds this content again.
+            located.append(LocatedFile(name, self._stamps[name], self._store.found(self._where[name][1], name)))
         return located
 
 

@@ -3,11 +3,10 @@
 
 from __future__ import annotations
 
-from fractions import Fraction
 from itertools import pairwise
 
 from stages.domain.core.records import Clip, Event, Reject, Span, Split
-from stages.ingest.clips import Media, clip_of, event_in_frames, in_order, part_reject, row_reject, to_clip
+from stages.ingest.clips import Media, clip_of, event_in_frames, exactly, in_order, part_reject, row_reject, to_clip
 from stages.lib.annotations.annotation import Annotation, TimedEvent
 from stages.params import IngestParams
 
@@ -22,10 +21,10 @@ def to_clips(
     event that lies in no part, and ``about-whole-recording`` for what tells of all parts together.
     """
     is_part = row.start is not None or row.end is not None
-    if is_part or params.longer == "reject" or media.duration_s <= Fraction(str(params.max_duration_s)):
+    if is_part or params.longer == "reject" or media.duration_s <= exactly(params.max_duration_s):
         clip, rejects = to_clip(row, split, media, params, source_id)
         return ([] if clip is None else [clip]), rejects
-    spans = equal_spans(media.frames, int(Fraction(str(params.max_duration_s)) * media.rate))
+    spans = equal_spans(media.frames, int(exactly(params.max_duration_s) * media.rate))
     if not spans or min(span.frames for span in spans) < params.min_frames:
         detail = (
             f"a part of {params.max_duration_s:g} s (ingest.max_duration_s) has fewer frames than ingest.min_frames,"

@@ -18,8 +18,8 @@ from stages.params import IngestParams
 from stages.runtime.sources.addresses import ROW_SUFFIXES, fault_of_name, is_remote, is_web, place_of
 from stages.runtime.sources.failures import access_error
 from stages.runtime.sources.remote import RemoteRoot, Version, fetch
-from stages.runtime.sources.store import Known, SourceStore, open_store
-from stages.runtime.sources.videos import Roots
+from stages.runtime.sources.roots import Roots
+from stages.runtime.sources.store import Known, SourceStore
 
 
 def row_name(params: IngestParams) -> str | None:
@@ -70,9 +70,7 @@ def row_files(
     for name, found in here.items():
         if not isinstance(found, str):
             raise access_error(remote.field, f"{remote.address}/{name}", FileNotFoundError())
-        path = store.find(found, name)
-        assert path is not None  # fetched now
-        rows[name] = path
+        rows[name] = store.found(found, name)
     return rows
 
 
@@ -99,9 +97,7 @@ def _web_rows(
 def _index(remote: RemoteRoot, file: str, store: SourceStore) -> list[str]:
     """Names in the list of files of a web server: one a line, relative to the list's folder."""
     versions = remote.versions([file])
-    if not versions:
-        raise access_error(remote.field, f"{remote.address}/{file}", FileNotFoundError())
-    found = fetch(remote, store, Known(store, remote.address), versions, "fetch list", quiet=True)[file]
+    found = fetch(remote, store, Known(store, remote.address), versions, "fetch list", quiet=True).get(file)
     path = store.find(found, file) if isinstance(found, str) else None
     if path is None:
         raise access_error(remote.field, f"{remote.address}/{file}", FileNotFoundError())
@@ -130,11 +126,11 @@ def _check_rows(names: Iterable[str], roots: Roots, wanted: str | None) -> None:
         )
 
 
-def named_in(rows: Mapping[str, Path], roots: Roots) -> list[str]:
+def named_in(rows: Mapping[str, Path], roots: Roots, store: SourceStore) -> list[str]:
     """Files that the rows name, or the list of files does, as a web server does not list them."""
     place = place_of(roots.source)
     if roots.videos is None and place.file is not None and _is_index(place.file):
-        return _index(RemoteRoot(place.root, roots.field), place.file, open_store())
+        return _index(RemoteRoot(place.root, roots.field), place.file, store)
     names: dict[str, None] = {}
     for name, path in rows.items():
         for text in _strings(name, path):

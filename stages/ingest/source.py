@@ -34,9 +34,10 @@ from stages.runtime.paths import ANNOTATIONS_FILE
 from stages.runtime.sources.addresses import fault_of_name, is_remote, is_web, place_of
 from stages.runtime.sources.failures import SourceAccessError, access_error
 from stages.runtime.sources.remote import RemoteRoot, Version
+from stages.runtime.sources.roots import NameRules, Roots
 from stages.runtime.sources.shards import Refused, Shard
 from stages.runtime.sources.store import SIZE_VARIABLE, SourceStore, digest, open_store
-from stages.runtime.sources.videos import NameRules, Roots, ShardFile, shards_at
+from stages.runtime.sources.videos import ShardFile, shards_at
 
 #: Age at which a view that is not the present one is removed.
 _OLD_VIEW_S = 24 * 3600.0
@@ -92,7 +93,7 @@ def open_source(params: IngestParams) -> OpenSource:
     if params.is_plain_folder:
         return OpenSource(params, None, [], params.source)
     store = open_store()
-    if (not is_remote(roots.folder) and roots.local_shards) or roots.file is not None:
+    if roots.local_shards or roots.file is not None:
         return _of_shards(params, roots, store)
     listed: dict[str, Version] | None = None
     if is_remote(roots.folder) and not is_web(roots.folder):
@@ -102,7 +103,7 @@ def open_source(params: IngestParams) -> OpenSource:
     rows = row_files(params, roots, store, listed)
     if is_remote(roots.folder):
         remote = RemoteRoot(roots.folder, roots.field)
-        names = named_in(rows, roots) if listed is None else list(listed)
+        names = named_in(rows, roots, store) if listed is None else list(listed)
         by_name = dict(_by_name(names, roots.names))
         if listed is None:
             listed = remote.versions(by_name.values())
@@ -146,8 +147,7 @@ def _of_shards(params: IngestParams, roots: Roots, store: SourceStore) -> OpenSo
         text = "".join(lines).encode("utf-8", "surrogatepass")
         part = store.scratch() / uuid.uuid4().hex
         part.write_bytes(text)
-        found = store.find(store.keep(part, ANNOTATIONS_FILE), ANNOTATIONS_FILE)
-        assert found is not None  # put there now
+        found = store.found(store.keep(part, ANNOTATIONS_FILE), ANNOTATIONS_FILE)
         named = row_name(params) or ANNOTATIONS_FILE
         params, rows[named] = params.model_copy(update={"annotations": named}), found
     else:
@@ -185,11 +185,8 @@ def _viewed(
     """Make the view: a folder with these rows, an empty file for each video, and empty folders. One
     that was made of the same is taken."""
     contents = {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in rows.items()}
-    whole = hashlib.sha256(
-        json.dumps([sorted(videos), sorted(contents.items()), sorted(folders)]).encode("utf-8", "surrogatepass")
-    )
     folder = store.folder / "views" / digest(repr(params.roots))
-    view = folder / whole.hexdigest()[:32]
+    view = folder / digest(json.dumps([sorted(videos), sorted(contents.items()), sorted(folders)]))
     if not view.is_dir():
         part = folder / f".{uuid.uuid4().hex}"
         part.mkdir(parents=True)
@@ -205,8 +202,8 @@ def _viewed(
     for other in folder.iterdir():
         if other != view and time.time() - other.stat().st_mtime > _OLD_VIEW_S:
             shutil.rmtree(other, ignore_errors=True)
-    annotations = params.annotations if params.annotations is not None else row_name(params)
-    return params.model_copy(update={"source": str(view), "annotations": annotations, "videos": None, "names": None})
+    changes = {"source": str(view), "annotations": row_name(params), "videos": None, "names": None}
+    return params.model_copy(update=changes)
 
 
 def _fill(folder: Path, videos: Iterable[str], rows: Mapping[str, Path], folders: Iterable[str]) -> None:

@@ -16,7 +16,7 @@ from stages.params.judging import WriterParams
 from stages.params.types import Fraction01, Positive, Table
 from stages.runtime.paths import MAPPING_SUFFIXES, MAPPINGS
 from stages.runtime.sources.addresses import fault_of_address, fault_of_name, fault_of_source, is_remote, place_of
-from stages.runtime.sources.videos import NameRules, Roots
+from stages.runtime.sources.roots import NameRules, Roots
 
 
 class CorpusParams(Table):

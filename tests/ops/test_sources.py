@@ -19,7 +19,8 @@ import yaml
 
 from stages.runtime.paths import CLIPS, CORPUS, MANIFEST_FILE
 from stages.runtime.sources.failures import SourceAccessError
-from stages.runtime.sources.videos import NameRules, Roots, open_videos
+from stages.runtime.sources.roots import NameRules, Roots
+from stages.runtime.sources.videos import open_videos
 from tests.support.projects.repository import commit
 from tests.support.projects.smoke import call, succeed
 from tests.support.servers import stack

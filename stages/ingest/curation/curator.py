@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from stages.domain.core.records import Clip, Reject, Span, Split
+from stages.ingest.card import cell
 from stages.ingest.curation.duplicates import (
     NearDuplicate,
     Signature,
@@ -86,8 +87,9 @@ class Curator:
     def card(self, clips: Sequence[Clip]) -> str:
         """Lines for the data card, as Markdown; empty if nothing was asked for, or found."""
         lines: list[str] = []
-        for title, counts in (("shots", "shots"), ("flagged", "flagged")):
-            if table := self.summary(clips).get(counts):
+        counts = self.summary(clips)
+        for title in ("shots", "flagged"):
+            if table := counts.get(title):
                 lines += ["", f"| {title} | clips |", "|---|---|", *(f"| {key} | {n:,} |" for key, n in table.items())]
         across = [pair for pair in self.pairs if pair.across_splits]
         if self._params.near_duplicates is not None:
@@ -116,5 +118,5 @@ def shots_of(clips: Iterable[Clip]) -> dict[str, int]:
 
 
 def _cell(text: str) -> str:
-    # File names are data: they must not end a cell, open a tag or be set as code.
-    return text.replace("|", "\\|").replace("<", "&lt;").replace("`", "'").replace("\n", " ")
+    # File names are data: they must not be set as code either.
+    return cell(text).replace("`", "'")

@@ -281,7 +281,7 @@ def each(model: type[Checked], entries: Any, where: str, at: str, part: str) -> 
     fails."""
     if not isinstance(entries, list | tuple):
         return [], [
-            reject(where, f"bad-{part}", f"{at}: need a list, found {type(entries).__name__} (value {_short(entries)})")
+            reject(where, f"bad-{part}", f"{at}: need a list, found {type(entries).__name__} (value {short(entries)})")
         ]
     return _sorted_out(validated(model, entry, where, f"{at}.{number}", part) for number, entry in enumerate(entries))
 
@@ -373,11 +373,11 @@ def _complaint(error: Any, at: str) -> str:
         return _unknown(field, error["input"])
     if error["type"] == "missing":
         return f"{field}: missing"
-    return f"{field}: {error['msg'].removeprefix('Value error, ')} (value {_short(error['input'])})"
+    return f"{field}: {error['msg'].removeprefix('Value error, ')} (value {short(error['input'])})"
 
 
 def _unknown(field: str, value: Any) -> str:
-    return f"{field}: unknown field (value {_short(value)}); remove it or correct its spelling"
+    return f"{field}: unknown field (value {short(value)}); remove it or correct its spelling"
 
 
 def _named(raw: Any) -> str:
@@ -387,9 +387,10 @@ def _named(raw: Any) -> str:
         if isinstance(raw, dict)
         else ""
     )
-    return f" (of {_short(words)})" if words.strip() else ""
+    return f" (of {short(words)})" if words.strip() else ""
 
 
-def _short(value: Any) -> str:
+def short(value: Any) -> str:
+    """Quote a value for a message, in at most 80 characters."""
     text = repr(value)
     return text if len(text) <= 80 else text[:77] + "..."

@@ -3,7 +3,6 @@ key."""
 
 from __future__ import annotations
 
-import asyncio
 import errno
 import os
 from urllib.parse import urlsplit
@@ -150,7 +149,7 @@ def may_pass(error: BaseException) -> bool:
 
 def is_silence(error: BaseException) -> bool:
     """True if no answer came, or it broke off: there may be no such server."""
-    return isinstance(error, ConnectionError | TimeoutError | asyncio.TimeoutError) or type(error).__name__ in _SILENCE
+    return isinstance(error, ConnectionError | TimeoutError) or type(error).__name__ in _SILENCE
 
 
 def is_timeout(error: BaseException) -> bool:

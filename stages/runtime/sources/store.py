@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import os
 import threading
 import time
@@ -30,6 +29,7 @@ from filelock import FileLock
 
 from stages.errors import InputError
 from stages.runtime import paths
+from stages.runtime.sources.bounds import most_bytes_of
 from stages.runtime.sources.failures import disk_full
 
 CACHE_VARIABLE, SIZE_VARIABLE = "VIDBRIDGE_SOURCE_CACHE", "VIDBRIDGE_SOURCE_CACHE_GB"
@@ -70,6 +70,13 @@ class SourceStore:
             return None
         except OSError:  # A cache that may only be read: its files keep their age.
             return path if path.is_file() else None
+        return path
+
+    def found(self, sha256: str, name: str) -> Path:
+        """Path of a file that was put in or found just now, and is kept for a while whatever the
+        bound."""
+        path = self.find(sha256, name)
+        assert path is not None
         return path
 
     def add(
@@ -166,14 +173,20 @@ class SourceStore:
 
 class Known:
     """The content that objects of one source had, by name and version. Lines are only appended, so
-    that a process that is ended loses none."""
+    that a process that is ended loses none. The file is read when it is first asked."""
 
     def __init__(self, store: SourceStore, root: str) -> None:
+        self._store, self._root = store, root
         self._path = store.folder / "known" / f"{digest(root)}.jsonl"
         self._contents: dict[tuple[str, str], str] = {}
         self._lock = threading.Lock()
         self._read_bytes = 0
-        self._read()
+
+    def __getstate__(self) -> dict[str, object]:
+        return {"store": self._store, "root": self._root}
+
+    def __setstate__(self, state: dict[str, object]) -> None:
+        self.__init__(**state)  # type: ignore[misc]
 
     def _read(self) -> None:
         """Read the lines that were appended since, by any process."""
@@ -216,18 +229,10 @@ def open_store(root: Path | None = None) -> SourceStore:
     Raises:
         InputError: the bound is not a number above 0.
     """
-    text = os.environ.get(SIZE_VARIABLE, "").strip()
-    try:
-        size_gb = float(text) if text else MOST_GB
-    except ValueError:
-        size_gb = math.nan
-    if not 0 < size_gb < 1e9:
-        raise InputError(
-            SIZE_VARIABLE, f"{text!r} is not a number of GB", f"set one above 0, or unset it ({MOST_GB:g})"
-        )
+    most_bytes = most_bytes_of(SIZE_VARIABLE, MOST_GB, InputError)
     named = os.environ.get(CACHE_VARIABLE, "").strip()
     folder = Path(named).expanduser() if named else (root or Path()) / paths.SOURCES
-    return SourceStore(folder.absolute(), int(size_gb * 1e9))
+    return SourceStore(folder.absolute(), most_bytes)
 
 
 @contextmanager

@@ -7,86 +7,16 @@ fetched again is compared: where bytes come from changes no result.
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple, Protocol
 
-from stages.runtime.sources.addresses import ROW_SUFFIXES, SHARD_SUFFIX, is_remote, is_web, place_of
+from stages.runtime.sources.addresses import SHARD_SUFFIX, is_remote, is_web
 from stages.runtime.sources.failures import Changed, Gone, SourceAccessError, access_error
 from stages.runtime.sources.remote import RemoteRoot, fetch_one
+from stages.runtime.sources.roots import NameRules, Roots, files_below
 from stages.runtime.sources.shards import Shard, ShardError, noted_shard, read_shard
 from stages.runtime.sources.store import Known, SourceStore, open_store
-
-#: Suffixes of rows. A text is no table of rows beside shards: a licence, a list of the shards.
-_ROWS = ROW_SUFFIXES - {".txt"}
-
-
-class NameRules(NamedTuple):
-    """How a name in the rows becomes the path of a file: ``strip`` is taken from its front, ``add``
-    put there, ``extension`` put behind it."""
-
-    strip: str = ""
-    add: str = ""
-    extension: str = ""
-
-    def file_of(self, name: str) -> str:
-        return f"{self.add}{name.removeprefix(self.strip)}{self.extension}"
-
-    def name_of(self, file: str) -> str | None:
-        """The name by which rows mean a file; None if they can mean it by none."""
-        if not (file.startswith(self.add) and file.endswith(self.extension) and file != self.add):
-            return None
-        return self.strip + file[len(self.add) : len(file) - len(self.extension)]
-
-
-class Roots(NamedTuple):
-    """Where a source is: ``source`` (its rows), ``videos`` (None: beside them), and how rows name
-    files."""
-
-    source: str
-    videos: str | None
-    names: NameRules
-
-    def below(self, root: Path) -> Roots:
-        """The same, with paths of this machine counted from ``root``."""
-        source, videos = (
-            address if address is None or is_remote(address) else str(root / Path(address).expanduser())
-            for address in (self.source, self.videos)
-        )
-        assert source is not None
-        return Roots(source, videos, self.names)
-
-    @property
-    def field(self) -> str:
-        """The parameter that names the folder of the videos."""
-        return "ingest.source" if self.videos is None else "ingest.videos"
-
-    @property
-    def folder(self) -> str:
-        """The folder of the videos."""
-        return place_of(self.source if self.videos is None else self.videos).root
-
-    @property
-    def file(self) -> str | None:
-        """The only shard of the videos, where the address names one."""
-        named = place_of(self.source if self.videos is None else self.videos).file
-        return named if named is not None and named.endswith(SHARD_SUFFIX) else None
-
-    def in_shards(self, names: Iterable[str]) -> bool:
-        """True if a folder with files of these names holds the videos in shards."""
-        suffixes = {PurePosixPath(name).suffix.lower() for name in names}
-        return SHARD_SUFFIX in suffixes and (self.videos is not None or not suffixes & _ROWS)
-
-    @property
-    def local_shards(self) -> bool:
-        """True if the videos lie in tars on this machine."""
-        if is_remote(self.folder) or self.file is not None:
-            return self.file is not None and not is_remote(self.folder)
-        top = {PurePosixPath(name).suffix.lower() for name in files_below(Path(self.folder), deep=False)}
-        if self.videos is None and top & _ROWS:
-            return False  # the usual folder of many videos, which is not walked for this
-        return self.in_shards(files_below(Path(self.folder), deep=True))
 
 
 class Videos(Protocol):
@@ -117,6 +47,7 @@ class RemoteVideos:
     def __init__(self, roots: Roots, store: SourceStore) -> None:
         self._roots, self._store = roots, store
         self._remote = RemoteRoot(roots.folder, roots.field)
+        self._known = Known(store, self._remote.address)
         self._shards: ShardVideos | None = None
 
     def path(self, name: str, sha256: str) -> Path:
@@ -128,7 +59,7 @@ class RemoteVideos:
         remote = self._remote
         try:
             version = remote.version(file)
-            here = fetch_one(remote, self._store, Known(self._store, remote.address), file, version)
+            here = fetch_one(remote, self._store, self._known, file, version)
         except Gone as error:
             if not is_web(remote.address) and self._roots.in_shards(remote.listing()):
                 return self._in_shards().path(name, sha256)
@@ -138,9 +69,7 @@ class RemoteVideos:
         if here != sha256:
             seen = f"it has SHA-256 {here[:12]}…, and ingest saw {sha256[:12]}…"
             raise _changed(remote.field, f"{remote.address}/{file}", seen)
-        found = self._store.find(here, file)
-        assert found is not None  # put there now, and kept for a while whatever the bound
-        return found
+        return self._store.found(here, file)
 
     def _in_shards(self) -> ShardVideos:
         self._shards = self._shards or ShardVideos(self._roots, self._store)
@@ -163,9 +92,7 @@ class ShardVideos:
                 continue
             read = shard.read(suffixes)
             if name in read.videos and read.videos[name].sha256 == sha256:
-                found = self._store.find(sha256, name)
-                assert found is not None  # put there now
-                return found
+                return self._store.found(sha256, name)
         raise _changed(
             self._roots.field, f"{self._roots.folder}: {name}", "no tar holds the video that ingest saw any more"
         )
@@ -212,9 +139,7 @@ class ShardFile(NamedTuple):
         except (Gone, Changed) as error:
             address = f"{self.remote.address}/{self.name}"
             raise _changed(self.remote.field, address, f"it was listed, and is not there now ({error})") from error
-        found = self.store.find(sha256, self.name)
-        assert found is not None  # put there now
-        return found
+        return self.store.found(sha256, self.name)
 
 
 def shards_at(roots: Roots, store: SourceStore) -> Iterator[ShardFile]:
@@ -254,15 +179,6 @@ def open_videos(roots: Roots, root: Path | None = None) -> Videos:
     if roots.local_shards:
         return ShardVideos(roots, open_store(root))
     return FolderVideos(Path(roots.folder), roots.names)
-
-
-def files_below(folder: Path, deep: bool) -> Iterator[str]:
-    """Names of the files in a folder, or also below it; with forward slashes."""
-    for parent, folders, names in os.walk(folder):
-        below = Path(parent).relative_to(folder)
-        yield from ((below / name).as_posix() for name in names)
-        if not deep:
-            folders.clear()
 
 
 def _changed(field: str, address: str, seen: str) -> SourceAccessError:

@@ -14,8 +14,8 @@ from pathlib import Path
 from stages.runtime.sources.addresses import is_remote, is_web, place_of
 from stages.runtime.sources.failures import SourceAccessError, access_error
 from stages.runtime.sources.remote import RemoteRoot
+from stages.runtime.sources.roots import Roots, files_below
 from stages.runtime.sources.store import digest, open_store
-from stages.runtime.sources.videos import Roots, files_below
 
 
 def listing_digest(roots: Roots) -> str | None:

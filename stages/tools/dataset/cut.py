@@ -8,7 +8,6 @@ goes on where it was, and an ingest with ``curate`` of the same folder need not 
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -20,6 +19,7 @@ from stages.errors import InputError
 from stages.ingest.clips import Media
 from stages.ingest.curation.grouping import grouped
 from stages.ingest.examine import examine_files, journal_file
+from stages.ingest.parts import equal_spans
 from stages.lib.annotations.annotation import Annotation, SourceError, videos_in
 from stages.lib.annotations.writing import write_annotations
 from stages.params import IngestParams, Params
@@ -132,9 +132,8 @@ def parts(frames: int, rate: Fraction, shots: Sequence[int], lengths: Lengths) -
         spans = _joined(spans, lengths.least_s * rate)
     whole = []
     for span in spans:
-        pieces = math.ceil(span.frames / (lengths.most_s * rate))
-        cuts = [span.start + span.frames * number // pieces for number in range(pieces + 1)]
-        whole += [Span(start=start, stop=stop) for start, stop in pairwise(cuts)]
+        pieces = equal_spans(span.frames, max(1, int(lengths.most_s * rate)))
+        whole += [Span(start=span.start + piece.start, stop=span.start + piece.stop) for piece in pieces]
     return whole
 
 

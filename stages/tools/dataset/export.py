@@ -36,7 +36,8 @@ from stages.lib.video.loader import FrameLoader
 from stages.pages.render import fill
 from stages.params import Params, load_params
 from stages.runtime import paths
-from stages.runtime.sources.videos import Roots, open_videos
+from stages.runtime.sources.roots import Roots
+from stages.runtime.sources.videos import open_videos
 from stages.runtime.workers import map_whole
 
 Kind = Literal["mp4", "trl", "datasets"]

@@ -14,7 +14,6 @@ All of it can be removed: missing content is fetched again from the remote. `pru
 
 from __future__ import annotations
 
-import math
 import os
 import shutil
 import time
@@ -27,6 +26,7 @@ from typing import Any
 
 from stages.runtime.paths import LOADED, PIPELINE_FILE, SERVABLE, STATE
 from stages.runtime.project import ProjectError, find_project
+from stages.runtime.sources.bounds import most_bytes_of
 from stages.tracking.lineage.uri import TrackingError
 
 CACHE_VARIABLE, SIZE_VARIABLE = "VIDBRIDGE_CACHE", "VIDBRIDGE_CACHE_GB"
@@ -93,16 +93,7 @@ def most_bytes() -> int:
     Raises:
         TrackingError: the variable is not a number above 0.
     """
-    text = os.environ.get(SIZE_VARIABLE, "").strip()
-    try:
-        size_gb = float(text) if text else MOST_GB
-    except ValueError:
-        size_gb = math.nan
-    if not 0 < size_gb < 1e9:
-        raise TrackingError(
-            SIZE_VARIABLE, f"{text!r} is not a number of GB", f"set one above 0, or unset it ({MOST_GB:g})"
-        )
-    return int(size_gb * 1e9)
+    return most_bytes_of(SIZE_VARIABLE, MOST_GB, TrackingError)
 
 
 def check_writable(root: Path, what: str) -> None:

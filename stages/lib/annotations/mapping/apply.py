@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from stages.domain.core.records import Reject, Split
-from stages.lib.annotations.annotation import Found, annotated, reject
+from stages.lib.annotations.annotation import Found, annotated, reject, short
 from stages.lib.annotations.files import VideoFiles
-from stages.lib.annotations.mapping.columns import ColumnProblem, Entry, holds, short, value_of
+from stages.lib.annotations.mapping.columns import ColumnProblem, Entry, holds, value_of
 from stages.lib.annotations.mapping.containers.raw import Raw
 from stages.lib.annotations.mapping.entries import entries_of, plain_text, single, text_of
 from stages.lib.annotations.mapping.events import Part, time_in, timed_events

@@ -23,10 +23,10 @@ from typing import Any
 from pydantic import field_validator
 
 from stages.domain.core.records import Record
+from stages.lib.annotations.annotation import short
 
 _STEP = re.compile(r"([^.\[\]?]+)(?:\[([^=\]]+)=([^\]]*)\])?(?:\.|$)")
 _FORMATTER = string.Formatter()
-_VALUE_CHARACTERS = 80
 
 
 class ColumnProblem(ValueError):
@@ -251,11 +251,6 @@ def listed(value: Any) -> str:
     if isinstance(value, list | tuple):
         return f"there is a list of {len(value)}"
     return f"there is {short(value)}"
-
-
-def short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= _VALUE_CHARACTERS else text[: _VALUE_CHARACTERS - 3] + "..."
 
 
 class Test(Record):

@@ -10,9 +10,8 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from stages.errors import InputError
-from stages.lib.annotations.annotation import SourceError
+from stages.lib.annotations.annotation import SourceError, short
 from stages.lib.annotations.mapping import schema
-from stages.lib.annotations.mapping.columns import short
 from stages.lib.annotations.mapping.schema import Mapping
 from stages.runtime.bounded_yaml import read_yaml
 from stages.runtime.paths import MAPPING_SUFFIXES

@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from stages.lib.annotations.mapping.columns import ColumnProblem, Entry, short, value_of
+from stages.lib.annotations.annotation import short
+from stages.lib.annotations.mapping.columns import ColumnProblem, Entry, value_of
 from stages.lib.annotations.mapping.schema import Each, Text
 
 

@@ -8,9 +8,9 @@ from typing import Any
 
 from stages.domain.core.records import Reject
 from stages.lib.annotations.annotation import SourceError
-from stages.lib.annotations.mapping.columns import ColumnProblem, Entry, steps, value_of
+from stages.lib.annotations.mapping.columns import ColumnProblem, Entry, value_of
 from stages.lib.annotations.mapping.containers.raw import Raw
-from stages.lib.annotations.mapping.containers.read import Container, file_names, raw_rows
+from stages.lib.annotations.mapping.containers.read import container_of, file_names, raw_rows
 from stages.lib.annotations.mapping.schema import Join, Mapping
 
 
@@ -26,18 +26,16 @@ class Joined:
 
     def _table(self, to: str, join: Join, folder: Path, name: str) -> dict[str, list[Any]]:
         rows: dict[str, list[Any]] = defaultdict(list)
-        path = () if join.rows is None else tuple(step.name for step in steps(join.rows)[0])
-        container = Container(join.container, path, join.columns, join.separator)
         if join.optional and join.file is not None and not (folder / join.file).exists():
             return {}
         for file in [name] if join.file is None else file_names(folder, join.file):
-            for raw in raw_rows(folder, file, container):
+            for raw in raw_rows(folder, file, container_of(join)):
                 if isinstance(raw.value, Reject):
                     self.rejects.append(raw.value)
                     continue
-                rows[self._key(join, raw, to)].append(raw.value)
-                if not join.many and len(rows[self._key(join, raw, to)]) > 1:
-                    key = self._key(join, raw, to)
+                key = self._key(join, raw, to)
+                rows[key].append(raw.value)
+                if not join.many and len(rows[key]) > 1:
                     raise SourceError(
                         raw.where,
                         f"joins.{to}: a second row has the key {key!r}",

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from stages.domain.core.records import Reject
-from stages.lib.annotations.annotation import reject
+from stages.lib.annotations.annotation import reject, short
 from stages.lib.annotations.choices import AnswerForm, answer_letter, listed_options, unlettered
-from stages.lib.annotations.mapping.columns import ColumnProblem, Entry, holds, short, value_of
+from stages.lib.annotations.mapping.columns import ColumnProblem, Entry, holds, value_of
 from stages.lib.annotations.mapping.entries import entries_of, plain_text, text_of
 from stages.lib.annotations.mapping.schema import Choice, Conversation, Mapping, Open
 
@@ -144,7 +144,7 @@ def _converse(spec: Conversation, entry: Entry, placeholders: Sequence[str], whe
                 detail = f"{at}: {role!r} answers, and nobody has asked (value {short(text)})"
                 result.rejects.append(reject(where, BAD, detail))
             else:
-                _answered(spec, asks, text, f"{at}", where, result)
+                _answered(spec, asks, text, at, where, result)
             asks = None
         elif role not in spec.system:
             known = ", ".join((*spec.user, *spec.assistant, *spec.system))

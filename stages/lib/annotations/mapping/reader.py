@@ -10,7 +10,7 @@ from stages.lib.annotations.collect import Source, usable
 from stages.lib.annotations.files import VideoFiles
 from stages.lib.annotations.mapping.apply import Mapper
 from stages.lib.annotations.mapping.columns import steps
-from stages.lib.annotations.mapping.containers.read import Container, file_names, raw_rows
+from stages.lib.annotations.mapping.containers.read import container_of, file_names, raw_rows
 from stages.lib.annotations.mapping.document import MappingError, chosen, load
 from stages.lib.annotations.mapping.joins import Joined
 from stages.lib.annotations.mapping.schema import Mapping
@@ -54,14 +54,9 @@ def _choose(folder: Path, name: str | None, path: Path) -> tuple[Mapping, str]:
     )
 
 
-def _container(mapping: Mapping) -> Container:
-    path = () if mapping.rows is None else tuple(step.name for step in steps(mapping.rows)[0])
-    return Container(mapping.container, path, mapping.columns, mapping.separator)
-
-
 def _rows(mapper: Mapper, mapping: Mapping, folder: Path, name: str) -> Iterator[Found]:
     for file in file_names(folder, name):
-        for raw in raw_rows(folder, file, _container(mapping)):
+        for raw in raw_rows(folder, file, container_of(mapping)):
             yield from mapper.rows_of(raw)
 
 

@@ -8,8 +8,7 @@ from typing import Any, Literal
 
 from pydantic import TypeAdapter, ValidationError
 
-from stages.lib.annotations.annotation import Seconds
-from stages.lib.annotations.mapping.columns import short
+from stages.lib.annotations.annotation import Seconds, short
 
 Form = Literal["seconds", "milliseconds", "frames", "clock"]
 FORMS: tuple[Form, ...] = ("seconds", "milliseconds", "frames", "clock")

@@ -7,9 +7,9 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from stages.domain.core.records import Reject
-from stages.lib.annotations.annotation import VIDEO_SUFFIXES, reject
+from stages.lib.annotations.annotation import VIDEO_SUFFIXES, reject, short
 from stages.lib.annotations.files import VideoFiles
-from stages.lib.annotations.mapping.columns import Entry, holds, short, value_of
+from stages.lib.annotations.mapping.columns import Entry, holds, value_of
 from stages.lib.annotations.mapping.schema import Video
 
 

@@ -14,8 +14,9 @@ import pytest
 from stages.runtime.sources import remote
 from stages.runtime.sources.failures import Changed, Gone, SourceAccessError, access_error
 from stages.runtime.sources.remote import RemoteRoot, fetch, fetch_one
+from stages.runtime.sources.roots import NameRules, Roots
 from stages.runtime.sources.store import Known, SourceStore
-from stages.runtime.sources.videos import NameRules, Roots, open_videos
+from stages.runtime.sources.videos import open_videos
 from tests.support.servers.files import FileServer
 
 CONTENT = bytes(range(256)) * 40

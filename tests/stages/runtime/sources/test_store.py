@@ -12,8 +12,8 @@ import pytest
 from stages.errors import InputError
 from stages.runtime.sources.addresses import fault_of_address, fault_of_name, place_of
 from stages.runtime.sources.failures import SourceAccessError
+from stages.runtime.sources.roots import NameRules
 from stages.runtime.sources.store import Known, SourceStore, open_store
-from stages.runtime.sources.videos import NameRules
 
 
 def _put(store: SourceStore, content: bytes, age_s: float = 0) -> Path:

@@ -39,6 +39,13 @@ def test_shots_are_divided_evenly_and_short_ones_joined() -> None:
     assert lengths(1, (), JOINED) == [1], "a recording that is too short itself"
 
 
+def test_no_part_is_longer_by_a_fraction_of_a_frame() -> None:
+    rate = Fraction(30000, 1001)
+    found = parts(599, rate, (), Lengths(Fraction(2), Fraction(10), join=False))
+    assert [part.frames for part in found] == [199, 200, 200]
+    assert all(part.frames / rate <= 10 for part in found), "ingest would reject it as too long"
+
+
 @given(
     st.integers(1, 400),
     st.sets(st.integers(1, 399)),

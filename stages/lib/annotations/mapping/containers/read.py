@@ -8,10 +8,12 @@ from pathlib import Path, PurePosixPath
 
 from stages.lib.annotations.annotation import SourceError, read_text
 from stages.lib.annotations.jsonl import json_lines, read_lines
+from stages.lib.annotations.mapping.columns import steps
 from stages.lib.annotations.mapping.containers.columnar import arrow_rows, dataset_folder, parquet_rows
 from stages.lib.annotations.mapping.containers.documents import elements
 from stages.lib.annotations.mapping.containers.raw import BY_SUFFIX, Kind, Raw
 from stages.lib.annotations.mapping.containers.tables import line_rows, table_rows
+from stages.lib.annotations.mapping.schema import Join, Mapping
 
 #: Characters of a name that stands for several files.
 _WILD = frozenset("*?[")
@@ -30,6 +32,12 @@ class Container:
     path: tuple[str, ...] = ()
     columns: tuple[str, ...] | None = None
     separator: str | None = None
+
+
+def container_of(table: Mapping | Join) -> Container:
+    """How a mapping, or a second table of one, says that its files hold rows."""
+    path = () if table.rows is None else tuple(step.name for step in steps(table.rows)[0])
+    return Container(table.container, path, table.columns, table.separator)
 
 
 def file_names(folder: Path, name: str) -> list[str]:
