@@ -27,6 +27,7 @@ from transformers.utils import logging as transformers_logging
 
 from stages.errors import MachineError
 from stages.lib.models.harmless import CONFIG, NO_CODE, NO_PICKLE, fault_of_files, first_sentence
+from stages.lib.models.packing import take_packed_rows
 from stages.lib.models.positions import fault_of_rule, place_text_behind_videos
 from stages.lib.models.processor import decode_with_decord
 from stages.lib.models.settings import plain_generation, without_dropout
@@ -178,6 +179,7 @@ def prepare_model(model: PreTrainedModel, processor: ProcessorMixin) -> PreTrain
         if isinstance(module, torch.nn.Conv3d) and module.kernel_size == module.stride:
             module.forward = MethodType(_one_patch, module)  # type: ignore[method-assign]
     attend_by_length(model)
+    take_packed_rows(model)
     place_text_behind_videos(model)
     return model
 
