@@ -1,24 +1,33 @@
-"""Video in TRL's GRPO trainer.
+"""Video in TRL's GRPO trainer, and a prompt once for its group.
 
 TRL 1.16 has no video input here: given video prompts it generates correctly and then computes the
-loss *without the video*, with no error. Four overrides fix this. The processor's flat video fields
-are split into one record per row when prompts are tokenised; the records travel as a list through
-TRL's buffered batch, which shuffles and splits lists along with the tensors; the loss takes them
-from there; and the log-probability pass wraps the model, so that each chunk of rows gets the videos
-of its own rows. A test compares the log-probabilities with those of a plain forward pass, and
-another checks that the stock trainer still fails it.
+loss *without the video*, with no error. The processor's flat video fields are split into one record
+per row when prompts are tokenised; the records travel as a list through TRL's buffered batch, which
+splits lists along with the tensors; and the log-probability pass takes them from there.
+
+That pass, which serves the loss, the old and the reference policy and the entropies, puts the rows
+of a prompt into one packed row (:mod:`stages.lib.models.packing`): the prompt is computed once for
+its replies, forward and backward. So TRL's shuffle of rows between generation and loss is left out,
+which would spread the replies to a prompt over rounds of accumulation.
+``VIDBRIDGE_SHARED_PREFIX=0`` computes one row a reply, as TRL does: the same numbers within
+rounding. Tests compare both with a plain forward pass, and check that the stock trainer still fails
+it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from trl import GRPOConfig, GRPOTrainer
+from trl.trainer.utils import split_tensor_dict
 
 from stages.grpo.engine import VideoEngine, never_sampled
+from stages.grpo.shared_prompts import SharedPrompts
 from stages.lib.inference.vision_cache import encode_equal_videos_once
+from stages.lib.models.packing import packed_inputs, packs, take_packed_rows
 from stages.lib.models.positions import place_text_behind_videos
 from stages.lib.models.processor import EncodedPrompt, VideoFields, join_videos, modality_of
 from stages.lib.training.lora import without_adapters
@@ -57,6 +66,9 @@ class TakesVideos(GRPOTrainer):
         self._encode, self._request = encode, request
         #: Videos of the rows that the model processes now, while generating and in the loss.
         self._row_videos: list[VideoFields] = []
+        #: In the pass of some rows: place, among all hidden states that the model returns, of the
+        #: one that a token of a row's reply is predicted from; None for other rows.
+        self._state_of: Callable[[int, int], int | None] = lambda _, __: None
         super().__init__(args=args, processing_class=processing_class, **kwargs)
         if self.use_vllm:
             self.vllm_generation.llm = VideoEngine(self.vllm_generation.llm)
@@ -66,6 +78,7 @@ class TakesVideos(GRPOTrainer):
                 # whose `config` is DeepSpeed's.
                 plain = without_adapters(self.accelerator.unwrap_model(model))
                 encode_equal_videos_once(plain)
+                take_packed_rows(plain)
                 place_text_behind_videos(plain)
 
     def _tokenize_prompts(self, prompts: list[str]) -> tuple[list[list[int]], None, dict[str, Any]]:
@@ -90,13 +103,63 @@ class TakesVideos(GRPOTrainer):
         loss: torch.Tensor = super()._compute_loss(model, inputs)
         return loss
 
-    def _get_per_token_logps_and_entropies(self, model: Any, input_ids: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+    def _prepare_inputs(self, generation_batch: Any) -> Any:
+        """Prepare inputs as TRL does, but for its shuffle of the rows of a generation: they are
+        those of one optimiser step, so their order changes nothing but which rows of a prompt are
+        in a round of accumulation together."""
+        if not self.model.training:
+            return super()._prepare_inputs(generation_batch)
+        rounds, kept = self.args.steps_per_generation, self._buffered_inputs  # type: ignore[has-type]
+        if kept is None or self._step % (rounds * self.num_iterations) == 0:
+            kept = self._buffered_inputs = split_tensor_dict(
+                self._generate_and_score_completions(generation_batch), rounds
+            )
+        return kept[self._step % rounds]
+
+    def _get_per_token_logps_and_entropies(
+        self,
+        model: Any,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor,
+        logits_to_keep: int,
+        batch_size: int | None = None,
+        compute_entropy: bool = False,
+        **kwargs: Any,
+    ) -> Any:
         if len(self._row_videos) != len(input_ids):
             raise RuntimeError(
                 f"{len(input_ids)} rows but {len(self._row_videos)} videos; TRL no longer passes rows as this class"
                 " expects"
             )
-        return super()._get_per_token_logps_and_entropies(self._with_videos(model), input_ids, *args, **kwargs)
+        if not packs():
+            return super()._get_per_token_logps_and_entropies(
+                self._with_videos(model, logits_to_keep),
+                input_ids,
+                attention_mask,
+                logits_to_keep,
+                batch_size=batch_size,
+                compute_entropy=compute_entropy,
+                **kwargs,
+            )
+        if kwargs.get("compute_aux_loss"):
+            raise RuntimeError("a model with experts was given; packed rows have no load-balancing loss")
+        logps: list[torch.Tensor] = []
+        entropies: list[torch.Tensor] = []
+        for first in range(0, len(input_ids), batch_size or len(input_ids)):
+            rows = slice(first, min(first + (batch_size or len(input_ids)), len(input_ids)))
+            shared = SharedPrompts(input_ids[rows], attention_mask[rows], logits_to_keep, self._row_videos[rows])
+            self._state_of = partial(_state_of_shared, shared, rows)
+            inputs = packed_inputs(self._backbone, self.processing_class, shared.continuations, input_ids.device)
+            with self.accelerator.autocast():
+                outputs = model(**inputs, fused_lm_head=True)
+            logps.append(shared.by_row(outputs.log_probs))
+            if compute_entropy:
+                entropies.append(shared.by_row(outputs.entropy))
+        return torch.cat(logps), torch.cat(entropies) if compute_entropy else None, None
+
+    @property
+    def _backbone(self) -> Any:
+        return without_adapters(self.accelerator.unwrap_model(self.model)).base_model
 
     def _passed(self, batch: Mapping[str, Any], model: Any, *, entropy: bool = False) -> tuple[torch.Tensor, Any]:
         """Log-probabilities of the rows of a batch, and entropies if asked for, [rows, tokens]."""
@@ -114,14 +177,17 @@ class TakesVideos(GRPOTrainer):
             self._row_videos = held
         return logps, entropies
 
-    def _with_videos(self, model: Any) -> Callable[..., Any]:
+    def _with_videos(self, model: Any, replies: int) -> Callable[..., Any]:
         """Wrap the model in a function that is called on consecutive chunks of the rows and adds
         the videos of each."""
         videos, start = self._row_videos, 0
 
         def forward(*, input_ids: torch.Tensor, **inputs: Any) -> Any:
             nonlocal start
-            rows, start = videos[start : start + len(input_ids)], start + len(input_ids)
+            first, (count, columns) = start, input_ids.shape
+            rows, start = videos[start : start + count], start + count
+            # Rows end with their replies: `logits_to_keep` columns, behind those of the prompts.
+            self._state_of = partial(_state_of_padded, slice(first, start), columns, replies)
             return model(
                 input_ids=input_ids,
                 mm_token_type_ids=modality_of(input_ids, self.processing_class),
@@ -130,3 +196,12 @@ class TakesVideos(GRPOTrainer):
             )
 
         return forward
+
+
+def _state_of_shared(shared: SharedPrompts, rows: slice, row: int, token: int) -> int | None:
+    return shared.place(row - rows.start, token) if rows.start <= row < rows.stop else None
+
+
+def _state_of_padded(rows: slice, columns: int, replies: int, row: int, token: int) -> int | None:
+    place: int = (row - rows.start) * columns + columns - replies + token - 1
+    return place if rows.start <= row < rows.stop else None

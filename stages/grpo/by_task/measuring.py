@@ -7,7 +7,7 @@ with and without.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -103,7 +103,7 @@ class MeasuresTasks(TakesVideos):
         found = [places(texts, task) for texts, task in zip(pieces, tasks, strict=True)]
         with torch.no_grad(), disable_gradient_checkpointing(self.model, self.args.gradient_checkpointing_kwargs):
             ends = [(row, at) for row, place in enumerate(found) for at in place.ends]
-            with _Behind(self._plain_model.base_model, ends, batch["prompt_ids"].shape[1]) as behind:
+            with _Behind(self._plain_model.base_model, ends, lambda row, at: self._state_of(row, at)) as behind:
                 logps, entropies = self._passed(batch, self.model, entropy=True)
             ending = dict(zip(ends, self._ending_probabilities(behind.states()), strict=True))
         logps, entropies = logps.float().cpu(), entropies.float().cpu()
@@ -238,13 +238,16 @@ class _Behind:
     Args:
         backbone: its forward gives ``last_hidden_state`` of consecutive chunks of the rows.
         at: row and token of each place.
-        prompt: number of columns of the prompts, which come first.
+        state_of: place of a row and token among the states of the present pass; None if it is in
+            another.
     """
 
-    def __init__(self, backbone: Any, at: Sequence[tuple[int, int]], prompt: int) -> None:
-        self._backbone, self._at, self._prompt = backbone, at, prompt
-        self._rows = 0
-        self._states: list[torch.Tensor] = []
+    def __init__(
+        self, backbone: Any, at: Sequence[tuple[int, int]], state_of: Callable[[int, int], int | None]
+    ) -> None:
+        self._backbone, self._at, self._state_of = backbone, at, state_of
+        self._states: dict[tuple[int, int], torch.Tensor] = {}
+        self._none = torch.empty(0)
 
     def __enter__(self) -> _Behind:
         self._hook = self._backbone.register_forward_hook(self._collect)
@@ -254,15 +257,16 @@ class _Behind:
         self._hook.remove()
 
     def _collect(self, _: Any, __: Any, output: Any) -> None:
-        hidden_BLD = output.last_hidden_state
-        own = [(row - self._rows, at) for row, at in self._at if self._rows <= row < self._rows + len(hidden_BLD)]
-        rows, columns = [row for row, _ in own], [self._prompt + at - 1 for _, at in own]
-        self._states.append(hidden_BLD[rows, columns])
-        self._rows += len(hidden_BLD)
+        hidden_SD = output.last_hidden_state.flatten(0, 1)
+        self._none = hidden_SD[:0]
+        for place in self._at:
+            state = self._state_of(*place)
+            if state is not None:
+                self._states[place] = hidden_SD[state]
 
     def states(self) -> torch.Tensor:
         """The states, [places, width], in the order of the places."""
-        return torch.cat(self._states)
+        return torch.stack([self._states[place] for place in self._at]) if self._at else self._none
 
 
 def _stop(row: int, place: Places, ending: Mapping[tuple[int, int], float], logps: torch.Tensor) -> list[float]:

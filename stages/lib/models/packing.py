@@ -7,8 +7,8 @@ replies to a prompt are suffixes of it, and the samples of a supervised step are
 
 Everything in a layer but its attention treats tokens one by one. The attention is two calls: every
 prefix attends to itself, every suffix to its prefix and to itself. No mask over the whole row is
-made. Positions begin anew in every group, and in every suffix behind its prefix. Logits are computed
-where :attr:`Layout.scored` says, and nowhere else.
+made. Positions begin anew in every group, and in every suffix behind its prefix. Logits are
+computed where :attr:`Layout.scored` says, and nowhere else.
 
 The text of a model takes packed rows once :func:`take_packed_rows` has prepared it; other inputs
 pass as before.
@@ -16,9 +16,9 @@ pass as before.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import accumulate
 from typing import Any, NamedTuple
 
 import torch
@@ -26,6 +26,7 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedM
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from stages.errors import MachineError
 from stages.lib.models.processor import EncodedPrompt, join_videos, modality_of
 
 #: Name of the attention of models that take packed rows. (With "flash" in it, transformers would
@@ -33,6 +34,27 @@ from stages.lib.models.processor import EncodedPrompt, join_videos, modality_of
 ATTENTION = "vidbridge_packed"
 #: Argument of such a model: the layout of a packed row.
 LAYOUT = "packed"
+
+
+#: Environment variable: 0 trains on padded rows, one a sequence.
+SWITCH = "VIDBRIDGE_SHARED_PREFIX"
+
+
+class SwitchError(MachineError, ValueError):
+    """The environment asks for something else than packed rows or padded ones."""
+
+
+def packs(environ: Mapping[str, str] = os.environ) -> bool:
+    """Whether training packs its rows: yes, unless VIDBRIDGE_SHARED_PREFIX is 0. The numbers are
+    the same within rounding.
+
+    Raises:
+        SwitchError: it is neither 0 nor 1.
+    """
+    value = environ.get(SWITCH, "").strip()
+    if value not in ("", "0", "1"):
+        raise SwitchError(SWITCH, f"{value!r} is neither 0 nor 1", "unset it, or set 0 to train on padded rows")
+    return value != "0"
 
 
 class Group(NamedTuple):
@@ -97,7 +119,9 @@ class Layout:
         prefixes = [group.prefix for group in self.groups]
         suffixes = [length for group in self.groups for length in group.suffixes]
         longest, longest_suffix = max(prefixes), max(suffixes, default=0)
-        prefix_starts, suffix_starts, scored = [], [], []
+        prefix_starts: list[int] = []
+        suffix_starts: list[int] = []
+        scored: list[int] = []
         back: list[int] = []
         behind = len(prefixes) * longest
         at = 0
@@ -189,8 +213,8 @@ def packed_inputs(
 
 
 def prompt_positions(backbone: Any, processor: Any, prompt: EncodedPrompt) -> torch.Tensor:
-    """Positions in time, height and width of a prompt's tokens, int64 [3, tokens]. The last token is
-    text, and those behind it continue from its position."""
+    """Positions in time, height and width of a prompt's tokens, int64 [3, tokens]. The last token
+    is text, and those behind it continue from its position."""
     ids_1P = torch.tensor([prompt.ids])
     videos = join_videos([prompt.videos], "cpu")
     del videos["pixel_values_videos"]
@@ -251,7 +275,8 @@ def packed_attention(
 
     def chosen(part_1HLD: torch.Tensor, places_BT: torch.Tensor) -> torch.Tensor:
         """[rows, heads, tokens, width]."""
-        return part_1HLD[0].index_select(1, places_BT.flatten()).unflatten(1, places_BT.shape).transpose(0, 1)
+        rows: torch.Tensor = part_1HLD[0].index_select(1, places_BT.flatten()).unflatten(1, places_BT.shape)
+        return rows.transpose(0, 1)
 
     prefix_keys, prefix_values = (chosen(part, places.prefix_NP) for part in (key, value))
     prefix_out = torch.nn.functional.scaled_dot_product_attention(
@@ -283,16 +308,15 @@ def _masked(
     dropout: float,
     scale: float | None,
 ) -> torch.Tensor:
-    """Compute masked attention in which query heads share key heads: those of one key head are more
-    queries of it, so that keys are not repeated."""
-    heads, key_heads, tokens = query.shape[1], key.shape[1], query.shape[2]
-    share = heads // key_heads
-    out = torch.nn.functional.scaled_dot_product_attention(
-        query.reshape(len(query), key_heads, share * tokens, query.shape[3]),
+    """Compute masked attention. The query heads of one key head are taken as more queries of it, so
+    that no key is repeated."""
+    shape, share = query.shape, query.shape[1] // key.shape[1]
+    out: torch.Tensor = torch.nn.functional.scaled_dot_product_attention(
+        query.reshape(shape[0], shape[1] // share, share * shape[2], shape[3]),
         key,
         value,
         attn_mask=mask.repeat(1, 1, share, 1),
         dropout_p=dropout,
         scale=scale,
     )
-    return out.reshape(query.shape)
+    return out.reshape(shape)
