@@ -176,15 +176,15 @@ def packed_inputs(
 
     The last token of a prompt is repeated at the start of each reply, and a reply's own last token
     is left out: so the token at each place of a suffix is followed by the reply's token at that
-    place.
+    place. (Of a prompt with a single reply nothing can be shared, so both are one sequence.)
 
     Args:
         backbone: model below the head, which knows positions.
 
     Returns:
-        Arguments of the model: ``input_ids``, ``position_ids`` [3, 1, tokens], the layout and the
-        videos; and ``shift_labels`` [1, scored], the token that follows each scored one, reply
-        after reply.
+        Arguments of the model: ``input_ids`` [1, tokens], ``position_ids`` [3, 1, tokens], the
+        layout and the videos; and ``shift_labels`` [1, scored], the token that follows each scored
+        one, reply after reply.
     """
     groups: list[Group] = []
     ids: list[int] = []
@@ -192,13 +192,15 @@ def packed_inputs(
     positions: list[torch.Tensor] = []
     for prompt, replies in continuations:
         of_prompt_3P = prompt_positions(backbone, processor, prompt)
-        groups.append(Group(len(prompt.ids) - 1, tuple(len(reply) for reply in replies)))
         ids += prompt.ids[:-1]
         positions.append(of_prompt_3P[:, :-1])
         for reply in replies:
             ids += [prompt.ids[-1], *reply[:-1]]
             labels += reply
             positions.append(of_prompt_3P[:, -1:] + torch.arange(len(reply)))
+        lengths = tuple(len(reply) for reply in replies)
+        before = len(prompt.ids) - 1
+        groups.append(Group(before + lengths[0], (), lengths[0]) if len(lengths) == 1 else Group(before, lengths))
     videos = join_videos([prompt.videos for prompt, _ in continuations], device)
     ids_1L = torch.tensor([ids], device=device)
     return {
