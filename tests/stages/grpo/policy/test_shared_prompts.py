@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from stages.grpo.shared_prompts import SharedPrompts
+from stages.grpo.policy.shared_prompts import SharedPrompts
 from stages.grpo.trainer import VideoGRPOTrainer
 from stages.lib.models.load import freeze, save_model
 from stages.lib.models.processor import VideoFields, encode_prompts
