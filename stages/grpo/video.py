@@ -15,9 +15,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
-from trl import GRPOConfig, GRPOTrainer
+from trl import GRPOConfig
 
 from stages.grpo.engine import VideoEngine, never_sampled
+from stages.grpo.generation import DecodesRollouts
 from stages.lib.inference.vision_cache import encode_equal_videos_once
 from stages.lib.models.positions import place_text_behind_videos
 from stages.lib.models.processor import EncodedPrompt, VideoFields, join_videos, modality_of
@@ -27,7 +28,7 @@ from stages.lib.training.lora import without_adapters
 Encode = Callable[[Sequence[str]], list[EncodedPrompt]]
 
 
-class TakesVideos(GRPOTrainer):
+class TakesVideos(DecodesRollouts):
     """`GRPOTrainer` whose dataset's `prompt` column holds keys; `encode` turns keys into token ids
     and video fields.
 
