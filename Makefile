@@ -108,8 +108,9 @@ crosscheck: env .tools/crosscheck/bin/python  ## Compat scores beside the harnes
 bench-score: env  ## Time to score 10,000 stored predictions by rule
 	$(RUN) python -m benchmarks.scoring
 
-bench-eval: env  ## Cost of running a model on a benchmark: decodes, vision passes, batches
+bench-eval: env  ## Cost of running a model on a benchmark: decodes, vision passes, batches; of generating replies
 	$(RUN) python -m benchmarks.evaluate
+	$(RUN) python -m benchmarks.decoding
 
 bench-grpo: env  ## Cost of a GRPO step on video, against plain TRL
 	$(RUN) python -m benchmarks.grpo

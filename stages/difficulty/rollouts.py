@@ -65,6 +65,7 @@ def roll_out(params: Params, name: str, samples: list[Sample]) -> list[Rolled]:
             temperature=row.temperature,
             batch_size=row.batch_size,
             progress=bar.update,  # type: ignore[arg-type]
+            videos=[(sample.timeline, sample.sampled_frames) for sample in samples],
         )
     repeated = [sample for sample in samples for _ in range(row.rollouts)]
     scores = score_replies(repeated, [reply for group in replies for reply in group], referee, params.rewards)

@@ -77,6 +77,8 @@ def evaluate_policy(params: Params, name: str, model_folder: Path) -> PolicyEval
     model, processor = load_model(model_folder, params.model.precision)
     model.to(device())  # type: ignore[arg-type]
 
+    shown_videos = [(sample.timeline, sample.sampled_frames) for sample in samples]
+
     def judged(label: str, shown: Sequence[Sample], replies: Sequence[str]) -> list[Score]:
         scores = score_replies(shown, replies, referee, params.rewards)
         for task in dict.fromkeys(score.task for score in scores):
@@ -98,6 +100,7 @@ def evaluate_policy(params: Params, name: str, model_folder: Path) -> PolicyEval
                 max_new_tokens=params.evaluation.max_new_tokens,
                 batch_size=params.evaluation.batch_size,
                 progress=bar.update,  # type: ignore[arg-type]
+                videos=shown_videos,
             )
         return judged(label, samples, replies)
 
@@ -113,6 +116,7 @@ def evaluate_policy(params: Params, name: str, model_folder: Path) -> PolicyEval
                 temperature=sampled.temperature,
                 batch_size=max(1, params.evaluation.batch_size // sampled.replies),
                 progress=bar.update,  # type: ignore[arg-type]
+                videos=shown_videos,
             )
         shown = [sample for sample in samples for _ in range(sampled.replies)]
         return judged(label, shown, [reply for group in groups for reply in group])

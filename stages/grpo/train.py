@@ -112,6 +112,7 @@ def train_grpo(
         rollout_log=rollout_log,
         overlong=row.overlong,
         written=written,
+        rollout_seed=f"{seed}/{stage}/rollouts",
         rates=row.learning_rates,
         model=model,
         args=args,

@@ -24,7 +24,6 @@ from stages.grpo.rollout_log import RolloutLog
 from stages.grpo.step import Rewards, Round, StepScores
 from stages.lib.inference.generate import rollouts
 from stages.lib.models.rendering import reply_opening
-from stages.lib.models.settings import plain_settings
 from stages.lib.training.loop import Resumes
 from stages.lib.training.rates import RatesOfParts
 
@@ -85,9 +84,9 @@ class VideoGRPOTrainer(Resumes, RatesOfParts, DrawsPrompts, MixesPolicies):
         super().__init__(args=args, reward_funcs=columns, **kwargs)
         self.reward_func_names = list(weights)  # TRL would name them all by their function
 
-    def _generate_single_turn(self, *args: Any, **kwargs: Any) -> Any:
-        with plain_settings(self.accelerator.unwrap_model(self.model), self.processing_class):
-            return super()._generate_single_turn(*args, **kwargs)
+    @property
+    def _round(self) -> int:
+        return len(self._rounds)
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         try:

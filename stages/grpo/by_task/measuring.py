@@ -17,7 +17,6 @@ from trl.models.utils import disable_gradient_checkpointing
 from stages.domain.core.records import TaskName
 from stages.grpo.by_task.gauges import Places, Total, ending_tokens, merged, metrics_of, places, stop_probability
 from stages.grpo.by_task.gradients import Entries, Half, cosines, halves_of, part_of
-from stages.grpo.by_task.sampled import sampled_logps
 from stages.grpo.mixed import WRITTEN
 from stages.grpo.policy.video import TakesVideos
 from stages.grpo.step import StepScores
@@ -51,9 +50,6 @@ class MeasuresTasks(TakesVideos):
         self._gauges_every, self._gradients_every = gauges_every, gradients_every
         #: Groups of the generation under way, of all processes; filled where ``_notes_groups``.
         self._drawn_groups: list[DrawnGroup] = []
-        #: Log-probabilities that the rollouts were sampled with; None: not asked for, or vLLM's.
-        self._sampled: list[list[float]] | None = None
-        self._collects_sampled = False
         self._ending_ids: list[int] | None = None
         super().__init__(**kwargs)
 
@@ -86,15 +82,6 @@ class MeasuresTasks(TakesVideos):
 
     def _due(self, every: int) -> bool:
         return bool(self.model.training) and due(every, self.state.global_step, self.num_iterations)
-
-    def _generate_single_turn(self, prompt_ids: Any, *args: Any, **kwargs: Any) -> Any:
-        if not self._collects_sampled or self.use_vllm:
-            return super()._generate_single_turn(prompt_ids, *args, **kwargs)
-        settings = self.generation_config
-        with sampled_logps(self._plain_model, settings.temperature, settings.suppress_tokens or ()) as collected:
-            completions, logps = super()._generate_single_turn(prompt_ids, *args, **kwargs)
-        self._sampled = collected.rows(completions)
-        return completions, logps
 
     def _measure_tasks(self, batch: Mapping[str, Any]) -> None:
         """Log the gauges of the rollouts of a generation; every process must call it."""

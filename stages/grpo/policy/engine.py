@@ -1,4 +1,5 @@
-"""Rollout engines: Hugging Face's `generate`, or vLLM inside the training processes.
+"""Rollout engines: this project's decoding of Hugging Face models, or vLLM inside the training
+processes.
 
 The choice of engine is circumstance and comes from the environment. The tokens that may be sampled
 are not, so this module is a dependency of `grpo`.

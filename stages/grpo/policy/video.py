@@ -21,10 +21,11 @@ from functools import partial
 from typing import Any
 
 import torch
-from trl import GRPOConfig, GRPOTrainer
+from trl import GRPOConfig
 from trl.trainer.utils import split_tensor_dict
 
 from stages.grpo.policy.engine import VideoEngine, never_sampled
+from stages.grpo.policy.generation import DecodesRollouts
 from stages.grpo.policy.shared_prompts import SharedPrompts
 from stages.lib.inference.vision_cache import encode_equal_videos_once
 from stages.lib.models.packing import packed_inputs, packs, take_packed_rows
@@ -36,7 +37,7 @@ from stages.lib.training.lora import without_adapters
 Encode = Callable[[Sequence[str]], list[EncodedPrompt]]
 
 
-class TakesVideos(GRPOTrainer):
+class TakesVideos(DecodesRollouts):
     """`GRPOTrainer` whose dataset's `prompt` column holds keys; `encode` turns keys into token ids
     and video fields.
 

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from typing import Any, cast
 
-import torch
-from transformers import LogitsProcessor, PreTrainedModel, ProcessorMixin
+from transformers import PreTrainedModel, ProcessorMixin
 
 from stages.domain.core.frames import Frames
-from stages.lib.models.processor import EncodedPrompt, encode_prompts, placeholder_ids, prompt_batch
+from stages.lib.inference.decode import Draw, Limits, SeededDraws, decode, greedy
+from stages.lib.models.processor import EncodedPrompt, encode_prompts, placeholder_ids
 from stages.lib.models.rendering import reply_opening
-from stages.lib.models.settings import plain_settings
+from stages.lib.models.settings import end_ids
 
 #: A prompt and its frames, or a function that loads them, so that only one batch of frames is in
 #: memory.
@@ -28,10 +27,13 @@ def generate(
     batch_size: int,
     progress: Callable[[int], None] | None = None,
     max_time_s: float | None = None,
+    videos: Sequence[Hashable] | None = None,
 ) -> list[str]:
     """Generate the greedy reply to each item, in order.
 
     Args:
+        videos: a key of each item's video. Items with equal keys are put into one batch, where what
+            stands before their questions passes through the model once.
         max_new_tokens: a reply is cut off after this many.
         max_time_s: the replies of a batch are cut off after this time; None: never.
         progress: called once per batch with the number of finished replies.
@@ -40,12 +42,12 @@ def generate(
         The replies without control tokens; think and answer tags are kept, including those that the
             chat template puts in front.
     """
-    replies: list[str] = []
-    for prompts in _batches(processor, items, batch_size):
-        replies += _decode(model, processor, prompts, max_new_tokens, [], max_time_s)
+    replies: dict[int, str] = {}
+    for places, prompts in _batches(processor, items, batch_size, videos):
+        replies |= zip(places, _decoded(model, processor, prompts, greedy, max_new_tokens, max_time_s), strict=True)
         if progress is not None:
             progress(len(prompts))
-    return replies
+    return [replies[place] for place in range(len(items))]
 
 
 def greedy_replies(
@@ -53,7 +55,7 @@ def greedy_replies(
 ) -> list[str]:
     """Generate the greedy replies to these prompts as one batch; :func:`generate` does so with each
     of its batches."""
-    return _decode(model, processor, prompts, max_new_tokens, [])
+    return _decoded(model, processor, prompts, greedy, max_new_tokens)
 
 
 def sampled_replies(
@@ -66,7 +68,8 @@ def sampled_replies(
 ) -> list[str]:
     """Sample a reply to each of these prompts as one batch, with a seed for each;
     :func:`rollouts` does so with several replies to each of many."""
-    return _decode(model, processor, prompts, max_new_tokens, [SeededDraws(seeds, temperature, model.device)])
+    draw = SeededDraws(seeds, temperature, model.device)
+    return _decoded(model, processor, prompts, draw, max_new_tokens)
 
 
 def rollouts(
@@ -80,6 +83,7 @@ def rollouts(
     temperature: float,
     batch_size: int,
     progress: Callable[[int], None] | None = None,
+    videos: Sequence[Hashable] | None = None,
 ) -> list[list[str]]:
     """Sample ``count`` replies to each item at ``temperature`` from the model's whole distribution.
 
@@ -91,73 +95,56 @@ def rollouts(
         seeds: one per item.
         batch_size: prompts per batch; the model generates ``batch_size * count`` replies at a time.
         progress: called once per batch with the number of finished prompts.
+        videos: see :func:`generate`.
     """
-    replies: list[list[str]] = []
-    for prompts in _batches(processor, items, batch_size):
-        seeded = [f"{seed}/{n}" for seed in seeds[len(replies) : len(replies) + len(prompts)] for n in range(count)]
+    replies: dict[int, list[str]] = {}
+    for places, prompts in _batches(processor, items, batch_size, videos):
+        seeded = [f"{seeds[place]}/{n}" for place in places for n in range(count)]
         repeated = [prompt for prompt in prompts for _ in range(count)]
         drawn = sampled_replies(model, processor, repeated, seeded, max_new_tokens, temperature)
-        replies += [drawn[start : start + count] for start in range(0, len(drawn), count)]
+        replies |= {place: drawn[row * count : (row + 1) * count] for row, place in enumerate(places)}
         if progress is not None:
             progress(len(prompts))
-    return replies
+    return [replies[place] for place in range(len(items))]
 
 
-class SeededDraws(LogitsProcessor):
-    """Turns greedy decoding into sampling, with one random generator per row [vocabulary].
-
-    The arg max of logits / temperature + Gumbel noise is a draw from softmax(logits / temperature)
-    (Gumbel, *Statistical Theory of Extreme Values*, 1954; Maddison, Tarlow and Minka, *A\\*
-    Sampling*, 2014); -log of an exponential variate is Gumbel noise.
-    """
-
-    def __init__(self, seeds: Sequence[str], temperature: float, device: torch.device) -> None:
-        self._generators = [torch.Generator(device).manual_seed(_number(seed)) for seed in seeds]
-        self._temperature = temperature
-
-    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:  # noqa: ARG002 - the signature that transformers calls
-        # In double precision, a variate of 0, whose logarithm is infinite, does not occur.
-        noise = torch.empty_like(scores, dtype=torch.float64)
-        for row, generator in zip(noise, self._generators, strict=True):
-            row.exponential_(generator=generator)
-        return scores / self._temperature - noise.log_()
-
-
-def _number(seed: str) -> int:
-    return int.from_bytes(hashlib.sha256(seed.encode()).digest()[:8], "big") >> 1
-
-
-def _batches(processor: ProcessorMixin, items: Sequence[Item], batch_size: int) -> Iterator[list[EncodedPrompt]]:
-    for start in range(0, len(items), batch_size):
+def _batches(
+    processor: ProcessorMixin, items: Sequence[Item], batch_size: int, videos: Sequence[Hashable] | None
+) -> Iterator[tuple[list[int], list[EncodedPrompt]]]:
+    """Batches of encoded items, each with the positions of its items."""
+    order = list(range(len(items)))
+    if videos is not None:
+        first = {key: place for place, key in reversed([*enumerate(videos)])}
+        order.sort(key=lambda place: first[videos[place]])
+    for start in range(0, len(order), batch_size):
+        places = order[start : start + batch_size]
         batch = [
-            (prompt, (frames() if callable(frames) else frames,))
-            for prompt, frames in items[start : start + batch_size]
+            (prompt, (frames() if callable(frames) else frames,)) for prompt, frames in map(items.__getitem__, places)
         ]
-        yield encode_prompts(processor, batch)
+        yield places, encode_prompts(processor, batch)
 
 
-def _decode(
+def _decoded(
     model: PreTrainedModel,
     processor: ProcessorMixin,
     prompts: Sequence[EncodedPrompt],
+    draw: Draw,
     max_new_tokens: int,
-    processors: list[LogitsProcessor],
     max_time_s: float | None = None,
 ) -> list[str]:
-    inputs, decode = prompt_batch(processor, prompts, model.device), cast(Any, model.generate)
-    was_training = model.training
-    model.eval()
-    try:
-        with torch.no_grad(), plain_settings(model, processor):
-            ids = decode(
-                **inputs,
-                max_new_tokens=max_new_tokens,
-                suppress_tokens=placeholder_ids(processor),
-                max_time=max_time_s,
-                logits_processor=processors,
-            )
-    finally:
-        model.train(was_training)
-    replies = processor.tokenizer.batch_decode(ids[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+    limits = Limits(
+        max_new_tokens,
+        tuple(end_ids(_plain(model), processor)),
+        tuple(placeholder_ids(processor)),
+        max_time_s=max_time_s,
+    )
+    replies = decode(model, processor, prompts, draw, limits)
+    texts = processor.tokenizer.batch_decode([reply.ids for reply in replies], skip_special_tokens=True)
     opening = reply_opening(processor)
-    return [opening + reply for reply in cast("list[str]", replies)]
+    return [opening + text for text in cast("list[str]", texts)]
+
+
+def _plain(model: Any) -> PreTrainedModel:
+    """The model inside its adapters, which has its settings."""
+    plain: PreTrainedModel = model.get_base_model() if hasattr(model, "get_base_model") else model
+    return plain

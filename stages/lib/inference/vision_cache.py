@@ -63,6 +63,8 @@ def encode_equal_videos_once(model: Any) -> None:
     backbone.get_video_features = get_video_features
 
 
+#: Values of a video, spread over it, that are compared before all of them are.
+_COMPARED = 64
 #: Most bytes of cached features, if the vision tower is frozen.
 FEATURE_BYTES = 1 * 2**30
 
@@ -115,26 +117,33 @@ def _bytes(feature: Feature) -> int:
 
 
 def fingerprint(video: torch.Tensor, grid: torch.Tensor) -> Fingerprint:
-    """Fingerprint of a video: two sums of its values in double precision, one of them weighted by
-    position, and its shape.
+    """Fingerprint of a video, [patches, values of a patch]: two sums of its values, weighted by
+    their place, and its shape.
 
-    Two different videos share it only by a coincidence of the order of rounding errors.
+    Two different videos share it only by a coincidence of the order of rounding errors: those of
+    single precision within a patch, and of double precision over patches.
     """
-    values = video.flatten().double()
-    weights = torch.arange(1, len(values) + 1, device=values.device, dtype=torch.double).sqrt()
+    # Autocast would round the values.
+    with torch.autocast(video.device.type, enabled=False):
+        sums = (video.float() @ _roots(video.shape[1], video.device).float()).double()
     time, height, width = (int(n) for n in grid)
-    return float(values.sum()), float(values @ weights), time, height, width
+    return float(sums.sum()), float(sums @ _roots(len(sums), video.device)), time, height, width
+
+
+def _roots(count: int, device: torch.device) -> torch.Tensor:
+    """Square roots of 1, 2, ..., count."""
+    return torch.arange(1, count + 1, device=device, dtype=torch.double).sqrt()
 
 
 def equal_to(videos: Sequence[torch.Tensor], grids: Sequence[Sequence[int]]) -> list[int]:
     """For each video, the index of the first one that equals it, in every bit and in shape (black
     videos may differ in shape only)."""
-    # Equal sums only preselect the candidates for a full comparison.
-    sums = torch.stack([video.sum(dtype=torch.float64) for video in videos]).tolist()
-    firsts: dict[tuple[float, *tuple[int, ...]], list[int]] = {}
+    # Some equal values only preselect the candidates for a full comparison.
+    some = [tuple(video.flatten()[:: max(1, video.numel() // _COMPARED)].tolist()) for video in videos]
+    firsts: dict[tuple[tuple[float, ...], *tuple[int, ...]], list[int]] = {}
     indices: list[int] = []
     for i, video in enumerate(videos):
-        candidates = firsts.setdefault((sums[i], *grids[i]), [])
+        candidates = firsts.setdefault((some[i], *grids[i]), [])
         first = next((j for j in candidates if torch.equal(videos[j], video)), None)
         if first is None:
             candidates.append(i)

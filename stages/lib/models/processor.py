@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import islice
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from transformers import ProcessorMixin, Qwen3VLVideoProcessor
@@ -231,22 +231,39 @@ def reply_ids(processor: ProcessorMixin, reply: str) -> tuple[int, ...]:
 
 
 def prompt_batch(
-    processor: ProcessorMixin, prompts: Sequence[EncodedPrompt], device: torch.device | str
+    processor: ProcessorMixin,
+    prompts: Sequence[EncodedPrompt],
+    device: torch.device | str,
+    *,
+    side: Literal["left", "right"] = "left",
 ) -> dict[str, torch.Tensor]:
-    """Build left-padded inputs for generation: ``input_ids``, ``attention_mask``,
-    ``mm_token_type_ids`` [prompts, longest], and the videos."""
-    longest = max(len(prompt.ids) for prompt in prompts)
-    ids = torch.full((len(prompts), longest), int(processor.tokenizer.pad_token_id))
-    mask = torch.zeros_like(ids)
-    for row, prompt in enumerate(prompts):
-        ids[row, longest - len(prompt.ids) :] = torch.tensor(prompt.ids)
-        mask[row, longest - len(prompt.ids) :] = 1
+    """Build inputs for generation: ``input_ids``, ``attention_mask``, ``mm_token_type_ids``
+    [prompts, longest], and the videos.
+
+    Args:
+        side: of the padding; transformers' own generation needs it on the left.
+    """
+    ids, mask = padded_ids(processor, [prompt.ids for prompt in prompts], side)
     return {
         "input_ids": ids.to(device),
         "attention_mask": mask.to(device),
         "mm_token_type_ids": modality_of(ids, processor).to(device),
         **join_videos([prompt.videos for prompt in prompts], device),
     }
+
+
+def padded_ids(
+    processor: Any, rows: Sequence[Sequence[int]], side: Literal["left", "right"]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Pad token ids on one side: ids and mask, [rows, longest]."""
+    longest = max(map(len, rows))
+    ids = torch.full((len(rows), longest), int(processor.tokenizer.pad_token_id))
+    mask = torch.zeros_like(ids)
+    for number, row in enumerate(rows):
+        own = slice(longest - len(row), None) if side == "left" else slice(len(row))
+        ids[number, own] = torch.tensor(row)
+        mask[number, own] = 1
+    return ids, mask
 
 
 def training_batch(

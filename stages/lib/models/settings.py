@@ -3,28 +3,7 @@ rest."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any
-
 from transformers import GenerationConfig, PreTrainedModel, ProcessorMixin
-
-
-@contextmanager
-def plain_settings(model: Any, processor: ProcessorMixin) -> Iterator[None]:
-    """Within this context, the model's ``generate`` ignores its own generation settings, except the
-    tokens that end a reply.
-
-    transformers fills every setting that a call omits from the model's own, so overriding them by
-    name would never be complete.
-    """
-    # PEFT reads the settings of the model inside it.
-    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
-    own, inner.generation_config = inner.generation_config, plain_generation(inner, processor)
-    try:
-        yield
-    finally:
-        inner.generation_config = own
 
 
 def plain_generation(model: PreTrainedModel, processor: ProcessorMixin) -> GenerationConfig:

@@ -271,7 +271,11 @@ def test_seconds_keep_their_precision_under_deepspeed(tmp_path: Path, monkeypatc
     cast = trainer._prepare_input(batch)
     assert cast["pixel_values_videos"].dtype == torch.bfloat16
     assert torch.equal(cast["second_per_grid_ts"], batch["second_per_grid_ts"])
-    monkeypatch.setattr(model, "generate", lambda **inputs: pytest.fail(str(inputs["second_per_grid_ts"].dtype)))
+    monkeypatch.setattr(
+        model.base_model,
+        "get_rope_index",
+        lambda *_, second_per_grid_ts, **__: pytest.fail(str(second_per_grid_ts.dtype)),
+    )
     with pytest.raises(pytest.fail.Exception, match=r"^torch\.float32$"):
         trainer._generate_single_turn(*trainer._tokenize_prompts(["0", "1"]), 1)
 

@@ -88,6 +88,8 @@ def use_rollouts(folder: Path) -> None:
         assert [list(ids) for ids in prompt_ids] == prompts[mine], (
             "this process has other rows than the one process had there"
         )
+        if self.state.global_step == 0:
+            assert sample(self, prompt_ids, *arguments, **keywords)[0] == completions[mine], "and samples the same"
         return completions[mine], None
 
     VideoGRPOTrainer._generate_single_turn = rollouts

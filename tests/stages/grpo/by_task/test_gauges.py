@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import datasets
 import pytest
 import torch
-from trl import GRPOTrainer
 
 from stages.grpo.by_task.gauges import (
     FIRST_TOKENS,
@@ -23,8 +22,9 @@ from stages.grpo.by_task.gauges import (
     stop_probability,
 )
 from stages.grpo.by_task.measuring import due
-from stages.grpo.by_task.sampled import sampled_logps
+from stages.grpo.policy.generation import DecodesRollouts
 from stages.grpo.trainer import VideoGRPOTrainer
+from stages.lib.inference.decode import SeededDraws
 from stages.lib.models.processor import encode_prompts
 from stages.lib.training.lora import adapters
 from stages.params import LoraParams
@@ -116,8 +116,7 @@ def test_gauges_are_those_of_a_plain_forward_pass(tmp_path: Path, monkeypatch: p
     trainer = trainer_of(tmp_path, lora=lora)
     tokenizer = trainer.processing_class.tokenizer
     said = [tokenizer(text).input_ids for text in SAID]
-    monkeypatch.setattr(GRPOTrainer, "_generate_single_turn", lambda *_, **__: (said, None))
-    monkeypatch.setattr("stages.grpo.by_task.measuring.sampled_logps", _nothing_sampled)
+    monkeypatch.setattr(DecodesRollouts, "_generate_single_turn", lambda *_, **__: (said, None))
     inputs = [{"prompt": key} for key in VIDEOS for _ in range(2)]
     trainer._generate_and_score_completions(inputs)
     logged = {name: values for name, values in trainer._metrics["train"].items() if "/" in name}
@@ -150,18 +149,15 @@ def test_gauges_are_those_of_a_plain_forward_pass(tmp_path: Path, monkeypatch: p
     assert "stop_after_first/mcqa" not in logged
 
 
-class _nothing_sampled:
-    """Stands for the log-probabilities of generation where nothing is generated."""
+class _DrawsWithout(SeededDraws):
+    """Draws that leave some tokens out."""
 
-    def __init__(self, *_: Any) -> None: ...
+    def __init__(self, never: Sequence[int], *args: Any) -> None:
+        super().__init__(*args)
+        self._never = torch.tensor(never)
 
-    def __enter__(self) -> _nothing_sampled:
-        return self
-
-    def __exit__(self, *_: object) -> None: ...
-
-    def rows(self, replies: Sequence[Sequence[int]]) -> list[list[float]]:
-        return [[math.nan] * len(reply) for reply in replies]
+    def __call__(self, logits: torch.Tensor, rows: Sequence[int]) -> torch.Tensor:
+        return super().__call__(logits.index_fill(1, self._never, -torch.inf), rows)
 
 
 def _logps(trainer: VideoGRPOTrainer, key: str, completion: Sequence[int]) -> torch.Tensor:
@@ -179,11 +175,12 @@ def test_generation_and_training_have_equal_log_probabilities(tmp_path: Path, mo
     # A random start gives two tokens of 320 to the placeholders, which are never sampled.
     assert 0.0005 < logged["logp_gap/mcqa"][0] < logged["logp_gap_max/mcqa"][0] < 0.02
 
-    monkeypatch.setattr(
-        "stages.grpo.by_task.measuring.sampled_logps",
-        lambda model, temperature, _: sampled_logps(model, temperature, ()),
-    )
-    trainer._generate_and_score_completions(inputs)
+    with monkeypatch.context() as patched:
+        # The same tokens, with their log-probabilities among all tokens, as in the loss.
+        never = trainer.generation_config.suppress_tokens
+        patched.setattr("stages.grpo.policy.generation.SeededDraws", partial(_DrawsWithout, never))
+        patched.setattr(trainer.generation_config, "suppress_tokens", None)
+        trainer._generate_and_score_completions(inputs)
     for task in ("mcqa", "caption"):
         assert 0 < logged[f"logp_gap/{task}"][1] < logged[f"logp_gap_max/{task}"][1] < 1e-5
 

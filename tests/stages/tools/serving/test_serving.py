@@ -132,7 +132,7 @@ def test_a_reply_that_takes_too_long_is_cut_off(champion: Any, videos: Path, mon
         patch.setattr(inner, "_decoders", lambda file, field, ends: frames)
         patch.setattr(inner, "_limits", replace(inner._limits, timeout_s=0.3))
         patch.setattr(inner, "_usage", inner._usage.model_copy(update={"max_new_tokens": 100_000}))
-        patch.setattr("stages.lib.models.settings.end_ids", lambda *_: None)
+        patch.setattr("stages.lib.inference.generate.end_ids", lambda *_: [])
         refuses_in_time(champion, "generation: not done within 0.3 s")
     assert ask(champion, ROW) == [RED]
 
