@@ -216,7 +216,7 @@ def _attended(query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, bia
         scores = scores + bias
     highest = scores.amax(-1, keepdim=True)
     exponentials = scores.sub_(highest).exp_()
-    return _Part((exponentials.to(values.dtype) @ values).float(), exponentials.sum(-1, keepdim=True), highest)
+    return _Part(exponentials @ values.float(), exponentials.sum(-1, keepdim=True), highest)
 
 
 def _own_bias(bias_RK: torch.Tensor | None, query_RHTD: torch.Tensor, new: int, tokens: int) -> torch.Tensor | None:

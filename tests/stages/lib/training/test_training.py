@@ -59,7 +59,7 @@ def test_sft_learns(folder: Path, examples: list[Example], tmp_path: Path, seen:
 @pytest.mark.parametrize(
     "changes",
     [
-        {"learning_rate": 3e-3},
+        {"learning_rate": 1e-2},
         {"iterations": 2, "beta": 0.05, "loss": "grpo", "completions_per_device": 16},
         {"loss": "grpo", "importance": "sequence", "iterations": 2, "scale_rewards": {"task_decay": 0.9}},
         {"freeze": ["vision"]},
@@ -86,8 +86,7 @@ def test_grpo_learns(
     assert wanted | rollouts <= logged[1].keys()
     assert [missing for values in logged.values() if (missing := wanted - values.keys())] == []
     if "learning_rate" in changes:
-        rewards = [logged[step]["reward"] for step in range(1, 9)]
-        assert sum(rewards[4:]) > sum(rewards[:4])
+        assert logged[8]["reward"] > 2 * logged[1]["reward"]
     if "scale_rewards" in changes:
         assert all(values["reward_spread/caption"] >= 0 for values in logged.values() if "reward" in values)
     before, after = weights(folder), weights(tmp_path / "out/final")
