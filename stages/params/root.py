@@ -12,10 +12,11 @@ from pathlib import Path
 from threading import RLock
 from typing import Any, cast
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from stages.domain.core.prompts import PromptTexts
-from stages.domain.tasks import mix_vid_qa, task_of
+from stages.domain.core.records import Record
+from stages.domain.tasks import UNKNOWN_TASK, mix_vid_qa, task_of
 from stages.domain.tasks.rewards import RewardRules
 from stages.errors import Fault
 from stages.params.data import CorpusParams, IngestParams, SynthesizeParams
@@ -311,7 +312,12 @@ def parse_params(raw: object, name: str = "params", root: Path | None = None) ->
             load_own_tasks(root or (find_project() if modules else None) or Path(), modules)
             return Params.model_validate(raw)
     except ValidationError as error:
-        errors = [ParamsError(": ".join([name, *_field(e, raw)]), *_fault(e)) for e in error.errors()]
+        found = error.errors()
+        if any(e["loc"][:1] == ("tasks",) for e in found):
+            # Modules that cannot be read define no task, so that each name of theirs would be a
+            # fault, too.
+            found = [e for e in found if e["type"] != UNKNOWN_TASK]
+        errors = [ParamsError(": ".join([name, *_field(e, raw)]), *_fault(e)) for e in found]
         if len(errors) > _MOST_ERRORS:
             errors[_MOST_ERRORS:] = [
                 ParamsError(name, f"and {len(errors) - _MOST_ERRORS:,} more like these", "correct these first")
@@ -350,8 +356,21 @@ def _fault(error: Any) -> Fault:
     if error["type"] == "extra_forbidden":
         return Fault(f"unknown key (value {_quoted(error['input'])})", "remove it or correct its spelling")
     if error["type"] == "missing":
-        return Fault("missing", "every value is set in params.yaml, see infra/recipes/tiny.yaml for an example")
+        return Fault("missing", "every value is set in params.yaml; vidbridge recipe show tiny prints an example")
+    if error["type"] == "model_type":
+        keys = ", ".join(f"{key}: …" for key in _keys_of(error["ctx"]["class_name"]))
+        return Fault(f"not a table (value {_quoted(error['input'])})", f"write {{{keys or 'KEY: VALUE'}}}")
     # Pydantic hands on the text of a validator's error, and nothing else of it.
     problem, semicolon, remedy = error["msg"].removeprefix("Value error, ").rpartition("; ")
     value = "" if isinstance(error["input"], Mapping | Params) else f" (value {_quoted(error['input'])})"
     return Fault(f"{problem}{value}", remedy) if semicolon else Fault(f"{remedy}{value}", "correct it")
+
+
+def _keys_of(name: str) -> list[str]:
+    """Keys of the table whose type has this name, which is all that an error says of it; none if
+    several types have it."""
+    types: list[type[BaseModel]] = [Table, Record]
+    for kind in types:
+        types += kind.__subclasses__()
+    found = [list(kind.model_fields) for kind in types if kind.__name__ == name]
+    return found[0] if len(found) == 1 else []

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, WithJsonSchema
+from pydantic_core import PydanticCustomError
 
 from stages.domain.tasks import caption, dark_event_infer, mcqa, mix_vid_qa, qa, structured_caption
 from stages.domain.tasks.task import Task
@@ -24,6 +25,9 @@ TASKS: tuple[Task[Any], ...] = (
     structured_caption.TASK,
 )
 TASK_NAMES = tuple(task.name for task in TASKS)
+
+#: Type of the errors of validation about a name that no task has.
+UNKNOWN_TASK = "unknown_task"
 
 _BY_NAME = {task.name: task for task in TASKS}
 _own: dict[str, Task[Any]] = {}
@@ -82,6 +86,11 @@ def unknown_task(name: str) -> str:
     return f"{name!r} is not a task; name one of {', '.join(task_names())}, or the module that defines it: tasks.module"
 
 
+def unknown_task_error(name: str) -> PydanticCustomError:
+    """Build the error of a validator that met such a name; its type is :data:`UNKNOWN_TASK`."""
+    return PydanticCustomError(UNKNOWN_TASK, "{problem}", {"problem": unknown_task(name)})
+
+
 def is_analysed(name: str) -> bool:
     """True if the thinking of the task's replies is an analysis; never of a project's own task,
     known here or not."""
@@ -90,7 +99,7 @@ def is_analysed(name: str) -> bool:
 
 def _known(name: str) -> str:
     if name not in task_names():
-        raise ValueError(unknown_task(name))
+        raise unknown_task_error(name)
     return name
 
 

@@ -8,11 +8,11 @@ from functools import lru_cache
 from typing import Any
 
 from pydantic import ConfigDict, ValidationError, create_model, model_validator
-from pydantic_core import InitErrorDetails, PydanticCustomError
+from pydantic_core import InitErrorDetails
 
 from stages.domain.core.records import SPLITS, Clip, Record, Reject, Sample
 from stages.domain.core.timeline import SampledFrames
-from stages.domain.tasks import TASKS, own_tasks, own_tasks_again, task_of, unknown_task
+from stages.domain.tasks import TASKS, own_tasks, own_tasks_again, task_of, unknown_task_error
 from stages.domain.tasks.partners import ring_of
 from stages.domain.tasks.task import Context, S, Task, TaskSamples
 
@@ -37,8 +37,7 @@ class TaskSettings(_Fields):
         model = _own_settings(own_tasks())
         for name, value in others.items():
             if name not in model.model_fields:
-                unknown = PydanticCustomError("unknown_task", "{problem}", {"problem": unknown_task(str(name))})
-                details = InitErrorDetails(type=unknown, loc=(str(name),), input=value)
+                details = InitErrorDetails(type=unknown_task_error(str(name)), loc=(str(name),), input=value)
                 raise ValidationError.from_exception_data(cls.__name__, [details])
         own = model.model_validate(others)
         return ours | {

@@ -150,6 +150,20 @@ def test_what_changes_something_is_not(changes: dict[str, Any]) -> None:
     assert grpo_row(**changes)
 
 
+def test_a_value_in_place_of_a_table_is_told_the_keys_of_the_table() -> None:
+    recipe = yaml.safe_load((ROOT / "infra/recipes/smoke.yaml").read_text())
+    recipe["grpo"]["bridge"] |= {"loss": "cispo", "sampler": "live"}
+    recipe["synthesize"]["tasks"]["caption"] = 1
+    with pytest.raises(ParamsError) as caught:
+        parse_params(recipe)
+    for told in (
+        "grpo.bridge.loss: not a table (value 'cispo'); write {cispo_ceiling: …}",
+        "grpo.bridge.sampler: not a table (value 'live'); write {live_decay: …, least_live: …}",
+        "synthesize.tasks.caption: not a table (value 1); write {KEY: VALUE}",
+    ):
+        assert told in str(caught.value)
+
+
 def test_sft_rows_teach_what_they_say() -> None:
     for changes, message in (
         ({"brief_share": {"dark_event_infer": 0.5}}, "brief_share: 'dark_event_infer' is not trained by this row"),

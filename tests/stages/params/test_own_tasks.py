@@ -157,6 +157,7 @@ def test_a_definition_that_is_not_complete_is_refused(root: Path, old: str, new:
         ("[]", r"tasks.module: not a module \(value \[\]\); write tasks/NAME.py, a list of such files, or null"),
         ("3", "tasks.module: not a module"),
         ("tasks/none.py", "'tasks/none.py' does not exist in .*; correct its name, or write null"),
+        ("[tasks/ocr.py, tasks/ocr.py]", "tasks.module: 'tasks/ocr.py' is listed twice; remove one of them"),
         ("null", "synthesize.tasks.count: 'count' is not a task; name one of dark_event_infer, .*: tasks.module"),
     ],
 )
@@ -165,6 +166,20 @@ def test_a_name_of_no_module_is_refused(root: Path, module: str, problem: str) -
     edit(root / "params.yaml", (f"module: {given}", f"module: {module}"))
     with pytest.raises(ParamsError, match=problem), loaded(root):
         pass
+
+
+@pytest.mark.parametrize("table", ["{modules: tasks/count.py}", "{module: count.py}", "tasks/count.py"])
+def test_names_of_tasks_are_no_faults_where_the_table_of_modules_is_one(root: Path, table: str) -> None:
+    edit(
+        root / "params.yaml",
+        ("tasks: {module: [tasks/count.py, tasks/grounding.py, tasks/ocr.py]}", f"tasks: {table}"),
+        ("seed: 7", "seed: -7"),
+    )
+    with pytest.raises(ParamsError) as caught, loaded(root):
+        pass
+    assert "params.yaml: tasks" in str(caught.value)
+    assert "params.yaml: seed: " in str(caught.value)
+    assert "is not a task" not in str(caught.value)
 
 
 def test_wrong_settings_and_names_are_told_by_their_key(root: Path) -> None:
