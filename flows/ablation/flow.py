@@ -95,15 +95,11 @@ def _from_history(root: Path, params: Params) -> tuple[dict[Kind, float], float 
 
     def ask() -> tuple[dict[Kind, float], float | None]:
         client = open_client(root)
-        grids, runs = grid_costs(client, root, params.recipe), latest_costs(client, root)
-        trainings = [
-            cost.peak_gb
-            for costs in ({stage: [cost] for stage, cost in runs.items()}, grids)
-            for stage, found in costs.items()
-            if stage.startswith(("sft@", "grpo@"))
-            for cost in found
-        ]
-        return first_estimate(params, grids, runs), max(trainings, default=None)
+        grids = grid_costs(client, root, params.recipe)
+        runs = {} if grids else latest_costs(client, root)
+        known = {**{stage: [cost] for stage, cost in runs.items()}, **grids}
+        trained = [cost.peak_gb for stage in known if stage.startswith(("sft@", "grpo@")) for cost in known[stage]]
+        return first_estimate(params, grids, runs), max(trained, default=None)
 
     return patiently(ask, patience_s(), is_away)
 

@@ -102,11 +102,13 @@ def _run(run: GridRun, unit: Unit, lane: int, cancelled: threading.Event) -> int
     if unit.kind == "start":
         targets.insert(0, "baselines")
     with IN_DVC:
+        if cancelled.is_set():
+            raise StageCancelled(str(unit), "cancelled before it started", "type: vidbridge ablate")
         project = run.lanes.prepare(unit.seed, lane)
         write_params(run.lanes.root, project, run.table(unit))
-        waiting = _planned(project, targets, cancelled)
+        steps = _planned(project, targets, cancelled)
         env = {**run.env, **run.lanes.environment(unit.seed)}
-    ran = _reproduced(run, unit, project, waiting, env, cancelled)
+    ran = _reproduced(run, unit, project, steps, env, cancelled)
     with IN_DVC:
         _registered(run, unit, project)
     if unit.kind == "start":
@@ -126,20 +128,22 @@ def _planned(project: Path, targets: list[str], cancelled: threading.Event) -> l
         for step in reproduce.bring(project, plan, get_run_logger().info, cancelled).steps:
             if step.name not in steps or step.state == "will run":
                 steps[step.name] = step
-    return [step for step in steps.values() if step.state == "will run"]
+    return list(steps.values())
 
 
 def _reproduced(
-    run: GridRun, unit: Unit, project: Path, waiting: list[PlanStep], env: dict[str, str], cancelled: threading.Event
+    run: GridRun, unit: Unit, project: Path, steps: list[PlanStep], env: dict[str, str], cancelled: threading.Event
 ) -> int:
     logger, file = get_run_logger(), run.log(unit)
     file.parent.mkdir(parents=True, exist_ok=True)
     file.unlink(missing_ok=True)
+    waiting = [step for step in steps if step.state == "will run"]
     for step in waiting:
         logger.info(step.name)
         log = SampledOutput(file, logger.info)
         reproduce.reproduce(project, step.name, log, env, timeout_s=step.meta.timeout_s, cancelled=cancelled)
-    for step in waiting:
+    # Also that of stages which ended before an earlier run was killed.
+    for step in steps:
         shutil.rmtree(Path(env["VIDBRIDGE_SCRATCH"]) / step.name.replace("@", "-"), ignore_errors=True)
     return len(waiting)
 

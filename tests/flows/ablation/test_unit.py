@@ -75,7 +75,9 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> GridRun:
 
 def test_a_second_lane_takes_the_start_of_the_first(run: GridRun) -> None:
     start, qa, caption = Unit(2, "start", "cold-start"), Unit(2, "variant", "qa"), Unit(2, "variant", "caption")
-    told = threading.Event()
+    told, scratch = threading.Event(), run.lanes.prepare(2, 1) / ".vidbridge/scratch"
+    for stage in ("sft-cold-start", "grpo-qa", "grpo-caption"):
+        (scratch / stage).mkdir(parents=True)
     with disable_run_logger():
         assert units._run(run, start, 1, told) == 3
         assert not run.is_done(qa)
@@ -85,8 +87,9 @@ def test_a_second_lane_takes_the_start_of_the_first(run: GridRun) -> None:
     assert run.is_done(qa)
     assert not run.is_done(caption)
     assert "grpo@caption" in run.log(caption).read_text()
+    assert [folder.name for folder in scratch.iterdir()] == ["grpo-caption"], "from which it resumes"
     weights = (run.results.of(2, "cold-start") / "weights").read_text().split()
-    assert weights == ["2", "cold-start", str(run.lanes.grid / "seed-2/.vidbridge/scratch")]
+    assert weights == ["2", "cold-start", str(scratch)]
     assert (run.results.of(2, "qa") / "weights").read_text().split() == weights
     lanes = [run.lanes.grid / name for name in ("seed-2", "seed-2.2")]
     assert [(lane / "models/qa").exists() for lane in lanes] == [False, True]

@@ -128,13 +128,13 @@ def test_two_trainings_at_a_time_give_the_bytes_of_one_and_a_failure_harms_no_ot
     commit(broken, "mended")
     log = tmp_path / "interrupted.log"
     with log.open("wb") as file:
-        running = subprocess.Popen(
-            [str(BIN / "vidbridge"), "ablate", "--jobs", "2"],
-            cwd=broken,
-            env=environment(broken),
-            stdout=file,
-            stderr=file,
-        )
+        # A shell starts background jobs with SIGINT ignored, and children inherit that.
+        before = signal.signal(signal.SIGINT, signal.default_int_handler)
+        try:
+            command = [str(BIN / "vidbridge"), "ablate", "--jobs", "2"]
+            running = subprocess.Popen(command, cwd=broken, env=environment(broken), stdout=file, stderr=file)
+        finally:
+            signal.signal(signal.SIGINT, before)
         deadline = time.monotonic() + 600
         while "grpo@caption" not in log.read_text():
             assert running.poll() is None, log.read_text()[-3000:]
