@@ -52,6 +52,7 @@ class Lanes:
         folder = lane_folder(self.grid, seed, lane)
         if folder not in self._ready:
             self._ready[folder] = cloned(self.root, folder, self.commit)
+            lockfile.mend(self._ready[folder])  # DVC may have been killed while it wrote
         project = self._ready[folder]
         if lane > 1:
             # The kept copy: another stage may be writing the lock itself.

@@ -94,6 +94,11 @@ def test_a_second_lane_takes_the_start_of_the_first(run: GridRun) -> None:
     lanes = [run.lanes.grid / name for name in ("seed-2", "seed-2.2")]
     assert [(lane / "models/qa").exists() for lane in lanes] == [False, True]
     assert run.results.clips(2) == {}
+    lock = lanes[0] / "dvc.lock"
+    whole = lock.read_bytes()
+    lock.write_bytes(b"stages:\n")  # killed while it was written
+    Lanes(run.lanes.root, run.lanes.grid, run.lanes.commit).prepare(2, 1)
+    assert lock.read_bytes() == whole
 
 
 def test_a_start_with_other_parameters_ends_the_table_of_the_old_ones(
