@@ -22,7 +22,8 @@ _FILES = (paths.GRID_FILE, paths.GRID_TABLE_FILE, paths.GRID_FIGURE_FILE)
 
 def ablate(
     jobs: Annotated[
-        int | None, typer.Option(min=1, help="Seeds to run at a time, a core each (a pretrained model: 1).")
+        int | None,
+        typer.Option(min=1, help="Trainings at a time; default: as cores and memory allow (a pretrained model: 1)."),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder to copy the table, the plot and their data to.")] = None,
     table: Annotated[bool, typer.Option("--table", help="Run nothing; print the results so far.")] = False,
@@ -31,8 +32,9 @@ def ablate(
 
     Prints one table and writes one figure, both with intervals.
 
-    Data, base and start are made once a seed. Ctrl-C ends it; the next call goes on where it
-    stopped. Example: vidbridge ablate --jobs 2
+    Data, base and start are made once a seed. A training that fails does not stop the others; its
+    log is named at the end, and the exit status is 1. Ctrl-C ends all of them; the next call goes
+    on where it stopped. Example: vidbridge ablate --jobs 2
     """
     folder = app.as_typed(out)
     with app.resumable_with("vidbridge ablate"):
@@ -40,14 +42,15 @@ def ablate(
 
 
 def run_grid(root: Path, jobs: int | None, out: Path | None, *, table_only: bool) -> None:
-    """Run what is missing, ``jobs`` seeds at a time (None: as many as the machine takes), then show
-    the grid.
+    """Run what is missing, ``jobs`` trainings at a time (None: as many as the machine takes), then
+    show the grid.
 
     Raises:
         UsageError: the recipe has no grid, or code is not committed.
         FlowError: a training failed; what was done stays done.
         InputError: nothing has run whole.
     """
+    from flows.ablation.lanes import ablation_folder
     from flows.console import show
     from flows.console.ablation import show_grid
     from flows.processes.locks import only_run
@@ -56,7 +59,7 @@ def run_grid(root: Path, jobs: int | None, out: Path | None, *, table_only: bool
 
     params = load_params(root / paths.PARAMS_FILE)
     if table_only:
-        from flows.ablation import ablation_folder, check, publish
+        from flows.ablation.results import check, publish
 
         check(root, params)
         try:
@@ -69,7 +72,6 @@ def run_grid(root: Path, jobs: int | None, out: Path | None, *, table_only: bool
             # Again, now that nobody else changes them.
             params = load_params(root / paths.PARAMS_FILE)
             grid = _flow(root, jobs, _COMMAND.format(recipe=params.recipe))
-        from flows.ablation import ablation_folder
     folder = ablation_folder(root, params)
     show_grid(show.console(), grid)
     if out is not None:
@@ -91,13 +93,14 @@ def _flow(root: Path, jobs: int | None, command: str) -> Grid:
     with prefect_server.starting(root) as starting:
         from prefect import tags
 
-        from flows.ablation import ablation, check, default_jobs
+        from flows.ablation.flow import ablation
+        from flows.ablation.results import check
         from flows.processes.lost import process_tags
 
         params = load_params(root / paths.PARAMS_FILE)
         check(root, params)  # before anyone waits for the server
         with prefect_server.connected(starting), tags(*process_tags()):
-            state: Any = ablation(root, jobs or default_jobs(params), command, return_state=True)
+            state: Any = ablation(root, jobs, command, return_state=True)
             if state.is_cancelled():
                 raise KeyboardInterrupt
             result = state.result(raise_on_failure=False)

@@ -1,8 +1,16 @@
-"""The grid of an ablation as tables for a terminal: scores, and differences paired by sample."""
+"""The grid of an ablation on a terminal: its progress while it runs; then its scores, and
+differences paired by sample.
+"""
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
 from rich.console import Console
+from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
@@ -10,6 +18,38 @@ from flows.console import show
 from stages.runtime.plain import one_line
 from stages.tools.ablation.grid import Contrast, Grid
 from stages.tools.ablation.table import signed
+
+if TYPE_CHECKING:
+    from prefect.logging.handlers import PrefectConsoleHandler
+
+
+@contextmanager
+def shown_in_place(text: Callable[[], str]) -> Iterator[None]:
+    """Show ``text()`` as the last line of the terminal for this block, below the lines of the log.
+    Does nothing where stderr is no terminal, or with ``--quiet``.
+    """
+    out = show.console(error=True)
+    if not out.is_terminal or out.quiet:
+        yield
+        return
+    with Live(get_renderable=lambda: Text(text(), "bold"), console=out, refresh_per_second=1, transient=True) as line:
+        # Prefect's lines come from consoles of its own, which would write into this line.
+        consoles = [handler.console for handler in _handlers()]
+        for console in consoles:
+            console.push_render_hook(line)
+        try:
+            yield
+        finally:
+            for console in consoles:
+                console.pop_render_hook()
+
+
+def _handlers() -> list[PrefectConsoleHandler]:
+    from prefect.logging.handlers import PrefectConsoleHandler
+
+    names = (None, *(name for name in logging.Logger.manager.loggerDict if name.startswith("prefect")))
+    found = {id(handler): handler for name in names for handler in logging.getLogger(name).handlers}
+    return [handler for handler in found.values() if isinstance(handler, PrefectConsoleHandler)]
 
 
 def show_grid(out: Console, grid: Grid) -> None:

@@ -14,6 +14,8 @@ Only the standard library and the printing of errors are imported here: a reques
 
 from __future__ import annotations
 
+import atexit
+import gc
 import importlib
 import json
 import os
@@ -21,12 +23,14 @@ import selectors
 import signal
 import socket
 import sys
+import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import NoReturn
 
 from stages.runtime import dispatch
 from stages.runtime.verbs import LIBRARIES, VERBS, Process, preloaded
@@ -209,6 +213,37 @@ def _become(request: dict[str, object], streams: Sequence[int]) -> Callable[[], 
     return partial(dispatch.run, arguments)
 
 
+def end_after(work: Callable[[], object]) -> NoReturn:
+    """Do the work of a child and end the process with its status, as the interpreter would: threads
+    are joined, exit functions run, streams flushed.
+
+    The interpreter would also take every module apart. In a fork that copies all pages it shares
+    with the warm process: 460 MB and 2.8 CPU seconds a stage.
+    """
+    status = 1
+    try:
+        work()
+        status = 0
+    except SystemExit as ended:
+        if ended.code is None or isinstance(ended.code, int):
+            status = ended.code or 0
+        else:
+            print(ended.code, file=sys.stderr)
+    except KeyboardInterrupt:
+        status = 128 + signal.SIGINT
+    except BaseException:
+        sys.excepthook(*sys.exc_info())
+    try:
+        threading._shutdown()  # type: ignore[attr-defined]  # as multiprocessing ends its forks
+        atexit._run_exitfuncs()
+    finally:
+        for stream in (sys.stdout, sys.stderr):
+            # Who asked may be gone, and with it the other end of a pipe.
+            with suppress(OSError, ValueError):
+                stream.flush()
+        os._exit(status & 0xFF)
+
+
 def main(folder: str) -> None:
     """Run ``python -m stages.runtime.warm FOLDER``. Requests that arrive before the imports are
     done wait in the queue."""
@@ -229,10 +264,13 @@ def main(folder: str) -> None:
         own.close()
     for listener in listeners.values():
         listener.close()
+    # A collection in a child would touch, and so copy, every object that was imported here.
+    gc.collect()
+    gc.freeze()
     with own:
         work = serve(own)
     if work is not None:
-        work()
+        end_after(work)
 
 
 if __name__ == "__main__":

@@ -297,30 +297,37 @@ def test_a_run_that_ended_by_itself_is_not_ended_as_lost(reaching: dict[str, str
 
 
 @pytest.mark.slow
-def test_a_seed_whose_variant_failed_has_failed(reaching: dict[str, str]) -> None:
+def test_a_unit_of_a_grid_that_failed_is_told_from_one_that_ran(reaching: dict[str, str]) -> None:
     from prefect import flow, task
     from prefect.client.schemas.objects import State
-    from prefect.states import Failed
+    from prefect.states import Cancelled, Failed
 
-    from flows.ablation import _own
-    from flows.errors import FlowError
-
-    @task(persist_result=False)
-    def variant() -> State[Any]:
-        return Failed(message="of the variant", data=FlowError("of the variant"))
+    from flows.ablation.flow import _outcome
+    from flows.ablation.schedule import Unit
+    from flows.errors import FlowError, StageCancelled
 
     @task(persist_result=False)
-    def seed() -> State[Any]:
-        return _own(variant(return_state=True))
+    def unit(how: str) -> int | State[Any]:
+        if how == "failed":
+            return Failed(message="of the unit", data=FlowError("unit", "of the unit", ""))
+        if how == "cancelled":
+            return Cancelled(message="by hand", data=StageCancelled("unit", "by hand", ""))
+        if how == "defect":
+            raise ZeroDivisionError
+        return 2
 
     @flow(persist_result=False)
-    def grid() -> State[Any]:
-        future = seed.submit()
-        future.wait()
-        assert future.state.is_failed()
-        return _own(future.state)
+    def grid() -> dict[str, Any]:
+        futures = {how: unit.submit(how) for how in ("ran", "failed", "cancelled", "defect")}
+        for future in futures.values():
+            future.wait()
+        return {how: _outcome(Unit(1, "variant", how), future.state) for how, future in futures.items()}
 
     with _client(reaching):
-        ended = grid(return_state=True)
-        assert (ended.is_failed(), ended.message) == (True, "of the variant")
-        assert isinstance(ended.result(raise_on_failure=False), FlowError)
+        found = grid()
+    assert found["ran"] == 2
+    assert {how: type(found[how]) for how in found if how != "ran"} == {
+        "failed": FlowError,
+        "cancelled": StageCancelled,
+        "defect": ZeroDivisionError,
+    }

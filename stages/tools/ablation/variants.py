@@ -13,13 +13,18 @@ def start_of(params: Params) -> str:
     return next(iter(params.variants.values())).init
 
 
+def chain_of(params: Params) -> list[str]:
+    """Rows that lead to the start of all variants, the start first and ``base`` last."""
+    chain = [start_of(params)]
+    while chain[-1] != "base":
+        chain.append(params.rows[chain[-1]].init)
+    return chain
+
+
 def variant_params(params: Params, seed: int, variant: str) -> dict[str, Any]:
     """Build a whole ``params.yaml`` with one variant behind the rows that lead to its start, which
     is evaluated too."""
-    row, rows = params.variants[variant], params.rows
-    chain = [row.init]
-    while chain[-1] != "base":
-        chain.append(rows[chain[-1]].init)
+    row, chain = params.variants[variant], chain_of(params)
     table = params.model_dump(mode="json")
     changed = row.model_dump(mode="json")
     kind = "grpo" if isinstance(row, GrpoRow) else "sft"

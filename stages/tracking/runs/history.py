@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,6 +21,11 @@ if TYPE_CHECKING:
 
 #: Counters of an endpoint that answers questions, as ``<who>/<count>`` among a run's metrics.
 REQUEST_COUNTS = ("questions", "cache_hits", "requests", "prompt_tokens", "completion_tokens")
+
+#: Runs that a search returns at most.
+_RUNS = 1000
+#: Runs of a stage that an estimate of a grid rests on at most.
+GRID_COSTS = 5
 
 
 @dataclass(frozen=True)
@@ -80,15 +85,8 @@ def latest_runs(client: MlflowClient, root: Path) -> dict[str, PastRun]:
     """
     locked = read_lock(root)
     experiment = experiment_id(client, root)
-    grids = {
-        run.info.run_id for run in client.search_runs([experiment], f"tags.`{TAG}kind` = 'ablation'", max_results=1000)
-    }
-    runs = client.search_runs(
-        [experiment],
-        f"tags.`{TAG}kind` = 'stage' and attributes.status = 'FINISHED'",
-        order_by=["attributes.start_time DESC"],
-        max_results=1000,
-    )
+    grids = {grid.info.run_id for grid in _grids(client, experiment)}
+    runs = _finished(client, experiment)
     runs_of_stage: dict[str, PastRun] = {}
     exact: set[str] = set()
     for run in runs:
@@ -102,12 +100,7 @@ def latest_runs(client: MlflowClient, root: Path) -> dict[str, PastRun]:
         if made_it:
             exact.add(stage)
         runs_of_stage[stage] = PastRun(
-            cost=Cost(
-                figures["process/wall_s"],
-                figures["process/cpu_s"],
-                figures["process/peak_gb"],
-                figures.get("process/gpu_h"),
-            ),
+            cost=_cost(figures),
             started=datetime.fromtimestamp(run.info.start_time / 1000, UTC),
             requests=_requests(figures),
             commit=tags.get(TAG + "git_commit"),
@@ -117,6 +110,44 @@ def latest_runs(client: MlflowClient, root: Path) -> dict[str, PastRun]:
             gpus=tuple(_read(run, "gpus", list[str], "[]")),
         )
     return runs_of_stage
+
+
+def grid_costs(client: MlflowClient, root: Path, recipe: str) -> dict[str, list[Cost]]:
+    """Costs of the finished stages of a recipe's ablation grids, by the stage's name, the newest
+    first, at most :data:`GRID_COSTS` of each. Empty if none has run.
+
+    Raises:
+        TrackingError: the store does not answer.
+    """
+    experiment = experiment_id(client, root)
+    grids = {grid.info.run_id for grid in _grids(client, experiment) if grid.data.tags.get(TAG + "recipe") == recipe}
+    costs: dict[str, list[Cost]] = {}
+    for run in _finished(client, experiment) if grids else ():
+        if run.data.tags.get(PARENT_TAG) in grids and "process/wall_s" in run.data.metrics:
+            found = costs.setdefault(run.data.tags[TAG + "stage"], [])
+            if len(found) < GRID_COSTS:
+                found.append(_cost(run.data.metrics))
+    return costs
+
+
+def _grids(client: MlflowClient, experiment: str) -> Sequence[Run]:
+    return client.search_runs([experiment], f"tags.`{TAG}kind` = 'ablation'", max_results=_RUNS)
+
+
+def _finished(client: MlflowClient, experiment: str) -> Sequence[Run]:
+    """Finished runs of stages, the newest first."""
+    return client.search_runs(
+        [experiment],
+        f"tags.`{TAG}kind` = 'stage' and attributes.status = 'FINISHED'",
+        order_by=["attributes.start_time DESC"],
+        max_results=_RUNS,
+    )
+
+
+def _cost(figures: Mapping[str, float]) -> Cost:
+    return Cost(
+        figures["process/wall_s"], figures["process/cpu_s"], figures["process/peak_gb"], figures.get("process/gpu_h")
+    )
 
 
 def _read(run: Run, name: str, kind: Any, empty: str) -> Any:

@@ -248,10 +248,10 @@ def test_a_project_in_a_folder_of_a_repository(shipped: Path, tmp_path: Path) ->
     with pytest.raises(UsageError, match=r"--directory: .* holds no dvc.yaml \(there is one in a b/videos\)"):
         deployment_request(shipped, repository=str(top))
     # A seed of an ablation has its clone in the same way.
-    from flows.ablation import _clone
+    from flows.ablation.lanes import cloned
 
     (top / "a b/videos/.vidbridge").mkdir()
-    seed = _clone(top / "a b/videos", tmp_path / "seed-1", git(top, "rev-parse", "HEAD"))
+    seed = cloned(top / "a b/videos", tmp_path / "seed-1", git(top, "rev-parse", "HEAD"))
     assert (seed / "dvc.yaml").is_file()
     assert str(top / "a b/videos/.dvc/cache") in (seed / ".dvc/config.local").read_text()
     order, _ = deployment_request(shipped, repository=str(top), directory="a b/videos/")

@@ -21,7 +21,7 @@ from tests.support.checkout import ROOT
 #: A package of the same name with one verb, so that the test needs no model: it tells what it was
 #: given, then does as told.
 VERB = """
-import json, os, subprocess, sys, threading, time
+import atexit, json, os, subprocess, sys, threading, time
 from pathlib import Path
 
 def main(*arguments):
@@ -34,11 +34,19 @@ def main(*arguments):
         child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
         Path("child").write_text(str(child.pid))
         time.sleep(600)
+    if arguments[0] == "leave":
+        atexit.register(print, "exit function")
+        threading.Thread(target=lambda: (time.sleep(0.2), print("thread"))).start()
+        sys.exit("in words")
     if arguments[0] == "fail":
         raise RuntimeError("on purpose")
     return int(arguments[0])
 
-PRELOADED = os.getpid()
+class Kept:
+    def __del__(self):
+        os.write(1, b"taken apart")
+
+PRELOADED, KEPT = os.getpid(), Kept()
 """
 #: Put behind the real table: importing our own libraries would take seconds.
 SHORT_TABLE = """
@@ -144,10 +152,21 @@ def test_a_child_has_arguments_folder_environment_and_streams_of_who_asked(proje
     assert warm.children() == []
 
 
+def test_a_child_ends_as_the_interpreter_would_but_does_not_take_modules_apart(
+    project: Path, warm: psutil.Process
+) -> None:
+    left = verb(project, "leave")
+    assert left.returncode == 1
+    assert left.stdout.splitlines()[1:] == ["thread", "exit function"]
+    assert left.stderr.endswith("in words\n")
+
+
 def test_without_a_warm_process_the_verb_runs_by_itself(project: Path) -> None:
     done = verb(project, "3")
-    told = json.loads(done.stdout)
+    told, end = done.stdout.splitlines()
+    told = json.loads(told)
     assert done.returncode == 3
+    assert end == "taken apart", "which a child of a warm process is not"
     assert told["preloaded"] == told["pid"]
 
 

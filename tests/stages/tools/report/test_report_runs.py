@@ -12,7 +12,7 @@ from stages.params import load_params
 from stages.tools.report import cost
 from stages.tools.report.environment import environment
 from stages.tracking.lineage.lockfile import read_lock
-from stages.tracking.runs.history import Cost, PastRun, latest_runs
+from stages.tracking.runs.history import Cost, PastRun, grid_costs, latest_runs
 from stages.tracking.runs.run import ablation_run, stage_run
 from stages.tracking.runs.store import experiment_id, open_client
 from tests.support.pages import Elements
@@ -41,8 +41,13 @@ def test_runs_of_an_ablation_and_of_earlier_work_are_not_what_the_results_took(
         patched.setenv("VIDBRIDGE_PIPELINE_RUN", grid.run_id)
         with stage_run("corpus", params):
             pass
-    assert latest_runs(open_client(project), project)["corpus"] == before
     client = open_client(project)
+    assert latest_runs(client, project)["corpus"] == before
+    # A later grid is estimated from them.
+    of_grid = grid_costs(client, project, params.recipe)
+    assert {stage: len(costs) for stage, costs in of_grid.items()} == {"corpus": 1}
+    assert of_grid["corpus"][0] != before.cost
+    assert grid_costs(client, project, "another") == {}
     digests = [read_lock(project)["ingest"].digest, "of other videos"]
     for digest in digests:
         with stage_run("ingest", params) as run:
