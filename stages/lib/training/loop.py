@@ -24,7 +24,7 @@ from stages.lib.training import checkpoints
 from stages.lib.training.lora import load_adapters, save_merged
 from stages.lib.training.watching import Watch, Watcher, kept
 from stages.params import Precision, TrainingRow
-from stages.runtime import distributed
+from stages.runtime.ranks import distributed
 
 OnMetrics = Callable[[int, dict[str, float]], None]
 OnCheckpoint = Callable[[Checkpoint, Path], None]
