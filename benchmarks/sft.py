@@ -18,6 +18,7 @@ import tempfile
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from fractions import Fraction
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -25,11 +26,12 @@ from random import Random
 from typing import Any
 from unittest.mock import patch
 
+import numpy as np
 from transformers import TrainerCallback
 
-from benchmarks.grpo import video
 from benchmarks.machine import keep
 from stages.base.tiny import build_tiny
+from stages.domain.core.frames import Frames
 from stages.lib.models.load import save_model
 from stages.lib.models.packing import SWITCH
 from stages.lib.training.loop import Hooks
@@ -40,6 +42,8 @@ from stages.runtime.ranks.distributed import launch
 from stages.sft import train
 
 EXAMPLES = 256
+#: Of each video: sampled frames and their sides.
+FRAMES, SIZE = 8, 64
 RECIPE = "infra/recipes/tiny.yaml"
 WORDS = (
     *("the", "then", "red", "green", "blue", "yellow", "bar", "circle", "pillar"),
@@ -77,6 +81,11 @@ class Clock(TrainerCallback):
 
     def on_train_end(self, *_: Any, **__: Any) -> None:
         self.marks.append((time.process_time(), time.perf_counter()))
+
+
+def video(number: int) -> Frames:
+    pixels = np.random.default_rng(number).integers(0, 256, (FRAMES, SIZE, SIZE, 3), np.uint8)
+    return Frames(pixels, tuple(range(0, 2 * FRAMES, 2)), 2 * FRAMES, Fraction(8))
 
 
 def example(number: int) -> Example:

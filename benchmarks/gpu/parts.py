@@ -18,7 +18,7 @@ from transformers.trainer_callback import PrinterCallback
 from trl import GRPOConfig, SFTConfig, SFTTrainer
 
 from benchmarks.gpu.models import large, video
-from benchmarks.grpo import Rewarded
+from benchmarks.grpo.trainers import Rewarded
 from stages.grpo.train import cached_encoder
 from stages.grpo.trainer import VideoGRPOTrainer
 from stages.lib.inference.generate import generate

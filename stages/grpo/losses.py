@@ -15,7 +15,7 @@ import torch
 from trl import GRPOConfig
 from trl.models.utils import disable_gradient_checkpointing
 
-from stages.grpo.video import TakesVideos
+from stages.grpo.policy.video import TakesVideos
 
 #: Columns of a generation: which of its tokens have a high entropy, and how many there are.
 HIGH, HIGH_TOKENS = "high_entropy", "num_high_entropy"

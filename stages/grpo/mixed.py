@@ -37,7 +37,7 @@ class Written:
 class MixesPolicies(LossesOfAGeneration):
     """:class:`LossesOfAGeneration` with written replies among the rollouts.
 
-    Args (beside those of :class:`~stages.grpo.video.TakesVideos`):
+    Args (beside those of :class:`~stages.grpo.policy.video.TakesVideos`):
         written: the written replies; None: all replies are rollouts.
     """
 

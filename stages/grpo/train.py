@@ -15,15 +15,15 @@ from trl import GRPOConfig
 from stages.errors import InputError
 from stages.grpo.advantages import TaskScales
 from stages.grpo.controls import Controls, changed_item
-from stages.grpo.engine import EngineError, engine_settings, rollout_engine, vllm_request
 from stages.grpo.mixed import Written
+from stages.grpo.policy.engine import EngineError, engine_settings, rollout_engine, vllm_request
+from stages.grpo.policy.video import Encode
+from stages.grpo.prompts.resampling import PromptPool
 from stages.grpo.prompts.sampler import TaskSampler
 from stages.grpo.prompts.surplus import Surplus
-from stages.grpo.resampling import PromptPool
 from stages.grpo.rollout_log import RolloutLog
 from stages.grpo.step import Rewards
 from stages.grpo.trainer import VideoGRPOTrainer
-from stages.grpo.video import Encode
 from stages.lib.models.load import freeze, load_model, use_threads
 from stages.lib.models.processor import EncodedPrompt, encode_prompts, reply_ids
 from stages.lib.models.rendering import check_trainable

@@ -19,8 +19,8 @@ from stages.grpo.by_task.gauges import Places, Total, ending_tokens, merged, met
 from stages.grpo.by_task.gradients import Entries, Half, cosines, halves_of, part_of
 from stages.grpo.by_task.sampled import sampled_logps
 from stages.grpo.mixed import WRITTEN
+from stages.grpo.policy.video import TakesVideos
 from stages.grpo.step import StepScores
-from stages.grpo.video import TakesVideos
 from stages.lib.training.lora import without_adapters
 
 

@@ -11,7 +11,7 @@ import torch
 from pydantic import ValidationError
 
 from stages.grpo.advantages import TaskScales, normalised, scaled, summed
-from stages.grpo.resampling import dead_groups
+from stages.grpo.prompts.resampling import dead_groups
 from tests.support.training.tiny import grpo_row
 
 NAN = float("nan")

@@ -14,8 +14,8 @@ import torch
 
 from stages.domain.rl.rollouts import RolloutGroup
 from stages.errors import InputError
-from stages.grpo.engine import EngineError
 from stages.grpo.mixed import WRITTEN, Written
+from stages.grpo.policy.engine import EngineError
 from stages.grpo.prompts.surplus import OLD
 from stages.grpo.trainer import VideoGRPOTrainer
 from stages.lib.models.processor import encode_prompts

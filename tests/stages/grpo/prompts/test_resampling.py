@@ -11,7 +11,7 @@ import datasets
 import pytest
 import torch
 
-from stages.grpo.resampling import PromptPool, dead_groups, replace_groups
+from stages.grpo.prompts.resampling import PromptPool, dead_groups, replace_groups
 from stages.grpo.trainer import VideoGRPOTrainer
 from stages.lib.models.load import save_model
 from stages.lib.models.processor import encode_prompts

@@ -24,8 +24,8 @@ import torch
 from trl import GRPOConfig, GRPOTrainer
 from trl.trainer.utils import split_tensor_dict
 
-from stages.grpo.engine import VideoEngine, never_sampled
-from stages.grpo.shared_prompts import SharedPrompts
+from stages.grpo.policy.engine import VideoEngine, never_sampled
+from stages.grpo.policy.shared_prompts import SharedPrompts
 from stages.lib.inference.vision_cache import encode_equal_videos_once
 from stages.lib.models.packing import packed_inputs, packs, take_packed_rows
 from stages.lib.models.positions import place_text_behind_videos

@@ -18,7 +18,14 @@ from transformers.video_utils import VideoMetadata
 from trl import GRPOConfig
 from trl.generation import vllm_generation
 
-from stages.grpo.engine import EngineError, VideoEngine, engine_settings, never_sampled, rollout_engine, vllm_request
+from stages.grpo.policy.engine import (
+    EngineError,
+    VideoEngine,
+    engine_settings,
+    never_sampled,
+    rollout_engine,
+    vllm_request,
+)
 from stages.grpo.trainer import VideoGRPOTrainer
 from stages.lib.models.load import load_model, save_model
 from stages.lib.models.processor import encode_prompts, modality_of
@@ -121,7 +128,7 @@ def test_what_cannot_generate_is_refused_at_the_start(monkeypatch: pytest.Monkey
     with pytest.raises(EngineError, match="needs a GPU"):
         rollout_engine(wanted)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr("stages.grpo.engine.find_spec", lambda name: None)
+    monkeypatch.setattr("stages.grpo.policy.engine.find_spec", lambda name: None)
     with pytest.raises(EngineError, match="vllm is not installed; install"):
         rollout_engine(wanted)
     assert engine_settings("hf", {"VIDBRIDGE_VLLM_MEMORY": "x"}) == {}

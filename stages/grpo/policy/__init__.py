@@ -1,0 +1,1 @@
+"""Passes of the policy: generation of rollouts, and log-probabilities with their videos."""
