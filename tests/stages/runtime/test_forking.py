@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -18,10 +19,12 @@ from tests.support.checkout import ROOT
 from tests.support.training.shards import ROWS
 from tests.support.training.tiny import tiny
 
+Start = Callable[[str], "subprocess.Popen[bytes]"]
+
 RANKS = """
 import os, signal, sys, time
 from pathlib import Path
-from stages.runtime.ranks.distributed import _fork_ranks as fork_ranks
+from stages.runtime.ranks.forking import fork_ranks
 home = Path(sys.argv[1])
 status = fork_ranks(2, 4000, {"VIDBRIDGE_RANKS": "2"})
 rank = os.environ.get("RANK")
@@ -32,8 +35,19 @@ told = ("LOCAL_RANK", "WORLD_SIZE", "MASTER_PORT", "VIDBRIDGE_RANKS")
 """
 
 
-def start(home: Path, rest: str) -> subprocess.Popen[bytes]:
-    return subprocess.Popen([sys.executable, "-c", RANKS + rest, str(home)], cwd=ROOT)
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Callable[[str], subprocess.Popen[bytes]]]:
+    """Start two ranks that go on with the given code; what is left of them is killed."""
+    started: list[subprocess.Popen[bytes]] = []
+
+    def with_code(rest: str) -> subprocess.Popen[bytes]:
+        started.append(subprocess.Popen([sys.executable, "-c", RANKS + rest, str(tmp_path)], cwd=ROOT))
+        return started[-1]
+
+    yield with_code
+    for process in started:
+        process.kill()
+        process.wait()
 
 
 def appear(*paths: Path) -> None:
@@ -43,35 +57,34 @@ def appear(*paths: Path) -> None:
         time.sleep(0.02)
 
 
-def test_each_rank_is_told_its_place(tmp_path: Path) -> None:
-    assert start(tmp_path, "").wait(30) == 0
+def test_each_rank_is_told_its_place(tmp_path: Path, start: Start) -> None:
+    assert start("").wait(30) == 0
     assert [(tmp_path / rank).read_text() for rank in "01"] == ["0 2 4000 2", "1 2 4000 2"]
 
 
-def test_a_rank_that_fails_ends_the_other(tmp_path: Path) -> None:
-    assert start(tmp_path, "sys.exit(3) if rank == '1' else time.sleep(60)").wait(30) == 3
+def test_a_rank_that_fails_ends_the_other(start: Start) -> None:
+    assert start("sys.exit(3) if rank == '1' else time.sleep(60)").wait(30) == 3
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_reaches_the_ranks_once(tmp_path: Path, number: signal.Signals) -> None:
+def test_a_signal_reaches_the_ranks_once(tmp_path: Path, start: Start, number: signal.Signals) -> None:
     rest = """
 told = []
-signal.signal(int(sys.argv[2]) if len(sys.argv) > 2 else NUMBER, lambda *_: told.append(1))
+signal.signal(NUMBER, lambda *_: told.append(1))
 (home / f"ready{rank}").write_text("x")
 while not told: time.sleep(0.02)
 time.sleep(0.3)
 (home / f"told{rank}").write_text(str(len(told)))
 """.replace("NUMBER", str(int(number)))
-    process = start(tmp_path, rest)
+    process = start(rest)
     appear(tmp_path / "ready0", tmp_path / "ready1")
     process.send_signal(number)
     assert process.wait(30) == 128 + number
     assert [(tmp_path / f"told{rank}").read_text() for rank in "01"] == ["1", "1"]
 
 
-def test_ranks_end_with_a_process_that_was_killed(tmp_path: Path) -> None:
+def test_ranks_end_with_a_process_that_was_killed(tmp_path: Path, start: Start) -> None:
     process = start(
-        tmp_path,
         "(home / f'pid{rank}').write_text(str(os.getpid()))\nwhile True: time.sleep(0.05)",
     )
     pids = [tmp_path / f"pid{rank}" for rank in "01"]
