@@ -107,6 +107,7 @@ def main(*arguments: str) -> int:
                     seed=params.seed,
                 ),
             )
+        run.cpu_s_elsewhere = summary["cpu_s_elsewhere"]
         run.tag({"engine": summary["engine"], "resumed_from": str(summary["resumed_from"])} | kept_tag(summary))
         run.summary(loader.counts())
         print(

@@ -84,6 +84,7 @@ def main(*arguments: str) -> int:
                 hooks=Hooks(on_metrics, scratch.guarded(run.checkpoint), scratch.check),
                 watch=watch,
             )
+        run.cpu_s_elsewhere = summary["cpu_s_elsewhere"]
         run.tag({"engine": summary["engine"], "resumed_from": str(summary["resumed_from"])} | kept_tag(summary))
         run.summary({**loader.counts(), "without_trace": len(samples) - len(examples)})
         print(f"sft@{name}: {row.steps} steps on {len(examples):,} samples, {len(samples) - len(examples)} without a"
