@@ -21,7 +21,7 @@ export DO_NOT_TRACK := 1
 export NO_MKDOCS_2_WARNING := 1
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help env demo test lint test-slow test-gpu test-ops docs docs-serve outages exploits crosscheck bench bench-video bench-score bench-eval bench-grpo bench-growth bench-gpu bench-learning bench-keep bench-sampler bench-videocap bench-judges zoo clean clean-all
+.PHONY: help env demo test lint test-slow test-gpu test-ops docs docs-serve outages exploits crosscheck bench bench-video bench-score bench-eval bench-sft bench-grpo bench-growth bench-gpu bench-learning bench-keep bench-sampler bench-videocap bench-judges zoo clean clean-all
 
 help:  ## Show what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | column -t -s "$$(printf '\t')"
@@ -114,6 +114,9 @@ bench-eval: env  ## Cost of running a model on a benchmark: decodes, vision pass
 
 bench-grpo: env  ## Cost of a GRPO step on video, against plain TRL
 	$(RUN) python -m benchmarks.grpo
+
+bench-sft: env  ## Cost of a supervised step: padded rows, packed rows, two processes
+	$(RUN) python -m benchmarks.sft
 
 bench-growth: env  ## Cost of the loss with a prompt once for its group, and how a step grows
 	$(RUN) python -m benchmarks.grpo.growth

@@ -19,10 +19,10 @@ from stages.runtime import warm
 
 def saves_time(params: Params, stages: int) -> bool:
     """Return whether a warm process saves time. It does not for a model of billions of parameters;
-    several ranks, and a single stage, import for themselves.
+    DeepSpeed's ranks, and a single stage, import for themselves.
     """
-    several = os.environ.get("VIDBRIDGE_DEEPSPEED") or os.environ.get("VIDBRIDGE_RANKS", "1") not in ("", "1")
-    return sys.platform == "linux" and isinstance(params.model, TinyModelParams) and not several and stages > 1
+    engine = os.environ.get("VIDBRIDGE_DEEPSPEED")
+    return sys.platform == "linux" and isinstance(params.model, TinyModelParams) and not engine and stages > 1
 
 
 @contextmanager

@@ -19,7 +19,7 @@ from stages.lib.video.open import frame_loader
 from stages.params import load_params
 from stages.runtime import paths
 from stages.runtime.dispatch import one_row
-from stages.runtime.distributed import launch
+from stages.runtime.ranks.distributed import launch
 from stages.tracking.runs.run import kept_tag, stage_run
 from stages.tracking.runs.scratch import scratch_of
 
@@ -107,6 +107,7 @@ def main(*arguments: str) -> int:
                     seed=params.seed,
                 ),
             )
+        run.cpu_s_elsewhere = summary["cpu_s_elsewhere"]
         run.tag({"engine": summary["engine"], "resumed_from": str(summary["resumed_from"])} | kept_tag(summary))
         run.summary(loader.counts())
         print(

@@ -33,7 +33,7 @@ from stages.lib.training.mixture import Example, draw
 from stages.lib.training.prompt_length import short_enough
 from stages.lib.training.watching import Watch
 from stages.params import CispoLoss, GrpoRow, LiveRatio, SapoLoss, TaskScaleParams
-from stages.runtime import distributed
+from stages.runtime.ranks import distributed
 
 #: Maximum size of the processed videos that are cached for prompts that repeat.
 ENCODED_BYTES = 256 * 2**20

@@ -150,8 +150,10 @@ class SftRow(TrainingRow):
     watch: SftWatchParams | None
     #: Samples per optimiser step, over all devices.
     samples_per_step: int = Field(gt=0)
-    #: Largest number of samples that a device processes at once; gradient accumulation is derived
-    #: from it.
+    #: Samples of a shard: the part of a step that passes through the model at once. A process takes
+    #: its shards of a step in turn (gradient accumulation). Where a step has two, one process and
+    #: two give the same weights to the last bit. With more processes than shards, a shard has fewer
+    #: samples.
     samples_per_device: int = Field(gt=0)
     #: Fraction of the teacher's answers that are right but short (first event only, a vague verb).
     careless_share: Fraction01
@@ -176,6 +178,11 @@ class SftRow(TrainingRow):
                 f" {', '.join(self.trained_tasks)} has no careless answers; write 0.0"
             )
         return self
+
+    @property
+    def shards(self) -> int:
+        """Number of shards of an optimiser step."""
+        return max(1, self.samples_per_step // self.samples_per_device)
 
 
 class TaskScaleParams(Table):

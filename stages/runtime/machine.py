@@ -12,6 +12,8 @@ from pathlib import Path
 
 #: Packages that results may depend on, and that differ between machines most often.
 PACKAGES = ("torch", "transformers", "trl", "deepspeed", "prefect", "dvc", "mlflow", "decord", "ffmpeg-python", "numpy")
+#: Time for which the use of cores is measured, in seconds.
+_LOOKED_S = 0.3
 
 
 def versions() -> dict[str, str]:
@@ -48,6 +50,17 @@ def gpus_in_use() -> list[str]:
     if torch is None or not torch.cuda.is_initialized():
         return []
     return [torch.cuda.get_device_name()] * int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def idle_cores(bytes_each: int) -> int:
+    """Number of cores of this process that nothing uses now, at most as many as free memory has
+    room for at ``bytes_each``. Takes a third of a second."""
+    import psutil
+
+    mine = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set(range(os.cpu_count() or 1))
+    busy = psutil.cpu_percent(interval=_LOOKED_S, percpu=True)
+    idle = round(sum(1 - percent / 100 for core, percent in enumerate(busy) if core in mine))
+    return min(idle, psutil.virtual_memory().available // bytes_each)
 
 
 def measured(*packages: str) -> str:

@@ -20,7 +20,7 @@ from stages.lib.video.open import frame_loader
 from stages.params import load_params
 from stages.runtime import paths
 from stages.runtime.dispatch import one_row
-from stages.runtime.distributed import launch
+from stages.runtime.ranks.distributed import launch
 from stages.sft.teacher import teach
 from stages.sft.train import train_sft
 from stages.tracking.runs.run import kept_tag, stage_run
@@ -30,9 +30,9 @@ from stages.tracking.runs.scratch import scratch_of
 def main(*arguments: str) -> int:
     params = load_params()
     name = one_row("sft", list(arguments), list(params.sft))
-    if (status := launch("stages", ("sft", *arguments))) is not None:
-        return status
     row = params.sft[name]
+    if (status := launch("stages", ("sft", *arguments), shards=row.shards)) is not None:
+        return status
     with stage_run(f"sft@{name}", params) as run:
         policy = paths.final_model(row.init)
         loader = frame_loader(params, partial(fit_of, policy))
@@ -84,6 +84,7 @@ def main(*arguments: str) -> int:
                 hooks=Hooks(on_metrics, scratch.guarded(run.checkpoint), scratch.check),
                 watch=watch,
             )
+        run.cpu_s_elsewhere = summary["cpu_s_elsewhere"]
         run.tag({"engine": summary["engine"], "resumed_from": str(summary["resumed_from"])} | kept_tag(summary))
         run.summary({**loader.counts(), "without_trace": len(samples) - len(examples)})
         print(f"sft@{name}: {row.steps} steps on {len(examples):,} samples, {len(samples) - len(examples)} without a"

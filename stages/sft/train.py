@@ -1,4 +1,4 @@
-"""Supervised training on think/answer traces: TRL's SFTTrainer with a collator for video."""
+"""Supervised training on think/answer traces: TRL's SFTTrainer on packed rows with videos."""
 
 from __future__ import annotations
 
@@ -8,15 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import datasets
-import torch
-from trl import SFTConfig, SFTTrainer
+from trl import SFTConfig
 
 from stages.lib.models.load import freeze, load_model, use_threads
-from stages.lib.models.processor import encode_prompts, training_batch
+from stages.lib.models.packing import Continuation, packed_inputs, packs
+from stages.lib.models.processor import encode_prompts, reply_ids, training_batch
 from stages.lib.models.rendering import check_trainable
 from stages.lib.training.loop import (
     Hooks,
-    Resumes,
     count_parameters,
     settings,
     train,
@@ -26,17 +25,13 @@ from stages.lib.training.loop import (
 from stages.lib.training.lora import adapters
 from stages.lib.training.mixture import Example, draw
 from stages.lib.training.prompt_length import short_enough
-from stages.lib.training.rates import RatesOfParts
 from stages.lib.training.watching import Watch
 from stages.params import SftRow
-from stages.runtime import distributed
+from stages.runtime.ranks import distributed
+from stages.sft.trainer import Trainer
 
 #: Losses are averaged over this many steps before they are logged.
 LOGGING_STEPS = 10
-
-
-class _Trainer(Resumes, RatesOfParts, SFTTrainer):
-    pass
 
 
 def train_sft(
@@ -98,16 +93,25 @@ def train_sft(
     freeze(model, row.freeze)
     parameters = count_parameters(model.parameters())
 
-    def collate(rows: Sequence[dict[str, int]]) -> dict[str, torch.Tensor]:
+    packed, backbone = packs(), model.base_model
+
+    def collate(rows: Sequence[dict[str, int]]) -> dict[str, Any]:
         batch = [examples[drawn["example"]] for drawn in rows]
         prompts = encode_prompts(
             processor,
             [(example.prompt, (example.load(),)) for example in batch],
             [example.sample_id for example in batch],
         )
-        return training_batch(processor, prompts, [example.reply or "" for example in batch])
+        replies = [example.reply or "" for example in batch]
+        if not packed:
+            return training_batch(processor, prompts, replies)
+        continuations = [
+            Continuation(prompt, [reply_ids(processor, reply)]) for prompt, reply in zip(prompts, replies, strict=True)
+        ]
+        inputs = packed_inputs(backbone, processor, continuations, "cpu")
+        return {**inputs, "labels": inputs["shift_labels"]}  # where transformers counts a step's tokens
 
-    trainer = _Trainer(
+    trainer = Trainer(
         model=model,
         args=args,
         train_dataset=datasets.Dataset.from_dict({"example": order}),

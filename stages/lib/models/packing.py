@@ -17,9 +17,11 @@ pass as before.
 from __future__ import annotations
 
 import os
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
 
 import torch
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
@@ -214,20 +216,34 @@ def packed_inputs(
     }
 
 
+#: Positions of the latest shapes of prompts, by model: computing them costs as much as a video's
+#: pixels, and the prompts of a training have few shapes.
+_POSITIONS: WeakKeyDictionary[Any, OrderedDict[tuple[Any, ...], torch.Tensor]] = WeakKeyDictionary()
+#: Number of shapes that are remembered; one of 2,000 tokens takes 48 kB.
+_SHAPES = 256
+
+
 def prompt_positions(backbone: Any, processor: Any, prompt: EncodedPrompt) -> torch.Tensor:
     """Positions in time, height and width of a prompt's tokens, int64 [3, tokens]. The last token
-    is text, and those behind it continue from its position."""
+    is text, and those behind it continue from its position.
+
+    Prompts of one shape share them: they are not to be written to.
+    """
     ids_1P = torch.tensor([prompt.ids])
-    videos = join_videos([prompt.videos], "cpu")
-    del videos["pixel_values_videos"]
-    positions_31P, _ = backbone.get_rope_index(
-        input_ids=ids_1P,
-        mm_token_type_ids=modality_of(ids_1P, processor),
-        attention_mask=torch.ones_like(ids_1P),
-        **videos,
-    )
-    positions: torch.Tensor = positions_31P[:, 0]
-    return positions
+    kinds_1P = modality_of(ids_1P, processor)
+    grids = tuple(map(tuple, prompt.videos.grids.tolist()))
+    shape = (bytes(kinds_1P[0].tolist()), grids, prompt.videos.seconds)
+    known = _POSITIONS.setdefault(backbone, OrderedDict())
+    if shape not in known:
+        videos = join_videos([prompt.videos], "cpu")
+        del videos["pixel_values_videos"]
+        positions_31P, _ = backbone.get_rope_index(
+            input_ids=ids_1P, mm_token_type_ids=kinds_1P, attention_mask=torch.ones_like(ids_1P), **videos
+        )
+        known[shape] = positions_31P[:, 0]
+        if len(known) > _SHAPES:
+            known.popitem(last=False)
+    return known[shape]
 
 
 def take_packed_rows(model: PreTrainedModel) -> None:

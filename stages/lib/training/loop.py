@@ -4,6 +4,7 @@ the out."""
 from __future__ import annotations
 
 import sys
+import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils import gather_object
 from peft import PeftModel
 from tqdm import tqdm
 from transformers import TrainerCallback
@@ -24,7 +26,7 @@ from stages.lib.training import checkpoints
 from stages.lib.training.lora import load_adapters, save_merged
 from stages.lib.training.watching import Watch, Watcher, kept
 from stages.params import Precision, TrainingRow
-from stages.runtime import distributed
+from stages.runtime.ranks import distributed
 
 OnMetrics = Callable[[int, dict[str, float]], None]
 OnCheckpoint = Callable[[Checkpoint, Path], None]
@@ -161,8 +163,9 @@ def train(
             is not measured, and the last one is kept.
 
     Returns:
-        The summary that was written, plus ``resumed_from``, ``engine`` and ``deepspeed_stage``,
-            which describe the run and are not written.
+        The summary that was written, plus ``resumed_from``, ``engine``, ``deepspeed_stage`` and
+            ``cpu_s_elsewhere`` (CPU seconds of the other processes), which describe the run and are
+            not written.
 
     Raises:
         PlacementError: the engine is not the one that the environment requests, or the state in
@@ -214,7 +217,14 @@ def train(
             hooks.on_checkpoint(policy.model_copy(update={"metrics": {}}), saved / f"checkpoint-{policy.step}")
     trainer.accelerator.wait_for_everyone()
     engine = reporter.engine
-    return {**summary, "resumed_from": resumed_from, "engine": engine.name, "deepspeed_stage": engine.stage}
+    _, *others = gather_object([time.process_time()])
+    return {
+        **summary,
+        "resumed_from": resumed_from,
+        "engine": engine.name,
+        "deepspeed_stage": engine.stage,
+        "cpu_s_elsewhere": float(sum(others)),
+    }
 
 
 def _same_engine(state: Path) -> None:

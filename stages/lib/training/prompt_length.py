@@ -23,7 +23,8 @@ from stages.lib.models.processor import encode_prompts
 from stages.lib.rows.jsonl import write_rows
 from stages.lib.training.mixture import Example
 from stages.params import TrainingRow
-from stages.runtime import distributed, paths
+from stages.runtime import paths
+from stages.runtime.ranks import distributed
 
 _REMEDY = "lower synthesize.sampled_frames or model.max_pixels_per_frame, or raise max_prompt_tokens"
 

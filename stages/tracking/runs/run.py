@@ -59,6 +59,8 @@ class StageRun:
 
     def __init__(self, client: MlflowClient | None, run: Run | None, root: Path) -> None:
         self.run_id: str | None = run.info.run_id if run else None
+        #: CPU seconds of the stage's other processes, which are no children of this one.
+        self.cpu_s_elsewhere = 0.0
         self.tags: dict[str, str] = dict(run.data.tags) if run else {}
         self._outbox = Outbox(client, run.info.run_id, root) if client and run else None
 
@@ -140,7 +142,7 @@ def stage_run(stage: str, params: Params, root: Path | None = None) -> Iterator[
         try:
             yield run
         finally:
-            run.summary(process_cost())
+            run.summary(process_cost(run.cpu_s_elsewhere))
             if gpus := gpus_in_use():
                 run.tag({"gpus": json.dumps(gpus)})
 
@@ -292,9 +294,9 @@ def _lost_runs_ended(client: MlflowClient, root: Path) -> Iterator[None]:
         yield
 
 
-def process_cost() -> dict[str, float]:
+def process_cost(cpu_s_elsewhere: float = 0.0) -> dict[str, float]:
     """Measure the cost of this process since it started: child processes included, and imports
-    unless a warm process had done them.
+    unless a warm process had done them. CPU seconds of other processes are added.
 
     Wall and CPU time in seconds; GPU hours of all its ranks together; the peak of resident memory,
     in GB, of this process or of its largest finished child.
@@ -306,7 +308,7 @@ def process_cost() -> dict[str, float]:
     return {
         "process/wall_s": wall_s,
         "process/gpu_h": len(gpus_in_use()) * wall_s / 3600,
-        "process/cpu_s": sum(usage.ru_utime + usage.ru_stime for usage in usages),
+        "process/cpu_s": sum(usage.ru_utime + usage.ru_stime for usage in usages) + cpu_s_elsewhere,
         # Linux counts in KiB, macOS in bytes.
         "process/peak_gb": max(usage.ru_maxrss for usage in usages) * (1 if sys.platform == "darwin" else 1024) / 1e9,
     }

@@ -17,8 +17,8 @@ from stages.domain.rl.rollouts import RolloutGroup
 from stages.lib.models.load import save_model
 from stages.lib.rows.jsonl import read_rows
 from stages.lib.training.mixture import Example
-from stages.runtime import distributed
-from stages.runtime.distributed import (
+from stages.runtime.ranks import distributed
+from stages.runtime.ranks.distributed import (
     Placement,
     PlacementError,
     check_saving,

@@ -20,7 +20,7 @@ from accelerate.state import AcceleratorState
 from stages.grpo.train import train_grpo
 from stages.grpo.trainer import VideoGRPOTrainer
 from stages.params import GrpoRow
-from stages.runtime.distributed import launch
+from stages.runtime.ranks.distributed import launch
 from stages.sft import train as cold_start
 from tests.support.training.tiny import (
     Paying,

@@ -14,7 +14,7 @@ from accelerate.state import AcceleratorState
 
 from stages.grpo.train import train_grpo
 from stages.lib.inference import vision_cache
-from stages.runtime.distributed import launch
+from stages.runtime.ranks.distributed import launch
 from stages.sft.train import train_sft
 from tests.support.training.tiny import (
     Paying,

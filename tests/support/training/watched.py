@@ -17,7 +17,7 @@ from stages.lib.training.mixture import Example
 from stages.lib.training.watching import Watch
 from stages.lib.validation.watch import Asking, measure
 from stages.params import WatchParams, load_params
-from stages.runtime.distributed import launch
+from stages.runtime.ranks.distributed import launch
 from stages.sft.train import train_sft
 from tests.support.checkout import ROOT
 from tests.support.training.tiny import (

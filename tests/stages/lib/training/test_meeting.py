@@ -19,7 +19,7 @@ from tests.support.checkout import ROOT
 MODULE = """
 import os, sys, time
 from pathlib import Path
-from stages.runtime.distributed import launch
+from stages.runtime.ranks.distributed import launch
 
 home = Path(sys.argv[1])
 if (status := launch("meeting", sys.argv[1:])) is not None:

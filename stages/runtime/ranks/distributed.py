@@ -1,8 +1,8 @@
 """Distributed training: number of processes, and DeepSpeed or not. Both are circumstance and come
 from the environment.
 
-A verb calls `launch` first, which starts the verb again under `torch.distributed.run` if more than
-one process is requested.
+A verb calls `launch` first. If more than one process is requested, it starts the verb again under
+`torch.distributed.run`, or forks this process on a CPU (:mod:`stages.runtime.ranks.forking`).
 """
 
 from __future__ import annotations
@@ -13,13 +13,21 @@ import socket
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 
 from stages.errors import MachineError
+from stages.runtime.machine import idle_cores
+from stages.runtime.ranks.forking import can_fork, fork_ranks
+
+#: Shards of a step that two processes may take without being told to: the sum of two gradients is
+#: the same in either order, that of more is not, to the last bit.
+SHARDS_OF_TWO = 2
+#: Memory that a process of its own choice must find free; a step of `tiny` takes 1.5 GB.
+RANK_BYTES = 2_000_000_000
 
 
 class PlacementError(MachineError, ValueError):
@@ -76,16 +84,37 @@ def placement(environ: Mapping[str, str] = os.environ) -> Placement:
     return Placement(ranks, path, stage)
 
 
-def launch(module: str, arguments: Sequence[str]) -> int | None:
-    """Run `python -m module arguments` on several processes if the environment requests it.
+def launch(module: str, arguments: Sequence[str], *, shards: int = 1) -> int | None:
+    """Run `python -m module arguments` on several processes if the environment requests it, or if
+    it leaves the choice and two idle cores share the two shards of a step.
+
+    On a CPU the processes are forks of this one where that is possible, and return from here, too.
+
+    Args:
+        shards: batches of an optimiser step, each passed through the model at once.
 
     Returns:
         Exit status of the processes; None if this process should do the work itself (one process is
         enough, or it is already one of several).
     """
     current = placement()
-    if "LOCAL_RANK" in os.environ or (current.ranks == 1 and current.deepspeed is None):
+    if "LOCAL_RANK" in os.environ:
         return None
+    extra: dict[str, str] = {}
+    if shards == SHARDS_OF_TWO and _is_free():
+        idle = idle_cores(RANK_BYTES)
+        if idle >= SHARDS_OF_TWO:
+            print(
+                f"{' '.join(arguments)}: two processes, one for each shard of a step, since {idle} cores are idle;"
+                " VIDBRIDGE_RANKS sets another number, with the same result"
+            )
+            current = replace(current, ranks=SHARDS_OF_TWO)
+            extra["VIDBRIDGE_RANKS"] = str(SHARDS_OF_TWO)
+    if current.ranks == 1 and current.deepspeed is None:
+        return None
+    extra |= rank_environment(current)
+    if current.deepspeed is None and not torch.cuda.is_available() and can_fork():
+        return fork_ranks(current.ranks, _free_port(), extra)
     command = [
         sys.executable,
         "-m",
@@ -97,7 +126,13 @@ def launch(module: str, arguments: Sequence[str]) -> int | None:
         module,
         *arguments,
     ]
-    return subprocess.run(command, env={**os.environ, **rank_environment(current)}, check=False).returncode
+    return subprocess.run(command, env={**os.environ, **extra}, check=False).returncode
+
+
+def _is_free() -> bool:
+    """Return whether the number of processes is left to us: no GPU, no engine and no number is
+    set."""
+    return not (os.environ.get("VIDBRIDGE_RANKS") or os.environ.get("VIDBRIDGE_DEEPSPEED") or torch.cuda.is_available())
 
 
 def _rendezvous() -> list[str]:
@@ -107,10 +142,19 @@ def _rendezvous() -> list[str]:
     listens on every address of the machine without a password, and the launcher unpickles it every
     few seconds. A static rendezvous has no such state.
     """
+    return [
+        "--rdzv-backend=static",
+        "--nnodes=1",
+        "--node-rank=0",
+        "--master-addr=127.0.0.1",
+        f"--master-port={_free_port()}",
+    ]
+
+
+def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    return ["--rdzv-backend=static", "--nnodes=1", "--node-rank=0", "--master-addr=127.0.0.1", f"--master-port={port}"]
+        return int(probe.getsockname()[1])
 
 
 def rank_environment(current: Placement) -> dict[str, str]:

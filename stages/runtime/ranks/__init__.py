@@ -1,0 +1,1 @@
+"""Processes of a training side by side: how many, and how they start."""
