@@ -1,14 +1,17 @@
 import os
+import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import chdir
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
 
 from tests.support.checkout import refuse_results
-from tests.support.surroundings import KEPT
+from tests.support.processes.once import made_once
+from tests.support.surroundings import KEPT, forget
 
 # Demo, runs and benchmarks leave results in the checkout; a test that reads them would pass or fail
 # by what was run before it.
@@ -25,17 +28,27 @@ settings.register_profile("any machine", deadline=None)
 settings.load_profile("any machine")
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Make the scheduler of `--dist loadfile`; files of a group go to one worker."""
+    if config.getoption("dist") != "loadfile":
+        return None
+    from tests.support.processes.workers import FilesTogether
+
+    return FilesTogether(config, log)
+
+
 @pytest.fixture(scope="session")
 def serving_root(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A project with one registered model that has learned to name colours; made once for all that
-    serves it."""
+    """A project with one registered model that has learned to name colours, for all tests of this
+    process that serve it."""
     from tests.support.projects.serving import make_project
 
+    root = tmp_path_factory.mktemp("serving") / "project"
     with pytest.MonkeyPatch.context() as patch:
-        for name in list(os.environ):
-            if name.startswith(("VIDBRIDGE_", "MLFLOW_", "GIT_")):
-                patch.delenv(name)
-        yield make_project(tmp_path_factory.mktemp("serving") / "project")
+        forget(patch, "VIDBRIDGE_", "MLFLOW_", "GIT_")
+        shutil.copytree(made_once(tmp_path_factory, "served-project", make_project), root, symlinks=True)
+        yield root
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.checkout import ROOT
+from tests.support.processes.workers import TOGETHER
 
 TESTS = ROOT / "tests"
 FILES = sorted(TESTS.rglob("*.py"))
@@ -58,3 +59,8 @@ def test_no_file_of_tests_depends_on_its_place(form: str) -> None:
         if re.search(form, line)
     ]
     assert found == [], "import from tests.support, and begin paths at its ROOT"
+
+
+def test_files_that_share_a_server_are_there() -> None:
+    """A file that was moved would start a server of its own, and nobody would notice."""
+    assert [name for files in TOGETHER.values() for name in files if not (ROOT / name).is_file()] == []

@@ -4,12 +4,9 @@ commands and files that exist."""
 from __future__ import annotations
 
 import json
-import os
 import re
 import shlex
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
@@ -28,6 +25,8 @@ from stages.lib.annotations.mapping.schema import Mapping
 from stages.lib.video.encoder import encode
 from stages.params import GrpoRow, ParamsError, parse_params
 from tests.support.checkout import ROOT
+from tests.support.processes.commands import vidbridge
+from tests.support.surroundings import forget
 
 README, CONTRIBUTING = ROOT / "README.md", ROOT / "CONTRIBUTING.md"
 DOCUMENTATION = sorted((ROOT / "docs").rglob("*.md"))
@@ -67,19 +66,8 @@ def annotation_blocks() -> list[Block]:
     ]
 
 
-def vidbridge(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    env = {name: value for name, value in os.environ.items() if not name.startswith(("VIDBRIDGE_", "MLFLOW_"))}
-    return subprocess.run(
-        [sys.executable, "-c", "from flows.cli.main import main; main()", *arguments],
-        cwd=cwd,
-        env={**env, "PYTHONPATH": str(ROOT), "VIDBRIDGE_PROJECT": str(cwd), "COLUMNS": "200"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-
-
-def test_annotations_are_accepted_as_they_are_pasted(tmp_path: Path) -> None:
+def test_annotations_are_accepted_as_they_are_pasted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    forget(monkeypatch, "VIDBRIDGE_", "MLFLOW_")
     found = annotation_blocks()
     assert any(block.where.startswith("README.md") for block in found)
     for number, block in enumerate(found):
@@ -97,7 +85,8 @@ def test_annotations_are_accepted_as_they_are_pasted(tmp_path: Path) -> None:
             )
             encode(frames, Fraction(8), video, 18)
         (videos / "annotations.jsonl").write_text(block.text, encoding="utf-8")
-        done = vidbridge("data", "check", str(videos), cwd=project)
+        env = {"VIDBRIDGE_PROJECT": str(project), "COLUMNS": "200"}
+        done = vidbridge("data", "check", str(videos), cwd=project, **env)
         assert done.returncode == 0, f"{block.where}: {done.stdout}{done.stderr}"
         parts = {(row["video"], row.get("start"), row.get("end")) for row in lines}
         counted = f"{len(parts)} accepted; {len(lines)} rows read: {len(lines)} used, 0 rejected"

@@ -15,6 +15,7 @@ import pytest
 
 from flows.processes.environment import QUIET
 from tests.support.judges.fixtures import server as server
+from tests.support.processes.once import made_once
 from tests.support.projects.flow import make_small_project
 from tests.support.servers.locked import Pages, served_pages
 from tests.support.surroundings import forget
@@ -53,20 +54,22 @@ def project(template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 @pytest.fixture(scope="session")
 def done_template(template: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Project in which `dvc repro` has run."""
-    root = tmp_path_factory.mktemp("done") / "project"
-    shutil.copytree(template, root)
-    env = {**os.environ, **QUIET, "VIDBRIDGE_PROJECT": str(root)}
-    env["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), env["PATH"]])
-    done = subprocess.run(
-        [sys.executable, "-m", "dvc", "repro", "summary"],
-        cwd=root,
-        env=env,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return root
+
+    def repro(root: Path) -> None:
+        shutil.copytree(template, root)
+        env = {**os.environ, **QUIET, "VIDBRIDGE_PROJECT": str(root)}
+        env["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), env["PATH"]])
+        done = subprocess.run(
+            [sys.executable, "-m", "dvc", "repro", "summary"],
+            cwd=root,
+            env=env,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+
+    return made_once(tmp_path_factory, "done-project", repro)
 
 
 @pytest.fixture

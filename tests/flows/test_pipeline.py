@@ -22,7 +22,7 @@ import yaml
 
 from flows.processes import environment, prefect_server
 from tests.support.checkout import ROOT
-from tests.support.commands import vidbridge
+from tests.support.processes.commands import vidbridge
 from tests.support.projects.flow import all_gone, children, knobs
 from tests.support.projects.repository import git
 

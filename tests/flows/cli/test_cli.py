@@ -27,7 +27,7 @@ from stages.tracking.lineage.uri import TrackingError
 from stages.tracking.registry.register import RegisterReport
 from stages.tracking.session import Session
 from tests.support.checkout import ROOT
-from tests.support.commands import vidbridge
+from tests.support.processes.commands import vidbridge
 
 
 def test_importing_the_command_imports_nothing_heavy() -> None:

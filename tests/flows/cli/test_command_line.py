@@ -20,7 +20,7 @@ from flows.processes import dotenv, verbosity
 from flows.repro import reproduce
 from stages.runtime.paths import DATABASE
 from tests.support.checkout import ROOT
-from tests.support.commands import commands
+from tests.support.processes.commands import commands
 
 
 def groups() -> Iterator[tuple[str, typer.core.TyperGroup]]:

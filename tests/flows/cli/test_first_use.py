@@ -21,7 +21,7 @@ from flows.processes.locks import only_run
 from flows.repro import reproduce
 from flows.repro.steps import Plan, PlanStep, StageMeta
 from tests.support.checkout import ROOT
-from tests.support.commands import commands, vidbridge
+from tests.support.processes.commands import commands, vidbridge
 
 CLIPS = ROOT / "tests/data/clips"
 ESCAPES = "\x1b\x07\x9b\u202e\r"

@@ -17,7 +17,7 @@ import yaml
 from flows.errors import DvcError, StageFailed, UnsafeContent
 from flows.repro import clone, reproduce
 from flows.repro.plan import TARGET, make_plan
-from tests.support.commands import vidbridge
+from tests.support.processes.commands import vidbridge
 from tests.support.surroundings import assert_untouched, put
 
 STAGE, OUT = "sft@cold-start", "models/cold-start"

@@ -16,6 +16,7 @@ from flows.errors import UsageError
 from flows.processes import logs
 from flows.processes.addresses import Address, listening_address
 from flows.processes.logs import ServerLog
+from tests.support.processes.commands import vidbridge
 
 
 @pytest.fixture
@@ -81,16 +82,8 @@ def test_addresses_are_written_as_urls() -> None:
 )
 def test_the_command_says_so_and_ends_with_2(options: list[str], key: str | None, says: str, tmp_path: Path) -> None:
     (tmp_path / "dvc.yaml").write_text("stages: {}\n")
-    env = {name: value for name, value in os.environ.items() if not name.startswith(("VIDBRIDGE_", "MLFLOW_"))}
-    env |= {"VIDBRIDGE_SERVE_KEY": key} if key else {}
-    done = subprocess.run(
-        [sys.executable, "-m", "flows.cli.main", "serve", *options],
-        cwd=tmp_path,
-        env=env,
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
+    env = {"VIDBRIDGE_SERVE_KEY": key} if key else {}
+    done = vidbridge("serve", *options, cwd=tmp_path, **env)
     assert done.returncode == UsageError.status
     assert done.stderr.startswith(says)
     assert done.stderr.count("\n") == 1

@@ -30,7 +30,7 @@ from stages.tracking.lineage.opening import open_content
 from stages.tracking.lineage.remote import AccessRefused, probe
 from stages.tracking.lineage.uri import TrackingError
 from stages.tracking.session import Session
-from tests.support.commands import vidbridge
+from tests.support.processes.commands import vidbridge
 from tests.support.projects.flow import states, why
 from tests.support.projects.repository import edit, git
 from tests.support.surroundings import put

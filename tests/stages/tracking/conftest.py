@@ -23,6 +23,7 @@ from stages.tracking.gate.promote import promote
 from stages.tracking.registry.register import register
 from stages.tracking.runs.store import open_client
 from stages.tracking.session import Session
+from tests.support.processes.once import made_once
 from tests.support.projects.repository import commit, git
 from tests.support.projects.small import make
 from tests.support.surroundings import forget
@@ -32,15 +33,19 @@ from tests.support.surroundings import forget
 def dvc_project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The project after `dvc repro` and a commit. Do not change it: take the fixture `project`,
     a copy."""
-    root = tmp_path_factory.mktemp("project")
-    make(root)
-    # A tracking database with its tables but without a run: making it takes longer than most tests.
-    with pytest.MonkeyPatch.context() as patch:
-        forget(patch, "VIDBRIDGE_", "MLFLOW_")
-        open_client(root)
-    with closing(sqlite3.connect(root / DATABASE)) as connection:
-        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-    return root
+
+    def run_and_commit(root: Path) -> None:
+        root.mkdir()
+        make(root)
+        # A tracking database with its tables but without a run: making it takes longer than most
+        # tests.
+        with pytest.MonkeyPatch.context() as patch:
+            forget(patch, "VIDBRIDGE_", "MLFLOW_")
+            open_client(root)
+        with closing(sqlite3.connect(root / DATABASE)) as connection:
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
+    return made_once(tmp_path_factory, "tracked-project", run_and_commit)
 
 
 @pytest.fixture
@@ -63,14 +68,18 @@ def project(dvc_project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 def template(dvc_project: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Versions 1 to 7, an empty cache: everything comes from the remote. Do not change it, nor its
     content."""
-    root = tmp_path_factory.mktemp("registered") / "project"
-    shutil.copytree(dvc_project, root)
-    with pytest.MonkeyPatch.context() as patch:
-        forget(patch, "VIDBRIDGE_", "MLFLOW_", "GIT_")
-        register(Session(root))
-    for folder in (".dvc/cache", "models"):
-        shutil.rmtree(root / folder)
-    return root
+
+    def registered(root: Path) -> None:
+        shutil.copytree(dvc_project, root)
+        with pytest.MonkeyPatch.context() as patch:
+            forget(patch, "VIDBRIDGE_", "MLFLOW_", "GIT_")
+            register(Session(root))
+        with closing(sqlite3.connect(root / DATABASE)) as connection:
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        for folder in (".dvc/cache", "models"):
+            shutil.rmtree(root / folder)
+
+    return made_once(tmp_path_factory, "registered-project", registered)
 
 
 @pytest.fixture
@@ -136,18 +145,22 @@ def mlflow_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         server.wait(20)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def champion_template(dvc_project: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A project whose candidate is champion; take the fixture `here`, a copy."""
-    root = tmp_path_factory.mktemp("kept") / "project"
-    shutil.copytree(dvc_project, root)
-    with pytest.MonkeyPatch.context() as patch:
-        forget(patch, "VIDBRIDGE_", "MLFLOW_", "GIT_")
-        patch.setenv("GIT_CONFIG_GLOBAL", os.devnull)
-        patch.setenv("GIT_CONFIG_SYSTEM", os.devnull)
-        register(Session(root))
-        assert promote(Session(root), author="tester").moved
-    return root
+
+    def promoted(root: Path) -> None:
+        shutil.copytree(dvc_project, root)
+        with pytest.MonkeyPatch.context() as patch:
+            forget(patch, "VIDBRIDGE_", "MLFLOW_", "GIT_")
+            patch.setenv("GIT_CONFIG_GLOBAL", os.devnull)
+            patch.setenv("GIT_CONFIG_SYSTEM", os.devnull)
+            register(Session(root))
+            assert promote(Session(root), author="tester").moved
+        with closing(sqlite3.connect(root / DATABASE)) as connection:
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
+    return made_once(tmp_path_factory, "promoted-project", promoted)
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from stages.tracking.runs.run import TAG
 from stages.tracking.runs.store import open_client
 from stages.tracking.session import Session
 from tests.support.checkout import ROOT
-from tests.support.commands import commands, vidbridge
+from tests.support.processes.commands import commands, vidbridge
 from tests.support.surroundings import forget
 
 CLIP = next(iter(sorted((ROOT / "tests/data/clips").glob("*.mp4"))))

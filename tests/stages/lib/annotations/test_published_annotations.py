@@ -5,10 +5,8 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 import shutil
 import subprocess
-import sys
 from collections import Counter
 from fractions import Fraction
 from pathlib import Path
@@ -26,6 +24,7 @@ from stages.lib.video.encoder import ffmpeg_binary
 from stages.params import IngestParams, Params, load_params
 from stages.tools.dataset.check import Checked, check
 from tests.support.checkout import ROOT
+from tests.support.processes.commands import vidbridge
 from tests.support.siblings import ANNOTATIONS, CASES, needs_annotations
 
 #: A recipe of a pretrained model: events filtered by words, questions made from the order of
@@ -139,14 +138,8 @@ def test_a_row_of_a_hundred_names_its_line_and_a_dog_its_file(tmp_path: Path) ->
     events = [{"start": 1, "end": 1, "caption": ":smile: [bold]"}]
     rows = [{"video": "a.mp4", "events": events}, *({"video": name} for name in names)]
     (videos / "annotations.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
-    done = subprocess.run(
-        [sys.executable, "-c", "from flows.cli.main import main; main()", "data", "check", str(videos), "--all"],
-        cwd=project,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "VIDBRIDGE_PROJECT": str(project), "COLUMNS": "300"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    env = {"VIDBRIDGE_PROJECT": str(project), "COLUMNS": "300"}
+    done = vidbridge("data", "check", str(videos), "--all", cwd=project, **env)
     assert done.returncode == 0, done.stderr
     assert (
         "1 accepted; 101 rows read: 1 used, 100 rejected; 1 events, questions, subjects or captions of rows rejected"

@@ -4,10 +4,7 @@ file."""
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from io import StringIO
@@ -26,6 +23,7 @@ from stages.lib.video.encoder import encode
 from stages.params import IngestParams, load_params
 from stages.tools.dataset.check import check
 from tests.support.checkout import ROOT
+from tests.support.processes.commands import vidbridge
 from tests.support.siblings import CASES
 from tests.support.video.numbered_frames import draw_numbers
 
@@ -42,14 +40,7 @@ def test_a_folder_is_checked_and_everything_in_it_accounted_for(tmp_path: Path) 
     with (videos / "annotations.jsonl").open("a") as rows:
         rows.write(json.dumps({"video": "broken.mp4"}) + "\n" + json.dumps({"video": "gone [red].mp4"}) + "\n")
     before = sorted(path for path in tmp_path.rglob("*") if path.is_file())
-    done = subprocess.run(
-        [sys.executable, "-c", "from flows.cli.main import main; main()", "data", "check", str(videos)],
-        cwd=project,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "VIDBRIDGE_PROJECT": str(project), "COLUMNS": "300"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = vidbridge("data", "check", str(videos), cwd=project, VIDBRIDGE_PROJECT=str(project), COLUMNS="300")
     assert done.returncode == 0, done.stderr
     assert "1 accepted; 3 rows read: 1 used, 2 rejected\n" in done.stdout
     assert "not for decord  none: decord is right on all of them" in done.stdout
@@ -79,15 +70,8 @@ def test_curate_looks_at_a_folder_whatever_the_parameters_say(tmp_path: Path) ->
     rows = [{"video": "a.mp4", "split": "train"}, {"video": "b.mp4", "split": "test"}, {"video": "black.mp4"}]
     (videos / "annotations.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
 
-    options = ("--curate", "--json")
-    done = subprocess.run(
-        [sys.executable, "-c", "from flows.cli.main import main; main()", "data", "check", str(videos), *options],
-        cwd=project,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "VIDBRIDGE_PROJECT": str(project), "VIDBRIDGE_WORKERS": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )  # fmt: skip
+    env = {"VIDBRIDGE_PROJECT": str(project), "VIDBRIDGE_WORKERS": "1"}
+    done = vidbridge("data", "check", str(videos), "--curate", "--json", cwd=project, **env)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert found["accepted"] == 3
@@ -102,14 +86,7 @@ def test_a_folder_that_cannot_be_used_is_one_message_and_status_2(tmp_path: Path
     project.mkdir()
     for name in ("params.yaml", "dvc.yaml"):
         shutil.copy(ROOT / name, project)
-    done = subprocess.run(
-        [sys.executable, "-c", "from flows.cli.main import main; main()", "data", "check", str(tmp_path / "nowhere")],
-        cwd=project,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = vidbridge("data", "check", str(tmp_path / "nowhere"), cwd=project)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("error: folder: ")
     assert "is not a folder; name one with videos and annotations.jsonl" in done.stderr

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from tests.support.checkout import ROOT
+from tests.support.processes.commands import commands
 from tests.support.suites.annotations import lines, predicted, video_mme
 
 
@@ -26,15 +24,18 @@ def project(tmp_path: Path) -> Path:
 
 
 def test_the_table_the_file_and_the_messages(project: Path, tmp_path: Path) -> None:
-    def vidbridge(*arguments: object) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "flows.cli.main", "score", *map(str, arguments)]
-        return subprocess.run(command, cwd=project, capture_output=True, text=True, timeout=120, check=False)
-
     rows = [video_mme(question_id=f"[b]{i}", task_type="[red]OCR") for i in range(3)]
     annotations = lines(tmp_path / "videomme.jsonl", rows)
     predictions = predicted(tmp_path, {"[b]0": "B", "[b]1": ""})
-    asked = ("--annotations", annotations, "--predictions", predictions)
-    shown = vidbridge("--benchmark", "video-mme", *asked, "--out", tmp_path / "scores.json")
+    asked = ("--annotations", str(annotations), "--predictions", str(predictions))
+    scored = ["score", "--benchmark", "video-mme", *asked]
+    wanted = (
+        [*scored, "--out", str(tmp_path / "scores.json")],
+        ["score", "--benchmark", "mvbench", *asked],
+        ["score", "--benchmark", "videomme", *asked],
+        [*scored, "--out", str(predictions)],
+    )
+    shown, wrong, unknown, same = commands(project, [({}, command) for command in wanted])
     assert shown.returncode == 0, shown.stderr
     for words in (
         "PARTIAL",
@@ -50,12 +51,10 @@ def test_the_table_the_file_and_the_messages(project: Path, tmp_path: Path) -> N
     written = json.loads((tmp_path / "scores.json").read_text())
     assert written["missing"] == ["[b]2"]
     assert written["scores"]["strict"]["overall"]["accuracy"]["mean"] == 50
-    wrong = vidbridge("--benchmark", "mvbench", *asked)
     assert (wrong.returncode, wrong.stdout) == (1, "")
     assert "pass --benchmark video-mme" in wrong.stderr
     assert "Traceback" not in wrong.stderr
-    assert vidbridge("--benchmark", "videomme", *asked).returncode == 2
-    same = vidbridge("--benchmark", "video-mme", *asked, "--out", predictions)
+    assert unknown.returncode == 2
     assert same.returncode == 2
     assert predictions.read_text().startswith('{"id"'), "what was given is never overwritten"
 
@@ -69,33 +68,15 @@ def test_annotations_may_lie_on_the_hub(project: Path, tmp_path: Path) -> None:
     snapshot.mkdir(parents=True)
     lines(snapshot / "videomme.jsonl", [video_mme(question_id="a")])
     predictions = predicted(tmp_path, {"a": "B"})
-    offline = {**os.environ, "HF_HUB_CACHE": str(tmp_path / "hub"), "HF_HUB_OFFLINE": "1"}
-
-    def score(at: str) -> subprocess.CompletedProcess[str]:
-        command = [
-            sys.executable,
-            "-m",
-            "flows.cli.main",
-            "score",
-            "--benchmark",
-            "video-mme",
-            "--annotations",
-            at,
-            "--no-baselines",
-        ]
-        command += ["--predictions", str(predictions)]
-        return subprocess.run(
-            command, cwd=project, env=offline, capture_output=True, text=True, timeout=120, check=False
-        )
-
-    there = score(place)
+    offline = {"HF_HUB_CACHE": str(tmp_path / "hub"), "HF_HUB_OFFLINE": "1"}
+    asked = ["score", "--benchmark", "video-mme", "--no-baselines", "--predictions", str(predictions), "--annotations"]
+    places = (place, place.replace("someone", "nobody"), place[:-1])
+    there, *refused = commands(project, [({}, [*asked, at]) for at in places], **offline)
     assert there.returncode == 0, there.stderr
     assert "1 of 1 questions answered" in there.stdout
-    for wrong, says in (
-        (place.replace("someone", "nobody"), "the hub does not provide it"),
-        (place[:-1], "names no dataset of the hub at a commit"),
+    for one, says in zip(
+        refused, ("the hub does not provide it", "names no dataset of the hub at a commit"), strict=True
     ):
-        refused = score(wrong)
-        assert refused.returncode == 1
-        assert says in refused.stderr
-        assert "Traceback" not in refused.stderr
+        assert one.returncode == 1
+        assert says in one.stderr
+        assert "Traceback" not in one.stderr

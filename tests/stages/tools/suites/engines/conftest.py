@@ -17,6 +17,7 @@ from stages.tools.suites.frames import load_at
 from stages.tools.suites.published.registry import BENCHMARKS
 from stages.tools.suites.score import read_questions
 from tests.support.checkout import ROOT
+from tests.support.processes.once import made_once
 from tests.support.projects.serving import make_videos
 from tests.support.suites.coloured import about_colours, captions
 from tests.support.surroundings import forget
@@ -38,25 +39,30 @@ def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def taught(videos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Train a model to give `REPLIES` about a coloured video to Video-MME's prompt, and its caption
     to DREAM-1K's."""
-    folder = tmp_path_factory.mktemp("taught")
-    texts = load_params(ROOT / "params.yaml").prompt
-    shown, said = [], []
-    for name, file in (("video-mme", about_colours(folder, 2)), ("dream-1k", captions(folder))):
-        for item in read_questions(name, file).items:
-            colour = Path(item.video).stem
-            frames = load_at(videos / "deep" / f"{colour}.mp4", item.frames.fps, item.frames.frames, None)
-            shown.append((BENCHMARKS[name].prompt(item, texts), [frames]))
-            said.append(REPLIES[COLOURS.index(colour)] if item.options else render_reply(f"it is {colour}", item.truth))
-    model, processor = tiny("qwen2_5_vl")
-    batch = training_batch(processor, encode_prompts(processor, shown), said)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3)
-    model.train()
-    for _ in range(60):
-        model(**batch).loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-    save_model(model.eval(), processor, folder / "model")
-    return folder / "model"
+
+    def teach(folder: Path) -> None:
+        folder.mkdir()
+        texts = load_params(ROOT / "params.yaml").prompt
+        shown, said = [], []
+        for name, file in (("video-mme", about_colours(folder, 2)), ("dream-1k", captions(folder))):
+            for item in read_questions(name, file).items:
+                colour = Path(item.video).stem
+                frames = load_at(videos / "deep" / f"{colour}.mp4", item.frames.fps, item.frames.frames, None)
+                shown.append((BENCHMARKS[name].prompt(item, texts), [frames]))
+                said.append(
+                    REPLIES[COLOURS.index(colour)] if item.options else render_reply(f"it is {colour}", item.truth)
+                )
+        model, processor = tiny("qwen2_5_vl")
+        batch = training_batch(processor, encode_prompts(processor, shown), said)
+        optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3)
+        model.train()
+        for _ in range(60):
+            model(**batch).loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        save_model(model.eval(), processor, folder / "model")
+
+    return made_once(tmp_path_factory, "taught", teach) / "model"
 
 
 @pytest.fixture(scope="session")
