@@ -131,7 +131,7 @@ def compared(
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.decoding", description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("--runs", type=int, default=3)
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/decoding.md"))
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/speed/decoding.md"))
     arguments = parser.parse_args()
     use_threads()
     subject = Subject()

@@ -79,7 +79,7 @@ def cpu_s(work: Callable[[], object]) -> float:
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.evaluate", description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("--runs", type=int, default=5)
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/evaluate.md"))
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/speed/evaluate.md"))
     arguments = parser.parse_args()
     params = load_params("infra/recipes/tiny.yaml")
     assert isinstance(params.model, TinyModelParams)

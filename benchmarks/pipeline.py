@@ -69,7 +69,7 @@ print(len(report.created), time.perf_counter() - started)
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.pipeline", description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("--runs", type=int, default=5, help="times each command is run (default: %(default)s)")
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/pipeline.md"))
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/speed/pipeline.md"))
     arguments = parser.parse_args()
     root = Path.cwd()
     costs = latest_costs(Session(root))

@@ -58,7 +58,7 @@ def write(folder: Path, benchmark: str) -> tuple[Path, Path]:
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.scoring", description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("--runs", type=int, default=3)
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/scoring.md"))
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/speed/scoring.md"))
     arguments = parser.parse_args()
     lines = [
         measured("numpy", "pydantic"),

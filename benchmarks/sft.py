@@ -163,7 +163,7 @@ def main() -> int:
     parser.add_argument("--steps", type=int, default=30, help="optimiser steps of each run (default: %(default)s)")
     parser.add_argument("--rounds", type=int, default=3, help="turns of each variant (default: %(default)s)")
     parser.add_argument("--take", nargs=2, metavar=("FOLDER", "SHARDS"), help=argparse.SUPPRESS)
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/sft.md"))
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/speed/sft.md"))
     arguments = parser.parse_args()
     if arguments.take:
         return take_steps(Path(arguments.take[0]), int(arguments.take[1]), arguments.steps)

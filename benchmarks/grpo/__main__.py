@@ -86,7 +86,7 @@ def table(shape: Shape, names: list[str], steps: int) -> list[str]:
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.grpo", description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("--steps", type=int, default=10, help="optimiser steps of each trainer (default: %(default)s)")
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/grpo.md"))
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/speed/grpo.md"))
     arguments = parser.parse_args()
     use_threads()
     # TRL 1.16 asks transformers 5.23 by a name that has a successor.

@@ -129,7 +129,7 @@ def main() -> int:
         prog="python -m benchmarks.grpo.growth", description=(__doc__ or "").split("\n\n")[0]
     )
     parser.add_argument("--steps", type=int, default=5, help="optimiser steps of each training (default: %(default)s)")
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/growth.md"))
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/speed/growth.md"))
     arguments = parser.parse_args()
     use_threads()
     warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)

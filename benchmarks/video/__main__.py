@@ -41,7 +41,7 @@ def main() -> int:
     parser.add_argument(
         "--old", type=Path, help="an earlier checkout, whose ingest is measured in turn with this one's (section look)"
     )
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/video.md"))
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/speed/video.md"))
     arguments = parser.parse_args()
     packages = ["av", "decord", "numpy", "pydantic"] + (["torchcodec"] if find_spec("torchcodec") else [])
     out = [measured(*packages)]
