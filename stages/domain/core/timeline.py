@@ -194,7 +194,7 @@ def conformed_frame(number: int, frames: int, rate: Fraction, to: Fraction) -> i
 
     It is the frame displayed in the middle of frame ``number``; at equal rates ``number`` itself.
     """
-    # In whole numbers: fractions took a tenth of a supervised step of a tiny model.
+    # In whole numbers: fractions took a twentieth of a supervised step of a tiny model.
     half_frames = (2 * number + 1) * rate.numerator * to.denominator
     return min(frames - 1, half_frames // (2 * rate.denominator * to.numerator))
 
