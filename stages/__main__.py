@@ -9,4 +9,4 @@ from stages.runtime import dispatch, warm
 
 if __name__ == "__main__":
     warm.run_in_warm_process(sys.argv[1:])
-    dispatch.run(sys.argv[1:])
+    dispatch.run_to_end(sys.argv[1:])

@@ -14,6 +14,7 @@ Only the standard library and the printing of errors are imported here: a reques
 
 from __future__ import annotations
 
+import gc
 import importlib
 import json
 import os
@@ -194,6 +195,7 @@ def _signal(pid: int, number: signal.Signals) -> None:
 def _become(request: dict[str, object], streams: Sequence[int]) -> Callable[[], None]:
     """Turn this fork into the requested process: session, streams, folder, environment,
     arguments."""
+    gc.enable()
     os.setsid()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_DFL if number == signal.SIGTERM else signal.default_int_handler)
@@ -206,7 +208,7 @@ def _become(request: dict[str, object], streams: Sequence[int]) -> Callable[[], 
     arguments = list(request["arguments"])  # type: ignore[call-overload]
     sys.argv[1:] = arguments
 
-    return partial(dispatch.run, arguments)
+    return partial(dispatch.run_to_end, arguments)
 
 
 def main(folder: str) -> None:
@@ -216,12 +218,16 @@ def main(folder: str) -> None:
     for name, listener in listeners.items():
         listener.bind(str(Path(folder) / name))
         listener.listen()
+    # A collection would write to every object, and a fork copies each page that is written to. A
+    # child collects only what is made after this.
+    gc.disable()
     for name in LIBRARIES:
         for module in preloaded(name):
             # Not installed here (decord off x86-64): a verb that needs it reports that, or does
             # without.
             with suppress(ImportError):
                 importlib.import_module(module)
+        gc.freeze()
         own = listeners.pop(name)
         # The fork goes on importing: the caller waits for this first process.
         if not listeners or os.fork() != 0:
