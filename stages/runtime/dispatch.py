@@ -3,11 +3,8 @@ defects with a traceback."""
 
 from __future__ import annotations
 
-import atexit
 import importlib
-import os
 import sys
-import threading
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
@@ -29,26 +26,6 @@ def run(arguments: Sequence[str]) -> NoReturn:
         sys.exit(2)
     verb, *rest = arguments
     run_verb(importlib.import_module(VERBS[verb].module).main, *rest)
-
-
-def run_to_end(arguments: Sequence[str]) -> NoReturn:
-    """Run a verb as the only work of this process, and end the process as soon as it is done.
-
-    Once torch, transformers and TRL are imported, the interpreter takes 3 s of CPU to take itself
-    apart. As a child of ``multiprocessing`` does, this waits for the threads, runs the functions
-    that are registered with ``atexit``, flushes the streams, and leaves the rest to the kernel. An
-    exception other than the status of :func:`run_verb` passes, and ends the process as usual.
-    """
-    try:
-        run(arguments)
-    except SystemExit as end:
-        if not isinstance(end.code, int):
-            raise
-        threading._shutdown()  # type: ignore[attr-defined]
-        atexit._run_exitfuncs()
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(end.code)
 
 
 def run_verb(main: Callable[..., int | None], *arguments: str) -> NoReturn:

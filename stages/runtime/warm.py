@@ -31,6 +31,7 @@ from pathlib import Path
 
 from stages.runtime import dispatch
 from stages.runtime.verbs import LIBRARIES, VERBS, Process, preloaded
+from stages.runtime.whole_process import run_and_leave
 
 #: Variable with the folder of the UNIX sockets at which the processes listen.
 VARIABLE = "VIDBRIDGE_WARM"
@@ -208,7 +209,7 @@ def _become(request: dict[str, object], streams: Sequence[int]) -> Callable[[], 
     arguments = list(request["arguments"])  # type: ignore[call-overload]
     sys.argv[1:] = arguments
 
-    return partial(dispatch.run_to_end, arguments)
+    return partial(dispatch.run, arguments)
 
 
 def main(folder: str) -> None:
@@ -242,4 +243,4 @@ def main(folder: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    run_and_leave(partial(main, sys.argv[1]))

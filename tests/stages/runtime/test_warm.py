@@ -40,6 +40,7 @@ def main(*arguments):
 
 PRELOADED = os.getpid()
 """
+COPIED = ("warm", "plain", "dispatch", "whole_process")
 #: Put behind the real table: importing our own libraries would take seconds.
 SHORT_TABLE = """
 VERBS = {"sft": Verb("stages.sft.stage", "model")}
@@ -54,7 +55,7 @@ def project(tmp_path: Path) -> Path:
     for folder in (package, package / "runtime", package / "sft"):
         folder.mkdir(exist_ok=True)
         (folder / "__init__.py").touch()
-    for name in ("runtime/warm.py", "__main__.py", "errors.py", "runtime/plain.py", "runtime/dispatch.py"):
+    for name in ("__main__.py", "errors.py", *(f"runtime/{name}.py" for name in COPIED)):
         (package / name).write_text((ROOT / "stages" / name).read_text())
     (package / "runtime/verbs.py").write_text((ROOT / "stages/runtime/verbs.py").read_text() + SHORT_TABLE)
     (package / "sft/stage.py").write_text(VERB)
