@@ -22,8 +22,8 @@ FRAME_DISK_GB = 20.0
 
 
 def frame_loader(params: Params, fit: Callable[[], Fit] | None = None) -> FrameLoader:
-    """Build the loader of samples' frames, with a bounded cache in memory and one on disk; frames of
-    large clips are cached on disk only with ``fit``.
+    """Build the loader of samples' frames, with a bounded cache in memory and one on disk, which
+    takes frames of large clips only with ``fit``.
 
     Raises:
         InputError: VIDBRIDGE_FRAME_CACHE_MB or VIDBRIDGE_FRAME_DISK_GB is not a number.

@@ -21,13 +21,14 @@ from tests.support.checkout import ROOT
 #: A package of the same name with one verb, so that the test needs no model: it tells what it was
 #: given, then does as told.
 VERB = """
-import json, os, subprocess, sys, threading, time
+import gc, json, os, subprocess, sys, threading, time
 from pathlib import Path
 
 def main(*arguments):
     told = {"arguments": arguments, "argv": sys.argv[1:], "folder": os.getcwd(), "mark": os.environ.get("MARK"),
             "warm": os.environ.get("VIDBRIDGE_WARM"),
-            "pid": os.getpid(), "parent": os.getppid(), "preloaded": PRELOADED}
+            "pid": os.getpid(), "parent": os.getppid(), "preloaded": PRELOADED,
+            "frozen": gc.get_freeze_count() > 0, "collects": gc.isenabled()}
     print(json.dumps(told), flush=True)
     print("heard: " + sys.stdin.readline().strip(), file=sys.stderr, flush=True)
     if arguments[0] == "sleep":
@@ -137,6 +138,7 @@ def test_a_child_has_arguments_folder_environment_and_streams_of_who_asked(proje
     assert told["argv"] == ["sft", "7", "x"]
     assert (told["folder"], told["mark"], told["warm"]) == (str(project), "here", None)
     assert told["parent"] == told["preloaded"] == warm.pid
+    assert (told["frozen"], told["collects"]) == (True, True)
     # Each is a process of its own, and a failure of one harms no other.
     failed = verb(project, "fail")
     assert failed.returncode == 1
