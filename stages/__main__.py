@@ -7,8 +7,7 @@ import sys
 from functools import partial
 
 from stages.runtime import dispatch, warm
-from stages.runtime.whole_process import run_and_leave
 
 if __name__ == "__main__":
     warm.run_in_warm_process(sys.argv[1:])
-    run_and_leave(partial(dispatch.run, sys.argv[1:]))
+    dispatch.run_and_leave(partial(dispatch.run, sys.argv[1:]))

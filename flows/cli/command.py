@@ -9,7 +9,7 @@ import sys
 from types import FrameType
 
 from stages.errors import Terminated
-from stages.runtime.whole_process import import_quickly, run_and_leave
+from stages.runtime.dispatch import import_quickly, run_and_leave
 
 #: As shells expect it of what Ctrl-C has ended.
 INTERRUPTED = 130

@@ -21,7 +21,7 @@ def main() -> int:
 if __name__ == "__main__":
     # Started by path, so that the project in the working directory cannot stand in for a package.
     sys.path[0] = str(Path(__file__).resolve().parents[2])
-    from stages.runtime.whole_process import import_quickly, run_and_leave
+    from stages.runtime.dispatch import import_quickly, run_and_leave
 
     import_quickly()
     run_and_leave(lambda: sys.exit(main()))

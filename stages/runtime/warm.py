@@ -31,7 +31,6 @@ from pathlib import Path
 
 from stages.runtime import dispatch
 from stages.runtime.verbs import LIBRARIES, VERBS, Process, preloaded
-from stages.runtime.whole_process import run_and_leave
 
 #: Variable with the folder of the UNIX sockets at which the processes listen.
 VARIABLE = "VIDBRIDGE_WARM"
@@ -243,4 +242,4 @@ def main(folder: str) -> None:
 
 
 if __name__ == "__main__":
-    run_and_leave(partial(main, sys.argv[1]))
+    dispatch.run_and_leave(partial(main, sys.argv[1]))

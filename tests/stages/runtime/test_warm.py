@@ -41,7 +41,7 @@ def main(*arguments):
 
 PRELOADED = os.getpid()
 """
-COPIED = ("warm", "plain", "dispatch", "whole_process")
+COPIED = ("warm", "plain", "dispatch")
 #: Put behind the real table: importing our own libraries would take seconds.
 SHORT_TABLE = """
 VERBS = {"sft": Verb("stages.sft.stage", "model")}

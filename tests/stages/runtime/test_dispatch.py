@@ -11,7 +11,7 @@ import pytest
 
 BEGIN = """
 import atexit, sys, threading, time
-from stages.runtime.whole_process import run_and_leave
+from stages.runtime.dispatch import run_and_leave
 
 class Kept:
     def __del__(self):
