@@ -1,5 +1,5 @@
 """Entry point of the command ``vidbridge``: it imports next to nothing, so that Ctrl-C prints a
-sentence from the first moment on.
+sentence from the first moment on, and ends as soon as its work is done.
 """
 
 from __future__ import annotations
@@ -9,12 +9,19 @@ import sys
 from types import FrameType
 
 from stages.errors import Terminated
+from stages.runtime.dispatch import import_quickly, run_and_leave
 
 #: As shells expect it of what Ctrl-C has ended.
 INTERRUPTED = 130
 
 
 def main() -> None:
+    """Run the command and end the process."""
+    import_quickly()
+    run_and_leave(_run)
+
+
+def _run() -> None:
     """Import the command line and run it. SIGTERM ends it as Ctrl-C does, also where this is the
     first process of a container.
     """

@@ -30,6 +30,8 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from stages.runtime.dispatch import import_quickly
+
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -196,4 +198,5 @@ def main(which: str, descriptor: int) -> int:
 
 
 if __name__ == "__main__":
+    import_quickly()
     sys.exit(main(sys.argv[1], int(sys.argv[2])))

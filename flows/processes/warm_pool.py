@@ -28,8 +28,11 @@ def saves_time(params: Params, stages: int) -> bool:
 @contextmanager
 def warmed(root: Path, params: Params, stages: int) -> Iterator[dict[str, str]]:
     """Keep a warm process for this block if it is worth it; yields the environment variables by
-    which stages find it.
+    which stages find it. One that a block around this one has exported is taken.
     """
+    if started := os.environ.get(warm.VARIABLE):
+        yield {warm.VARIABLE: started}
+        return
     if not saves_time(params, stages):
         yield {}
         return

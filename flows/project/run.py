@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,9 @@ from flows.content.remote import push_runs
 from flows.costs import estimate
 from flows.errors import FlowError, UsageError
 from flows.processes import prefect_server
+from flows.processes.environment import exported
 from flows.processes.locks import only_run
+from flows.processes.warm_pool import warmed
 from flows.repro import clone, lockfile, preflight, registered, reproduce
 from flows.repro.plan import ASK_S, GLANCE_S, make_plan
 from flows.repro.steps import Plan, verify_answer
@@ -67,7 +70,7 @@ def run(root: Path, target: str, *, dry_run: bool, ask: bool, push: bool = False
         if ask:
             _confirm(root, params, plan)
         with only_run(root):
-            commit = _flow(root, target, push)
+            commit = _flow(root, params, plan, push)
             if push:
                 _publish(root, commit)
                 registered.pushed(root)
@@ -151,17 +154,21 @@ def _confirm(root: Path, params: Params, plan: Plan) -> None:
         raise UsageError("run", "not confirmed", "nothing was started")
 
 
-def _flow(root: Path, target: str, push: bool) -> str:
+def _flow(root: Path, params: Params, plan: Plan, push: bool) -> str:
     """Run the flow; returns the commit that holds ``dvc.lock``."""
-    with prefect_server.starting(root) as starting:
-        # These imports take as long as the server's start: they go on side by side.
+    with ExitStack() as around:
+        starting = around.enter_context(prefect_server.starting(root))
+        for name, value in around.enter_context(warmed(root, params, plan.to_warm)).items():
+            around.enter_context(exported(name, value))
+        # These imports take as long as the server's start and those of the warm process: they go on
+        # side by side.
         from prefect import tags
 
         from flows.pipeline import PipelineReport, pipeline
         from flows.processes.lost import process_tags
 
         with prefect_server.connected(starting), tags(*process_tags()):
-            state: Any = pipeline(root, target, push, return_state=True)
+            state: Any = pipeline(root, plan.target, push, return_state=True)
             if state.is_cancelled():
                 raise KeyboardInterrupt
             result = state.result(raise_on_failure=False)

@@ -22,14 +22,14 @@ FRAME_DISK_GB = 20.0
 
 
 def frame_loader(params: Params, fit: Callable[[], Fit] | None = None) -> FrameLoader:
-    """Build the loader of samples' frames, with a bounded cache in memory; with ``fit`` frames of
-    large clips are cached on disk, too.
+    """Build the loader of samples' frames, with a bounded cache in memory and one on disk, which
+    takes frames of large clips only with ``fit``.
 
     Raises:
         InputError: VIDBRIDGE_FRAME_CACHE_MB or VIDBRIDGE_FRAME_DISK_GB is not a number.
     """
-    store = None if fit is None else frame_store()
-    return FrameLoader(load_clips(), open_videos(params.ingest.roots), frame_memory_bytes(), paths.CLIPS, store, fit)
+    source = open_videos(params.ingest.roots)
+    return FrameLoader(load_clips(), source, frame_memory_bytes(), paths.CLIPS, frame_store(), fit)
 
 
 def frame_memory_bytes() -> int:

@@ -71,12 +71,16 @@ def clip(folder: Path, name: str, size: int = 128) -> Clip:
     )
 
 
-def loader(folder: Path, disk: FrameStore | None, **changes: object) -> FrameLoader:
+def loader(folder: Path, disk: FrameStore | None, memory: int = 0, **changes: object) -> FrameLoader:
     clips = {
         name: clip(folder, name, size).model_copy(update=changes)
         for name, size in (("a", 128), ("b", 128), ("small", 64))
     }
-    return FrameLoader(clips, folder, 0, folder, disk, fit)
+    return FrameLoader(clips, folder, memory, folder, disk, fit)
+
+
+def decoded_frames(of: FrameLoader) -> float:
+    return of.counts()["frames_served_by_decord"] + of.counts()["frames_served_by_pyav"]
 
 
 def sample(timeline: Timeline, name: str) -> Sample:
@@ -164,11 +168,19 @@ def test_other_content_has_another_entry(folder: Path, tmp_path: Path, monkeypat
     assert misses(SAMPLES[0]) == 1
 
 
-def test_small_clips_leave_the_disk_alone(folder: Path, tmp_path: Path) -> None:
-    mine = loader(folder, FrameStore(tmp_path / "frames", PLENTY))
-    mine.load(sample(plain("small", FRAMES, RATE), "small"))
-    assert not (tmp_path / "frames").exists()
-    assert mine.counts()["frame_store_misses"] == 0
+def test_a_small_clip_is_decoded_once_for_all_its_samples_and_stages(folder: Path, tmp_path: Path) -> None:
+    whole = plain("small", FRAMES, RATE)
+    samples = [sample(whole, "plain"), sample(mask(whole, Span(start=20, stop=40)), "masked")]
+    sheets = loader(folder, FrameStore(tmp_path, PLENTY), PLENTY)
+    expected = [loader(folder, None, PLENTY).load(one).pixels for one in samples]
+    assert all(np.array_equal(sheets.load(one).pixels, pixels) for one, pixels in zip(samples, expected, strict=True))
+    assert (decoded_frames(sheets), sheets.counts()["frame_store_misses"]) == (FRAMES, 1)
+    later = loader(folder, FrameStore(tmp_path, PLENTY), PLENTY)
+    assert all(np.array_equal(later.load(one).pixels, pixels) for one, pixels in zip(samples, expected, strict=True))
+    assert (decoded_frames(later), later.counts()["frame_store_hits"]) == (0, 1)
+    other = loader(folder, FrameStore(tmp_path, PLENTY), PLENTY, sha256="0" * 64)
+    other.load(samples[0])
+    assert other.counts()["frame_store_misses"] == 1
 
 
 def pixels_of(number: int) -> Pixels:
