@@ -126,9 +126,11 @@ def _run_units(params: Params, lanes: Lanes, most: Capacity, pace: Pace, cancell
 
 def _environment(jobs: int) -> dict[str, str]:
     """Environment of every stage: the cores are divided among the units, unless the user said how
-    many processes read videos.
-    """
-    return {} if os.environ.get("VIDBRIDGE_WORKERS") else {"VIDBRIDGE_WORKERS": str(max(1, cores() // jobs))}
+    many processes read videos, or train."""
+    shares = {"VIDBRIDGE_WORKERS": str(max(1, cores() // jobs))}
+    if jobs > 1:
+        shares["VIDBRIDGE_RANKS"] = "1"
+    return {name: value for name, value in shares.items() if not os.environ.get(name)}
 
 
 def _drain(run: GridRun, board: Board, progress: Progress, cancelled: threading.Event) -> None:

@@ -124,4 +124,4 @@ def test_every_lane_has_the_users_number_of_workers_or_its_share(monkeypatch: py
     monkeypatch.setattr(flow, "cores", lambda: 8)
     assert [flow._environment(jobs)["VIDBRIDGE_WORKERS"] for jobs in (1, 3, 16)] == ["8", "2", "1"]
     monkeypatch.setenv("VIDBRIDGE_WORKERS", "5")
-    assert flow._environment(2) == {}
+    assert flow._environment(2) == {"VIDBRIDGE_RANKS": "1"}
