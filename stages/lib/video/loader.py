@@ -254,9 +254,10 @@ class FrameLoader:
 
     def _whole(self, clip: Clip) -> Pixels:
         """All frames of a small clip, from the disk if another stage has decoded it: for 16 frames
-        of 64 px that takes a tenth of the time."""
+        of 64 px that takes a tenth of the time. Of a part of a large file, frames are kept by
+        sample (`_fetch`)."""
         numbers = list(range(clip.frames))
-        if self._store is None:
+        if self._store is None or _file_bytes(clip) > WHOLE_CLIP_BYTES:
             return self._decode(clip, numbers)
         parts = ["clip", _code_version(), self._identity(clip.clip_id), clip.first_frame, clip.frames]
         key = hashlib.sha256(json.dumps(parts).encode()).hexdigest()

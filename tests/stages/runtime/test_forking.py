@@ -40,8 +40,11 @@ def start(tmp_path: Path) -> Iterator[Callable[[str], subprocess.Popen[bytes]]]:
     """Start two ranks that go on with the given code; what is left of them is killed."""
     started: list[subprocess.Popen[bytes]] = []
 
+    environ = {**os.environ, "PYTHONPATH": str(ROOT)}
+
     def with_code(rest: str) -> subprocess.Popen[bytes]:
-        started.append(subprocess.Popen([sys.executable, "-c", RANKS + rest, str(tmp_path)], cwd=ROOT))
+        command = [sys.executable, "-c", RANKS + rest, str(tmp_path)]
+        started.append(subprocess.Popen(command, cwd=tmp_path, env=environ))
         return started[-1]
 
     yield with_code
