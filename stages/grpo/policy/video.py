@@ -91,9 +91,8 @@ class TakesVideos(DecodesRollouts):
             assert self._request is not None
             requests = {prompt: self._request(prompt) for prompt in distinct}
             self.vllm_generation.llm.requests = [requests[prompt] for prompt in prompts]
-        ids = [list(row.ids) for row in rows]
-        kinds = [modality_of(torch.tensor(row), self.processing_class).tolist() for row in ids]
-        return ids, None, {**join_videos(self._row_videos, "cpu"), "mm_token_type_ids": kinds}
+        # TRL would hand the videos of all rows, joined, to transformers' `generate`.
+        return [list(row.ids) for row in rows], None, {}
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         output: dict[str, Any] = super()._generate_and_score_completions(inputs)
