@@ -26,6 +26,7 @@ DOCUMENTS = {
 #: Pictures outside of ``docs/`` and where pages find them.
 PICTURES = {
     "benchmarks/results/ablation-tiny/figure.svg": "images/ablation-tiny.svg",
+    "benchmarks/results/speed/growth.svg": "images/growth.svg",
 }
 
 #: What a browser would load from another server when it opens a page.

@@ -71,7 +71,7 @@ def exponent(earlier: float, later: float, sizes: tuple[int, int]) -> str:
 def growth_table(axis: str, rows: Sequence[Row]) -> list[str]:
     lines = [
         f"| {NAMES[axis]} | tokens of the prompt | loss, one row a reply: s, MiB | prompt once: s, MiB | ratio"
-        " | arithmetic | exponent | arithmetic | whole step, s | exponent |",
+        " | of the arithmetic | exponent | of the arithmetic | whole step, s | exponent |",
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
     before: Row | None = None
@@ -142,8 +142,8 @@ def main() -> int:
         "Loss of a step, forward and backward. One row a reply: as TRL computes it. CPU seconds are the least of three;"
         " MiB is what a process grew by.",
         "",
-        "| model | prompts x tokens | replies x tokens | one row a reply, s | prompt once, s | ratio | multiplications"
-        " | MiB | MiB |",
+        "| model | prompts x tokens | replies x tokens | one row a reply, s | prompt once, s | ratio | of the"
+        " arithmetic | one row a reply, MiB | prompt once, MiB |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for name, shapes in LOSSES.items():
@@ -164,12 +164,10 @@ def main() -> int:
         "",
         f"{MOST}: one row a reply {most.padded.seconds:.2f} s and {most.padded.mib:.0f} MiB, prompt once"
         f" {most.shared.seconds:.2f} s and {most.shared.mib:.0f} MiB.",
-        "",
-        f"![seconds against replies, frames and tokens]({arguments.out.with_suffix('.svg').name})",
     ]
     plot(rows, arguments.out.with_suffix(".svg"))
     keep(lines, arguments.out)
-    print(lines[-3])
+    print(lines[-1])
     return 0
 
 

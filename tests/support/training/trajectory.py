@@ -90,6 +90,7 @@ def use_rollouts(folder: Path) -> None:
         )
         if self.state.global_step == 0:
             assert sample(self, prompt_ids, *arguments, **keywords)[0] == completions[mine], "and samples the same"
+            self._sampled = None  # of this step alone; later ones are not sampled here
         return completions[mine], None
 
     VideoGRPOTrainer._generate_single_turn = rollouts
