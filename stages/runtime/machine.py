@@ -53,13 +53,14 @@ def gpus_in_use() -> list[str]:
 
 
 def idle_cores(bytes_each: int) -> int:
-    """Number of cores of this process that nothing uses now, at most as many as free memory has
-    room for at ``bytes_each``. Takes a third of a second."""
+    """Number of cores of this process that are free now, at most as many as free memory has room
+    for at ``bytes_each``. The last one counts if a quarter of it is free, since a process on that
+    much still helps one that has a core to itself. Takes a third of a second."""
     import psutil
 
     mine = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set(range(os.cpu_count() or 1))
     busy = psutil.cpu_percent(interval=_LOOKED_S, percpu=True)
-    idle = round(sum(1 - percent / 100 for core, percent in enumerate(busy) if core in mine))
+    idle = int(sum(1 - percent / 100 for core, percent in enumerate(busy) if core in mine) + 0.75)
     return min(idle, psutil.virtual_memory().available // bytes_each)
 
 

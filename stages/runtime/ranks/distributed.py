@@ -110,6 +110,10 @@ def launch(module: str, arguments: Sequence[str], *, shards: int = 1) -> int | N
             )
             current = replace(current, ranks=SHARDS_OF_TWO)
             extra["VIDBRIDGE_RANKS"] = str(SHARDS_OF_TWO)
+        else:
+            print(
+                f"{' '.join(arguments)}: one process takes both shards of a step in turn, since {idle} cores are idle"
+            )
     if current.ranks == 1 and current.deepspeed is None:
         return None
     extra |= rank_environment(current)
