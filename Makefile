@@ -42,7 +42,7 @@ $(UV):
 	@.venv/bin/python -m compileall -qq -j 0 -x '$(SELDOM)' .venv/lib/python3.*/site-packages || true
 	@touch $@
 
-demo: env  ## From nothing to a promoted champion: about 10 minutes on two idle cores, after installation (6.5 GB)
+demo: env  ## From nothing to a promoted champion: about 5 minutes on two idle cores, after installation (6.5 GB)
 	@$(RUN) vidbridge run --yes
 	@$(RUN) vidbridge report
 	@$(RUN) vidbridge promote --reason "make demo"
