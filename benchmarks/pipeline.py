@@ -72,7 +72,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/speed/pipeline.md"))
     arguments = parser.parse_args()
     root = Path.cwd()
-    costs = latest_costs(Session(root))
+    costs = latest_costs(Session(root).client, root)
     if "summary" not in costs:
         print("error: no finished run here; type: vidbridge run", file=sys.stderr)
         return 1

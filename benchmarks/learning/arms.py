@@ -103,7 +103,7 @@ def stage_cost(folder: Path, stage: str) -> Cost:
         RuntimeError: it did not run there, but came out of the cache.
     """
     with patch.dict(os.environ, tracking_store(folder)):
-        cost = latest_costs(Session(folder)).get(stage)
+        cost = latest_costs(Session(folder).client, folder).get(stage)
     if cost is None:
         raise RuntimeError(
             f"{folder}: {stage} was not timed here, its out came from the cache; delete {folder.parent} and start again"
