@@ -33,7 +33,7 @@ ROW: dict[str, Any] = {
     "learning_rates": {"vision": 3e-4, "merger": 2e-3},
     "steps": 6,
     "save_steps": 2,
-    "prompts_per_step": 2,
+    "prompts_per_step": 4,
 }
 
 
