@@ -13,22 +13,14 @@ import hashlib
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import torch
 from transformers import DynamicCache, PreTrainedModel, ProcessorMixin
 from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 
-from stages.lib.inference.prefix_attention import (
-    Block,
-    Prefixes,
-    attending_to_prefixes,
-    bias_of,
-    cached_block,
-    compacted,
-    prefixes,
-)
+from stages.lib.inference.prefix_attention import Block, Prefixes, attending_to_prefixes, bias_of, cached_block
 from stages.lib.inference.stems import Stem, by_length, equal_prompts, stems_of
 from stages.lib.models.processor import SECONDS, EncodedPrompt, padded_ids, prompt_batch
 
@@ -150,30 +142,20 @@ class _State(NamedTuple):
     Attributes:
         logits: of each row's next token, in single precision, [rows, vocabulary].
         position_R: position of each row's next token.
-        prompt_of: see :func:`~stages.lib.inference.prefix_attention.prefixes`.
         prefixes: of the rows.
         cache: keys and values of the tokens behind the prefixes.
     """
 
     logits: torch.Tensor
     position_R: torch.Tensor
-    prompt_of: list[tuple[int, int]]
     prefixes: Prefixes
     cache: DynamicCache
 
     def chosen(self, rows: Sequence[int]) -> _State:
         """These rows, in ascending order; a row may occur several times."""
         index = torch.tensor(rows, device=self.logits.device)
-        blocks, prompt_of = compacted(self.prefixes.blocks, [self.prompt_of[row] for row in rows])
-        bias = self.prefixes.own_bias_RK
         self.cache.batch_select_indices(index)
-        return _State(
-            self.logits[index],
-            self.position_R[index],
-            prompt_of,
-            prefixes(blocks, prompt_of, None if bias is None else bias[index]),
-            self.cache,
-        )
+        return _State(self.logits[index], self.position_R[index], self.prefixes.chosen(rows), self.cache)
 
 
 class _Read(NamedTuple):
@@ -248,11 +230,7 @@ def _read(model: Any, plain: Any, processor: Any, stems: Sequence[Stem], togethe
     ordered = [stems[number] for batch in batches for number in batch]
     places = [place for stem in ordered for place in stem.places]
     state = _State(
-        torch.cat(logits),
-        torch.cat(positions),
-        prompt_of,
-        prefixes(blocks, prompt_of, None),
-        DynamicCache(config=plain.config),
+        torch.cat(logits), torch.cat(positions), Prefixes(blocks, prompt_of), DynamicCache(config=plain.config)
     )
     rests = [rest for stem in ordered for rest in stem.rests]
     if not any(rests):
@@ -264,22 +242,16 @@ def _read(model: Any, plain: Any, processor: Any, stems: Sequence[Stem], togethe
 def _with_rests(model: Any, plain: Any, processor: Any, state: _State, rests: Sequence[tuple[int, ...]]) -> _State:
     """Pass the rest of each row's prompt through the model."""
     ids, mask = (each.to(model.device) for each in padded_ids(processor, rests, "right"))
-    count_R = mask.sum(-1)
     position_RT = state.position_R[:, None] + (mask.cumsum(-1) - 1)
-    known = state._replace(prefixes=prefixes(state.prefixes.blocks, state.prompt_of, None))
+    # The padding is between what the model reads here and what it writes.
+    state = state._replace(prefixes=replace(state.prefixes, own_bias_RK=bias_of(mask)))
     with attending_to_prefixes(plain.base_model.language_model), _last_logits_only(plain, mask):
-        logits = _passed(model, known, ids, position_RT)
-    # The padding is between what the model has read and what it writes.
-    known = known._replace(prefixes=prefixes(state.prefixes.blocks, state.prompt_of, bias_of(mask)))
-    return known._replace(logits=logits, position_R=state.position_R + count_R)
+        logits = _passed(model, state, ids, position_RT)
+    return state._replace(logits=logits, position_R=state.position_R + mask.sum(-1))
 
 
 def _next(model: Any, state: _State, tokens_R: torch.Tensor) -> _State:
     """Pass one more token of each row through the model."""
-    bias = state.prefixes.own_bias_RK
-    if bias is not None:
-        bias = torch.nn.functional.pad(bias, (0, 1))
-    state = state._replace(prefixes=Prefixes(state.prefixes.blocks, state.prefixes.rows, bias))
     logits = _passed(model, state, tokens_R[:, None], state.position_R[:, None])
     return state._replace(logits=logits, position_R=state.position_R + 1)
 

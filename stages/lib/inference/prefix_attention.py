@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import torch
@@ -61,34 +62,10 @@ def bias_of(mask: torch.Tensor) -> torch.Tensor | None:
     return torch.zeros(mask.shape, device=mask.device).masked_fill(mask == 0, lowest)
 
 
-def compacted(
-    blocks: Sequence[Block], prompt_of: Sequence[tuple[int, int]]
-) -> tuple[list[Block], list[tuple[int, int]]]:
-    """Drop the prompts that no row has any more, where they are half of a block or more.
+class _Grid(NamedTuple):
+    """Rows of one block, from ``first`` on, ``size`` of them, as a grid [prompts, width].
 
-    Args:
-        prompt_of: of each row the number of its block, and of its prompt in the block.
-
-    Returns:
-        The blocks, some of them empty, and ``prompt_of`` for them.
-    """
-    live: list[list[int]] = [[] for _ in blocks]
-    for number, prompt in dict.fromkeys(prompt_of):
-        live[number].append(prompt)
-    fewer = {
-        number: {prompt: new for new, prompt in enumerate(prompts)}
-        for number, (block, prompts) in enumerate(zip(blocks, live, strict=True))
-        if 2 * len(prompts) <= len(block.layers[0][0])
-    }
-    kept = [block.chosen(list(fewer[number])) if number in fewer else block for number, block in enumerate(blocks)]
-    return kept, [(number, fewer[number][prompt] if number in fewer else prompt) for number, prompt in prompt_of]
-
-
-class _Rows(NamedTuple):
-    """Rows of one block, from ``first`` on, ``size`` of them.
-
-    ``slots``: place of each row in a grid [prompts, width] that has one for each; None: the rows
-    fill the grid in order.
+    ``slots``: place of each row in the grid; None: the rows fill it in order.
     """
 
     first: int
@@ -99,44 +76,60 @@ class _Rows(NamedTuple):
 
 @dataclass(frozen=True)
 class Prefixes:
-    """The prompts of consecutive rows of a batch: an argument of the model while
-    :func:`attending_to_prefixes` holds.
+    """The prompts of the rows of a batch, which stand in ascending order of their prompts: an
+    argument of the model while :func:`attending_to_prefixes` holds.
 
     Args:
         blocks: prompts, block after block.
-        rows: the rows of each block; see :func:`prefixes`.
-        own_bias_RK: as `bias_PK` of a block, of the tokens behind the prompts, [rows, tokens].
+        prompt_of: of each row the number of its block, and of its prompt in the block.
+        own_bias_RK: as `bias_PK` of a block, of the first tokens behind the prompts, [rows,
+            tokens]; the others have none.
     """
 
     blocks: Sequence[Block]
-    rows: Sequence[_Rows]
-    own_bias_RK: torch.Tensor | None
+    prompt_of: Sequence[tuple[int, int]]
+    own_bias_RK: torch.Tensor | None = None
 
-
-def prefixes(
-    blocks: Sequence[Block], prompt_of: Sequence[tuple[int, int]], own_bias_RK: torch.Tensor | None
-) -> Prefixes:
-    """Build the argument for rows in ascending order of their prompts.
-
-    Args:
-        prompt_of: of each row the number of its block, and of its prompt in the block.
-        own_bias_RK: see :class:`Prefixes`.
-    """
-    rows: list[_Rows] = []
-    first = 0
-    for number, block in enumerate(blocks):
-        prompts = [prompt for of_block, prompt in prompt_of if of_block == number]
-        count_P = torch.bincount(torch.tensor(prompts, dtype=torch.long), minlength=len(block.layers[0][0]))
-        width = int(count_P.max()) if prompts else 0
-        if len(prompts) == width * len(count_P):
-            rows.append(_Rows(first, len(prompts), width, None))
-        else:
-            before_P = count_P.cumsum(0) - count_P
+    @cached_property
+    def grids(self) -> list[_Grid]:
+        """The rows of each block."""
+        grids: list[_Grid] = []
+        first = 0
+        for number, block in enumerate(self.blocks):
+            prompts = [prompt for of_block, prompt in self.prompt_of if of_block == number]
             prompt_R = torch.tensor(prompts, dtype=torch.long)
-            slots = prompt_R * width + torch.arange(len(prompts)) - before_P[prompt_R]
-            rows.append(_Rows(first, len(prompts), width, slots.to(block.layers[0][0].device)))
-        first += len(prompts)
-    return Prefixes(blocks, rows, own_bias_RK)
+            count_P = torch.bincount(prompt_R, minlength=len(block.layers[0][0]))
+            width = int(count_P.max()) if prompts else 0
+            slots: torch.Tensor | None = None
+            if len(prompts) < width * len(count_P):
+                before_P = count_P.cumsum(0) - count_P
+                slots = prompt_R * width + torch.arange(len(prompts)) - before_P[prompt_R]
+                slots = slots.to(block.layers[0][0].device)
+            grids.append(_Grid(first, len(prompts), width, slots))
+            first += len(prompts)
+        return grids
+
+    def chosen(self, rows: Sequence[int]) -> Prefixes:
+        """Those of these rows, in ascending order; a row may occur several times."""
+        blocks, prompt_of = _compacted(self.blocks, [self.prompt_of[row] for row in rows])
+        return Prefixes(blocks, prompt_of, None if self.own_bias_RK is None else self.own_bias_RK[list(rows)])
+
+
+def _compacted(
+    blocks: Sequence[Block], prompt_of: Sequence[tuple[int, int]]
+) -> tuple[list[Block], list[tuple[int, int]]]:
+    """Drop the prompts that no row has any more, where they are half of a block or more; return the
+    blocks, some of them empty, and ``prompt_of`` for them."""
+    live: list[list[int]] = [[] for _ in blocks]
+    for number, prompt in dict.fromkeys(prompt_of):
+        live[number].append(prompt)
+    fewer = {
+        number: {prompt: new for new, prompt in enumerate(prompts)}
+        for number, (block, prompts) in enumerate(zip(blocks, live, strict=True))
+        if 2 * len(prompts) <= len(block.layers[0][0])
+    }
+    kept = [block.chosen(list(fewer[number])) if number in fewer else block for number, block in enumerate(blocks)]
+    return kept, [(number, fewer[number][prompt] if number in fewer else prompt) for number, prompt in prompt_of]
 
 
 @contextmanager
@@ -197,9 +190,9 @@ def _attention(
     bias = _own_bias(prefixes.own_bias_RK, query_RHTD, new, key.shape[2])
     own = _attended(query_RHTD, key, value, bias)
     before = [
-        _to_block(block, block.layers[layer], rows, query_RHTD)
-        for block, rows in zip(prefixes.blocks, prefixes.rows, strict=True)
-        if rows.size
+        _to_block(block, block.layers[layer], grid, query_RHTD)
+        for block, grid in zip(prefixes.blocks, prefixes.grids, strict=True)
+        if grid.size
     ]
     parts = [_Part(*(torch.cat(each) for each in zip(*before, strict=True))) if len(before) > 1 else before[0], own]
     highest = torch.maximum(parts[0].highest, parts[1].highest)
@@ -213,15 +206,15 @@ def _attended(query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, bia
     """Scores and exponentials are in single precision, as in fused attention."""
     scores = query @ keys.float().transpose(-1, -2)
     if bias is not None:
-        scores = scores + bias
+        scores[..., : bias.shape[-1]] += bias
     highest = scores.amax(-1, keepdim=True)
     exponentials = scores.sub_(highest).exp_()
     return _Part(exponentials @ values.float(), exponentials.sum(-1, keepdim=True), highest)
 
 
 def _own_bias(bias_RK: torch.Tensor | None, query_RHTD: torch.Tensor, new: int, tokens: int) -> torch.Tensor | None:
-    """What is added to scores of tokens behind the prompt, [rows or 1, 1, query heads of a key head
-    x new tokens or 1, tokens]: later tokens and padding are not seen."""
+    """What is added to scores of tokens behind the prompt, or of the first of them, [rows or 1, 1,
+    query heads of a key head x new tokens or 1, tokens]: later tokens and padding are not seen."""
     bias = None if bias_RK is None else bias_RK[:, None, None]
     if new > 1:
         seen = torch.ones(new, tokens, dtype=torch.bool, device=query_RHTD.device).tril(tokens - new)
@@ -230,21 +223,20 @@ def _own_bias(bias_RK: torch.Tensor | None, query_RHTD: torch.Tensor, new: int, 
     return bias
 
 
-def _to_block(block: Block, layer: tuple[torch.Tensor, torch.Tensor], rows: _Rows, query_RHTD: torch.Tensor) -> _Part:
+def _to_block(block: Block, layer: tuple[torch.Tensor, torch.Tensor], grid: _Grid, query_RHTD: torch.Tensor) -> _Part:
     """Attention of the rows of a block to their prompts, [rows, heads, tokens, width] and so on."""
     keys, values = layer
-    query = query_RHTD[rows.first : rows.first + rows.size]
+    query = query_RHTD[grid.first : grid.first + grid.size]
     prompts, tokens = len(keys), query.shape[2]
-    if rows.slots is not None:
-        grid = query.new_zeros(prompts * rows.width, *query.shape[1:])
-        query = grid.index_copy_(0, rows.slots, query)
+    if grid.slots is not None:
+        query = query.new_zeros(prompts * grid.width, *query.shape[1:]).index_copy_(0, grid.slots, query)
     # [prompts, heads, replies x tokens, width]
-    together = query.unflatten(0, (prompts, rows.width)).transpose(1, 2).flatten(2, 3)
+    together = query.unflatten(0, (prompts, grid.width)).transpose(1, 2).flatten(2, 3)
     bias = None if block.bias_PK is None else block.bias_PK[:, None, None]
     part = _attended(together, keys, values, bias)
 
     def by_row(found: torch.Tensor) -> torch.Tensor:
-        each: torch.Tensor = found.unflatten(2, (rows.width, tokens)).transpose(1, 2).flatten(0, 1)
-        return each if rows.slots is None else each.index_select(0, rows.slots)
+        each: torch.Tensor = found.unflatten(2, (grid.width, tokens)).transpose(1, 2).flatten(0, 1)
+        return each if grid.slots is None else each.index_select(0, grid.slots)
 
     return _Part(*(by_row(found) for found in part))
