@@ -22,6 +22,7 @@ from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 
 from stages.lib.inference.prefix_attention import Block, Prefixes, attending_to_prefixes, bias_of, cached_block
 from stages.lib.inference.stems import Stem, by_length, equal_prompts, stems_of
+from stages.lib.inference.vision_cache import any_process
 from stages.lib.models.processor import SECONDS, EncodedPrompt, padded_ids, prompt_batch
 
 #: Draws the next token of each row, [rows], from logits in single precision, [rows, vocabulary];
@@ -129,7 +130,10 @@ def decode(
                 logps = None if logps_at is None else _logps(logits, tokens, logps_at)
                 rows.note(replies, tokens.tolist(), logps, limits.ends)
                 late = limits.max_time_s is not None and time.monotonic() - started > limits.max_time_s
-                if _over(late or all(rows.ended), model.device, together) or step == limits.max_new_tokens - 1:
+                over = late or all(rows.ended)
+                if together:
+                    over = not any_process(not over, model.device)
+                if over or step == limits.max_new_tokens - 1:
                     break
                 kept = rows.leave()
                 rows.state = _next(model, rows.state, tokens if kept is None else tokens[kept])
@@ -318,12 +322,3 @@ def _processes_pass_together() -> bool:
         and distributed.is_initialized()
         and distributed.get_world_size() > 1
     )
-
-
-def _over(ended: bool, device: torch.device, together: bool) -> bool:
-    """True if decoding ends here: in all processes if they pass through the model together."""
-    if not together:
-        return ended
-    going_on = torch.tensor([int(not ended)], device=device)
-    torch.distributed.all_reduce(going_on, torch.distributed.ReduceOp.MAX)
-    return not bool(going_on.item())

@@ -37,7 +37,7 @@ def encode_equal_videos_once(model: Any) -> None:
         if frozen:
             keys = {i: fingerprint(videos[i], video_grid_thw[i]) for i in distinct}
             missing = [i for i in distinct if keys[i] not in kept]
-            if _scattered(backbone.visual) and _any_process(bool(missing), pixel_values_videos.device):
+            if _scattered(backbone.visual) and any_process(bool(missing), pixel_values_videos.device):
                 missing = missing or distinct[:1]
         else:
             missing = distinct
@@ -105,7 +105,7 @@ def _scattered(tower: torch.nn.Module) -> bool:
     return any(hasattr(weight, "ds_id") for weight in tower.parameters())
 
 
-def _any_process(condition: bool, device: torch.device) -> bool:
+def any_process(condition: bool, device: torch.device) -> bool:
     """True if the condition holds in any process; every process must call this."""
     flag = torch.tensor([int(condition)], device=device)
     torch.distributed.all_reduce(flag, torch.distributed.ReduceOp.MAX)
