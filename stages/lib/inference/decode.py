@@ -109,8 +109,7 @@ def decode(
         logps_at: collect the log-probabilities of the drawn tokens at this temperature.
     """
     together, started = _processes_pass_together(), time.monotonic()
-    outer: Any = model
-    plain: Any = outer.get_base_model() if hasattr(outer, "get_base_model") else outer
+    plain = plain_model(model)
     with torch.no_grad(), _evaluating(model):
         numbers: dict[int, list[int]] = {}
         for number, first in enumerate(equal_prompts(prompts)):
@@ -202,6 +201,11 @@ class _Rows:
         self.numbers = [self.numbers[row] for row in kept]
         self.ended = [self.ended[row] for row in kept]
         return kept
+
+
+def plain_model(model: Any) -> Any:
+    """Return the model inside its adapters, which has its settings and its parts."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
 def _read(model: Any, plain: Any, processor: Any, stems: Sequence[Stem], together: bool) -> _Read:

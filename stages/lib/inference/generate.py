@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterator, Sequence
-from typing import Any, cast
+from typing import cast
 
 from transformers import PreTrainedModel, ProcessorMixin
 
 from stages.domain.core.frames import Frames
-from stages.lib.inference.decode import Draw, Limits, SeededDraws, decode, greedy
+from stages.lib.inference.decode import Draw, Limits, SeededDraws, decode, greedy, plain_model
 from stages.lib.models.processor import EncodedPrompt, encode_prompts, placeholder_ids
 from stages.lib.models.rendering import reply_opening
 from stages.lib.models.settings import end_ids
@@ -134,7 +134,7 @@ def _decoded(
 ) -> list[str]:
     limits = Limits(
         max_new_tokens,
-        tuple(end_ids(_plain(model), processor)),
+        tuple(end_ids(plain_model(model), processor)),
         tuple(placeholder_ids(processor)),
         max_time_s=max_time_s,
     )
@@ -142,9 +142,3 @@ def _decoded(
     texts = processor.tokenizer.batch_decode([reply.ids for reply in replies], skip_special_tokens=True)
     opening = reply_opening(processor)
     return [opening + text for text in cast("list[str]", texts)]
-
-
-def _plain(model: Any) -> PreTrainedModel:
-    """The model inside its adapters, which has its settings."""
-    plain: PreTrainedModel = model.get_base_model() if hasattr(model, "get_base_model") else model
-    return plain
