@@ -272,15 +272,10 @@ def training_batch(
     """Build right-padded inputs for supervised training on the CPU, with ``labels`` on the reply
     and the end of the turn only."""
     rows = [(prompt.ids, reply_ids(processor, reply)) for prompt, reply in zip(prompts, replies, strict=True)]
-    longest = max(len(prompt) + len(reply) for prompt, reply in rows)
-    ids = torch.full((len(rows), longest), int(processor.tokenizer.pad_token_id))
+    ids, mask = padded_ids(processor, [prompt + reply for prompt, reply in rows], "right")
     labels = torch.full_like(ids, IGNORE)
-    mask = torch.zeros_like(ids)
     for row, (prompt, reply) in enumerate(rows):
-        end = len(prompt) + len(reply)
-        ids[row, :end] = torch.tensor([*prompt, *reply])
-        labels[row, len(prompt) : end] = torch.tensor(reply)
-        mask[row, :end] = 1
+        labels[row, len(prompt) : len(prompt) + len(reply)] = torch.tensor(reply)
     return {
         "input_ids": ids,
         "attention_mask": mask,
