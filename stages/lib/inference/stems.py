@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from stages.lib.inference.vision_cache import first_equals
 from stages.lib.models.processor import EncodedPrompt, VideoFields
 
 #: Padding of a batch may be this fraction of its tokens, or so many: a pass of its own costs more.
@@ -97,15 +98,7 @@ def _behind_videos(prompt: EncodedPrompt, video_token: int) -> int:
 
 def _firsts(prompts: Sequence[EncodedPrompt], ids: Sequence[tuple[int, ...]]) -> list[int]:
     """For each prompt, the position of the first one with equal ids and videos."""
-    firsts: list[int] = []
-    candidates: dict[tuple[int, ...], list[int]] = {}
-    for place, prompt in enumerate(prompts):
-        alike = candidates.setdefault(ids[place], [])
-        first = next((other for other in alike if _equal(prompts[other].videos, prompt.videos)), None)
-        if first is None:
-            alike.append(place)
-        firsts.append(place if first is None else first)
-    return firsts
+    return first_equals(ids, lambda one, other: _equal(prompts[one].videos, prompts[other].videos))
 
 
 def _equal(one: VideoFields, other: VideoFields) -> bool:

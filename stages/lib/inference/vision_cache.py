@@ -4,7 +4,7 @@ a prompt share one video."""
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from copy import copy
 from typing import Any
 
@@ -140,12 +140,23 @@ def equal_to(videos: Sequence[torch.Tensor], grids: Sequence[Sequence[int]]) -> 
     videos may differ in shape only)."""
     # Some equal values only preselect the candidates for a full comparison.
     some = [tuple(video.flatten()[:: max(1, video.numel() // _COMPARED)].tolist()) for video in videos]
-    firsts: dict[tuple[tuple[float, ...], *tuple[int, ...]], list[int]] = {}
-    indices: list[int] = []
-    for i, video in enumerate(videos):
-        candidates = firsts.setdefault((some[i], *grids[i]), [])
-        first = next((j for j in candidates if torch.equal(videos[j], video)), None)
-        if first is None:
-            candidates.append(i)
-        indices.append(i if first is None else first)
-    return indices
+    keys = [(values, *grid) for values, grid in zip(some, grids, strict=True)]
+    return first_equals(keys, lambda one, other: torch.equal(videos[one], videos[other]))
+
+
+def first_equals(keys: Sequence[Hashable], equal: Callable[[int, int], bool]) -> list[int]:
+    """For each place, the first one that equals it.
+
+    Args:
+        keys: of each place; equal places have equal keys.
+        equal: compares two places whose keys are equal.
+    """
+    firsts: dict[Hashable, list[int]] = {}
+    found: list[int] = []
+    for place, key in enumerate(keys):
+        candidates = firsts.setdefault(key, [])
+        first = next((other for other in candidates if equal(other, place)), place)
+        if first == place:
+            candidates.append(place)
+        found.append(first)
+    return found
