@@ -11,9 +11,9 @@ from __future__ import annotations
 import argparse
 import statistics
 import sys
-import time
 from collections.abc import Callable, Sequence
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from transformers import LogitsProcessor
 
-from benchmarks.machine import keep
+from benchmarks.machine import cpu_s, keep
 from stages.base.tiny import build_tiny
 from stages.domain.core.frames import Frames
 from stages.lib.inference.decode import Draw, Limits, SeededDraws, decode, greedy
@@ -97,29 +97,25 @@ class Subject:
         return [reply.ids for reply in decode(self.model, self.processor, rows, draw, limits)]
 
 
-def cpu_s(work: Callable[[], list[list[int]]]) -> tuple[float, list[list[int]]]:
-    started = time.process_time()
-    found = work()
-    return time.process_time() - started, found
-
-
 def compared(
     subject: Subject, rows: Sequence[EncodedPrompt], tokens: int, runs: int, *, sampled: bool, by_chance: bool = False
 ) -> str:
     """Measure both ways in turn; the cells of a line of the table behind its name."""
     costs: dict[str, list[float]] = {"theirs": [], "ours": []}
     read: dict[str, int] = {}
-    length = 0.0
+    found: dict[str, list[list[int]]] = {}
+
+    def reply(name: str, way: Callable[..., list[list[int]]], draw: Draw) -> None:
+        found[name] = way(rows, draw, tokens, by_chance=by_chance)
+
     for _ in range(runs + 1):  # the first warms up
-        found = {}
         for name, way in (("theirs", subject.theirs), ("ours", subject.ours)):
             draw = SeededDraws([f"{n}" for n in range(len(rows))], 1.0, torch.device("cpu")) if sampled else greedy
             subject.passed = 0
-            taken, found[name] = cpu_s(lambda way=way, draw=draw: way(rows, draw, tokens, by_chance=by_chance))
-            costs[name].append(taken)
+            costs[name].append(cpu_s(partial(reply, name, way, draw)))
             read[name] = subject.passed
         assert found["theirs"] == found["ours"], "both reply alike"
-        length = statistics.mean(map(len, found["ours"]))
+    length = statistics.mean(map(len, found["ours"]))
     theirs, ours = (statistics.median(costs[name][1:]) for name in ("theirs", "ours"))
     longest = max(len(row.ids) for row in rows)
     return (

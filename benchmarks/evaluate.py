@@ -12,15 +12,15 @@ import argparse
 import statistics
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Sequence
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from benchmarks.machine import keep
+from benchmarks.machine import cpu_s, keep
 from stages.base.tiny import build_tiny
 from stages.domain.core.frames import Frames
 from stages.lib.inference.generate import generate
@@ -70,12 +70,6 @@ class Counted:
         model.base_model.visual.register_forward_pre_hook(seen, with_kwargs=True)
 
 
-def cpu_s(work: Callable[[], object]) -> float:
-    started = time.process_time()
-    work()
-    return time.process_time() - started
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.evaluate", description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("--runs", type=int, default=5)
@@ -118,9 +112,7 @@ def main() -> int:
         many = [Question(f"{n}", "video", f"v{n}", prompts[n % QUESTIONS]) for n in range(MANY)]
         for _ in range(arguments.runs):
             for size, taken in speed.items():
-                started = time.process_time()
-                answers_of(model, processor, many, small.__getitem__, size)
-                taken.append(MANY / (time.process_time() - started))
+                taken.append(MANY / cpu_s(partial(answers_of, model, processor, many, small.__getitem__, size)))
                 model.base_model.get_video_features = stock
     alone, together_s = (statistics.median(costs[name][1:]) for name in ("alone", "together"))
     slow, fast = (statistics.median(speed[size]) for size in (1, MANY))

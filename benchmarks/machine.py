@@ -1,10 +1,18 @@
-"""Storage of measurements; the line above their tables is
+"""CPU time of pieces of work, and storage of measurements; the line above their tables is
 :func:`stages.runtime.machine.measured`."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import time
+from collections.abc import Callable, Iterable
 from pathlib import Path
+
+
+def cpu_s(work: Callable[[], object]) -> float:
+    """Run a piece of work; return the CPU seconds that this process took."""
+    started = time.process_time()
+    work()
+    return time.process_time() - started
 
 
 def keep(lines: Iterable[str], out: Path) -> None:

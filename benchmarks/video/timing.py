@@ -3,14 +3,9 @@
 from __future__ import annotations
 
 import statistics
-import time
 from collections.abc import Callable
 
-
-def cpu(work: Callable[[], object]) -> float:
-    started = time.process_time()
-    work()
-    return time.process_time() - started
+from benchmarks.machine import cpu_s
 
 
 def medians(works: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
@@ -18,5 +13,5 @@ def medians(works: dict[str, Callable[[], object]], rounds: int) -> dict[str, fl
     taken: dict[str, list[float]] = {name: [] for name in works}
     for _ in range(rounds):
         for name, work in works.items():
-            taken[name].append(cpu(work))
+            taken[name].append(cpu_s(work))
     return {name: statistics.median(times) for name, times in taken.items()}
