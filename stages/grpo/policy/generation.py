@@ -3,7 +3,8 @@
 Each distinct prompt of a process passes through the model once for all its rollouts, and each
 rollout has a random generator of its own, seeded by the training, the step, the round of generation
 and its place among the rollouts of all processes. So it depends neither on the number of processes
-nor on the other rollouts, and training that is resumed repeats it.
+nor, but for rounding errors of the logits, on the other rollouts; training that is resumed repeats
+it.
 """
 
 from __future__ import annotations

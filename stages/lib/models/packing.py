@@ -216,8 +216,8 @@ def packed_inputs(
     }
 
 
-#: Positions of the latest shapes of prompts, by model: computing them costs nearly as much as a
-#: video's pixels, and the prompts of a training have few shapes.
+#: Positions of the latest shapes of prompts, by model: computing them takes five to twelve times as
+#: long as finding them, and the prompts of a training have few shapes.
 _POSITIONS: WeakKeyDictionary[Any, OrderedDict[tuple[Any, ...], torch.Tensor]] = WeakKeyDictionary()
 #: Number of shapes that are remembered; one of 2,000 tokens takes 48 kB.
 _SHAPES = 256

@@ -85,7 +85,7 @@ def test_greedy_replies_and_rollouts_take_nothing_from_a_checkpoints_settings(tm
         settings = {**own.to_diff_dict(), "do_sample": True, name: value}
         model.generation_config = GenerationConfig(**settings)
         assert replies(model, processor) == clean, name
-        assert getattr(model.generation_config, name) is not None, "it is put back"
+        assert getattr(model.generation_config, name) is not None, "it is left as it is"
         # As it may exist on a disk: transformers itself would refuse to write some of these.
         (tmp_path / "hostile/generation_config.json").write_text(json.dumps(settings))
         for load in (
