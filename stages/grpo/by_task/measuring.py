@@ -20,7 +20,6 @@ from stages.grpo.by_task.gradients import Entries, Half, cosines, halves_of, par
 from stages.grpo.mixed import WRITTEN
 from stages.grpo.policy.video import TakesVideos
 from stages.grpo.step import StepScores
-from stages.lib.training.lora import without_adapters
 
 
 class DrawnGroup(NamedTuple):
@@ -90,7 +89,7 @@ class MeasuresTasks(TakesVideos):
         found = [places(texts, task) for texts, task in zip(pieces, tasks, strict=True)]
         with torch.no_grad(), disable_gradient_checkpointing(self.model, self.args.gradient_checkpointing_kwargs):
             ends = [(row, at) for row, place in enumerate(found) for at in place.ends]
-            with _Behind(self._plain_model.base_model, ends, lambda row, at: self._state_of(row, at)) as behind:
+            with _Behind(self._plain_model.base_model, ends, lambda *place: self._state_of(*place)) as behind:
                 logps, entropies = self._passed(batch, self.model, entropy=True)
             ending = dict(zip(ends, self._ending_probabilities(behind.states()), strict=True))
         logps, entropies = logps.float().cpu(), entropies.float().cpu()
@@ -110,15 +109,6 @@ class MeasuresTasks(TakesVideos):
         ]
         for name, value in metrics_of(merged(gather_object([merged(rows)]))).items():
             self._metrics["train"][name].append(value)
-
-    @property
-    def _plain_model(self) -> Any:
-        return without_adapters(self._unwrapped)
-
-    @property
-    def _unwrapped(self) -> Any:
-        """The model with its adapters, without the wrapper that would average gradients."""
-        return self.accelerator.unwrap_model(self.model)
 
     def _pieces(self, batch: Mapping[str, Any]) -> list[list[str]]:
         """Text of each token of each reply; of one that ends a reply, nothing."""

@@ -145,11 +145,14 @@ class TakesVideos(DecodesRollouts):
             raise RuntimeError("a model with experts was given; packed rows have no load-balancing loss")
         logps: list[torch.Tensor] = []
         entropies: list[torch.Tensor] = []
-        for first in range(0, len(input_ids), batch_size or len(input_ids)):
-            rows = slice(first, min(first + (batch_size or len(input_ids)), len(input_ids)))
+        count = batch_size or len(input_ids)
+        for first in range(0, len(input_ids), count):
+            rows = slice(first, first + count)
             shared = SharedPrompts(input_ids[rows], attention_mask[rows], logits_to_keep, self._row_videos[rows])
             self._state_of = partial(_state_of_shared, shared, rows)
-            inputs = packed_inputs(self._backbone, self.processing_class, shared.continuations, input_ids.device)
+            inputs = packed_inputs(
+                self._plain_model.base_model, self.processing_class, shared.continuations, input_ids.device
+            )
             with self.accelerator.autocast():
                 outputs = model(**inputs, fused_lm_head=True)
             logps.append(shared.by_row(outputs.log_probs))
@@ -158,8 +161,13 @@ class TakesVideos(DecodesRollouts):
         return torch.cat(logps), torch.cat(entropies) if compute_entropy else None, None
 
     @property
-    def _backbone(self) -> Any:
-        return without_adapters(self.accelerator.unwrap_model(self.model)).base_model
+    def _unwrapped(self) -> Any:
+        """The model with its adapters, without the wrapper that would average gradients."""
+        return self.accelerator.unwrap_model(self.model)
+
+    @property
+    def _plain_model(self) -> Any:
+        return without_adapters(self._unwrapped)
 
     def _passed(self, batch: Mapping[str, Any], model: Any, *, entropy: bool = False) -> tuple[torch.Tensor, Any]:
         """Log-probabilities of the rows of a batch, and entropies if asked for, [rows, tokens]."""

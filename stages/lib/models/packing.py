@@ -8,7 +8,7 @@ replies to a prompt are suffixes of it, and the samples of a supervised step are
 Everything in a layer but its attention treats tokens one by one. The attention is two calls: every
 prefix attends to itself, every suffix to its prefix and to itself. No mask over the whole row is
 made. Positions begin anew in every group, and in every suffix behind its prefix. Logits are
-computed where :attr:`Layout.scored` says, and nowhere else.
+computed where tokens of a layout are scored, and nowhere else.
 
 The text of a model takes packed rows once :func:`take_packed_rows` has prepared it; other inputs
 pass as before.
@@ -17,7 +17,6 @@ pass as before.
 from __future__ import annotations
 
 import os
-from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -36,8 +35,6 @@ from stages.lib.models.processor import EncodedPrompt, join_videos, modality_of
 ATTENTION = "vidbridge_packed"
 #: Argument of such a model: the layout of a packed row.
 LAYOUT = "packed"
-
-
 #: Environment variable: 0 trains on padded rows, one a sequence.
 SWITCH = "VIDBRIDGE_SHARED_PREFIX"
 
@@ -106,10 +103,6 @@ class Layout:
     def tokens(self) -> int:
         """Number of tokens of the row."""
         return sum(group.prefix + sum(group.suffixes) for group in self.groups)
-
-    def scored(self, device: torch.device) -> torch.Tensor:
-        """Places of the tokens whose last hidden state is kept, in order, int64 [scored]."""
-        return self.places(device).scored_S
 
     def places(self, device: torch.device) -> _Places:
         """Indices on a device, made once."""
@@ -218,7 +211,7 @@ def packed_inputs(
 
 #: Positions of the latest shapes of prompts, by model: computing them takes five to twelve times as
 #: long as finding them, and the prompts of a training have few shapes.
-_POSITIONS: WeakKeyDictionary[Any, OrderedDict[tuple[Any, ...], torch.Tensor]] = WeakKeyDictionary()
+_POSITIONS: WeakKeyDictionary[Any, dict[tuple[Any, ...], torch.Tensor]] = WeakKeyDictionary()
 #: Number of shapes that are remembered; one of 2,000 tokens takes 48 kB.
 _SHAPES = 256
 
@@ -233,7 +226,7 @@ def prompt_positions(backbone: Any, processor: Any, prompt: EncodedPrompt) -> to
     kinds_1P = modality_of(ids_1P, processor)
     grids = tuple(map(tuple, prompt.videos.grids.tolist()))
     shape = (bytes(kinds_1P[0].tolist()), grids, prompt.videos.seconds)
-    known = _POSITIONS.setdefault(backbone, OrderedDict())
+    known = _POSITIONS.setdefault(backbone, {})
     if shape not in known:
         videos = join_videos([prompt.videos], "cpu")
         del videos["pixel_values_videos"]
@@ -242,7 +235,7 @@ def prompt_positions(backbone: Any, processor: Any, prompt: EncodedPrompt) -> to
         )
         known[shape] = positions_31P[:, 0]
         if len(known) > _SHAPES:
-            known.popitem(last=False)
+            del known[next(iter(known))]
     return known[shape]
 
 
@@ -261,7 +254,7 @@ def _only_scored(_: Any, __: Any, kwargs: dict[str, Any], output: Any) -> Any:
     layout: Layout | None = kwargs.get(LAYOUT)
     if layout is not None:
         hidden_1LD = output.last_hidden_state
-        output.last_hidden_state = hidden_1LD.index_select(1, layout.scored(hidden_1LD.device))
+        output.last_hidden_state = hidden_1LD.index_select(1, layout.places(hidden_1LD.device).scored_S)
     return output
 
 

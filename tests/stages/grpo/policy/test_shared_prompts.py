@@ -65,7 +65,7 @@ def test_both_ways_have_one_gradient(family: str, way: str, tmp_path: Path, monk
     trainer = trainer_of(family, tmp_path, **WAYS[way])
     inputs = trainer._generate_and_score_completions(next(iter(trainer.get_train_dataloader())))
     tokens: list[int] = []
-    text = trainer._backbone.language_model
+    text = trainer._plain_model.base_model.language_model
     text.register_forward_hook(lambda *passed: tokens.append(passed[-1].last_hidden_state[..., 0].numel()))
     shared = gradients(trainer, inputs)
     monkeypatch.setenv("VIDBRIDGE_SHARED_PREFIX", "0")
