@@ -31,12 +31,12 @@ from flows.ablation.unit import GridRun, run_unit
 from flows.console.ablation import shown_in_place
 from flows.errors import FlowError, RunFailed
 from flows.execution.prefect_runs import watching_for_cancel
-from flows.processes.capacity import cores
 from flows.processes.environment import exported
 from flows.processes.lost import at_work
 from flows.processes.warm_pool import warmed
 from stages.params import Params, load_params
 from stages.runtime import paths
+from stages.runtime.machine import cores
 from stages.tools.ablation.grid import Grid, NothingRunError
 from stages.tools.ablation.table import markdown
 from stages.tools.ablation.variants import start_of
