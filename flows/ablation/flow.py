@@ -31,6 +31,7 @@ from flows.ablation.unit import GridRun, run_unit
 from flows.console.ablation import shown_in_place
 from flows.errors import FlowError, RunFailed
 from flows.execution.prefect_runs import watching_for_cancel
+from flows.execution.scheduler import ending_tasks
 from flows.processes.environment import exported
 from flows.processes.lost import at_work
 from flows.processes.warm_pool import warmed
@@ -45,8 +46,6 @@ from stages.tracking.runs.history import grid_costs, latest_costs
 from stages.tracking.runs.run import ablation_run
 from stages.tracking.runs.store import is_away, open_client
 
-#: Time that units have to end after Ctrl-C.
-_UNIT_END_S = 20.0
 #: Stages that use a warm process: at least training and evaluation of one variant.
 _WARM_STAGES = 2
 
@@ -143,7 +142,7 @@ def _drain(run: GridRun, board: Board, progress: Progress, cancelled: threading.
         return lambda _future: ended.put(unit)
 
     note = ""
-    try:
+    with ending_tasks(futures, board.running, cancelled):
         while True:
             for unit, lane in board.startable() if not cancelled.is_set() else ():
                 named = run_unit.with_options(name=unit.name, task_run_name=str(unit))
@@ -164,13 +163,6 @@ def _drain(run: GridRun, board: Board, progress: Progress, cancelled: threading.
                 board.end(unit)
                 note = f"{unit}: {ran} stages ran"
             progress.ended(board, unit, worked=not isinstance(ran, BaseException) and ran > 0)
-    except BaseException:
-        cancelled.set()
-        for unit in board.running:
-            # Ctrl-C may have come between a unit's place on the board and its submission.
-            if unit in futures:
-                futures[unit].wait(timeout=_UNIT_END_S)
-        raise
 
 
 def _outcome(unit: Unit, state: State[Any]) -> int | BaseException:
