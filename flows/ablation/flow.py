@@ -96,7 +96,7 @@ def _from_history(root: Path, params: Params) -> tuple[dict[Kind, float], float 
         client = open_client(root)
         grids = grid_costs(client, root, params.recipe)
         runs = {} if grids else latest_costs(client, root)
-        known = {**{stage: [cost] for stage, cost in runs.items()}, **grids}
+        known = grids or {stage: [cost] for stage, cost in runs.items()}
         trained = [cost.peak_gb for stage in known if stage.startswith(("sft@", "grpo@")) for cost in known[stage]]
         return first_estimate(params, grids, runs), max(trained, default=None)
 
@@ -117,7 +117,7 @@ def _run_units(params: Params, lanes: Lanes, most: Capacity, pace: Pace, cancell
         return board
     with IN_DVC:
         # Not in the project: its code may be edited while the grid runs.
-        first = lanes.prepare(next(seed for seed, units in board.waiting.items() if units), 1)
+        first = lanes.prepare(next(iter(board.waiting)), 1)
     with warmed(first, params, _WARM_STAGES) as warm, shown_in_place(lambda: str(progress)):
         _drain(GridRun(params, lanes, {**run.env, **warm}), board, progress, cancelled)
     return board
