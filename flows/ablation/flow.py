@@ -12,6 +12,7 @@ import os
 import queue
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -107,19 +108,21 @@ def _run_units(params: Params, lanes: Lanes, most: Capacity, pace: Pace, cancell
     logger, start = get_run_logger(), start_of(params)
     assert params.ablation is not None
     seeds, variants = params.ablation.seeds, params.ablation.variants
-    run = GridRun(params, lanes, _environment(most.jobs))
+    run, total = GridRun(params, lanes, {}), len(seeds) * len(variants)
     done = {(seed, name) for seed in seeds for name in variants if run.is_done(Unit(seed, "variant", name))}
-    board = Board(seeds, start, tuple(variants), done, most.jobs)
-    progress = Progress(len(seeds) * len(variants), len(done), most.jobs, pace)
+    # More could not run side by side, and would only divide the cores.
+    jobs = max(1, min(most.jobs, total - len(done)))
+    board = Board(seeds, start, tuple(variants), done, jobs)
+    progress = Progress(total, len(done), jobs, pace)
     before = f", {len(done)} of them done before" if done else ""
-    logger.info("%d trainings%s; %d at a time (%s)", progress.total, before, most.jobs, most.why)
+    logger.info("%d trainings%s; %d at a time (%s)", total, before, jobs, most.why)
     if board.finished:
         return board
     with IN_DVC:
         # Not in the project: its code may be edited while the grid runs.
         first = lanes.prepare(next(iter(board.waiting)), 1)
     with warmed(first, params, _WARM_STAGES) as warm, shown_in_place(lambda: str(progress)):
-        _drain(GridRun(params, lanes, {**run.env, **warm}), board, progress, cancelled)
+        _drain(replace(run, env={**_environment(jobs), **warm}), board, progress, cancelled)
     return board
 
 
