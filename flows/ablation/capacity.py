@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from flows.processes.capacity import cores, free_memory_gb
 from stages.params import Params, PretrainedModelParams
+from stages.runtime.machine import cores, free_memory_gb
 
 #: Assumed peak memory of a training of a tiny model before one was measured.
 UNMEASURED_GB = 2.0

@@ -12,6 +12,7 @@ import os
 import queue
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,12 +32,13 @@ from flows.ablation.unit import GridRun, run_unit
 from flows.console.ablation import shown_in_place
 from flows.errors import FlowError, RunFailed
 from flows.execution.prefect_runs import watching_for_cancel
-from flows.processes.capacity import cores
+from flows.execution.scheduler import ending_tasks
 from flows.processes.environment import exported
 from flows.processes.lost import at_work
 from flows.processes.warm_pool import warmed
 from stages.params import Params, load_params
 from stages.runtime import paths
+from stages.runtime.machine import cores
 from stages.tools.ablation.grid import Grid, NothingRunError
 from stages.tools.ablation.table import markdown
 from stages.tools.ablation.variants import start_of
@@ -45,8 +47,6 @@ from stages.tracking.runs.history import grid_costs, latest_costs
 from stages.tracking.runs.run import ablation_run
 from stages.tracking.runs.store import is_away, open_client
 
-#: Time that units have to end after Ctrl-C.
-_UNIT_END_S = 20.0
 #: Stages that use a warm process: at least training and evaluation of one variant.
 _WARM_STAGES = 2
 
@@ -97,7 +97,7 @@ def _from_history(root: Path, params: Params) -> tuple[dict[Kind, float], float 
         client = open_client(root)
         grids = grid_costs(client, root, params.recipe)
         runs = {} if grids else latest_costs(client, root)
-        known = {**{stage: [cost] for stage, cost in runs.items()}, **grids}
+        known = grids or {stage: [cost] for stage, cost in runs.items()}
         trained = [cost.peak_gb for stage in known if stage.startswith(("sft@", "grpo@")) for cost in known[stage]]
         return first_estimate(params, grids, runs), max(trained, default=None)
 
@@ -108,19 +108,21 @@ def _run_units(params: Params, lanes: Lanes, most: Capacity, pace: Pace, cancell
     logger, start = get_run_logger(), start_of(params)
     assert params.ablation is not None
     seeds, variants = params.ablation.seeds, params.ablation.variants
-    run = GridRun(params, lanes, _environment(most.jobs))
+    run, total = GridRun(params, lanes, {}), len(seeds) * len(variants)
     done = {(seed, name) for seed in seeds for name in variants if run.is_done(Unit(seed, "variant", name))}
-    board = Board(seeds, start, tuple(variants), done, most.jobs)
-    progress = Progress(len(seeds) * len(variants), len(done), most.jobs, pace)
+    # More could not run side by side, and would only divide the cores.
+    jobs = max(1, min(most.jobs, total - len(done)))
+    board = Board(seeds, start, tuple(variants), done, jobs)
+    progress = Progress(total, len(done), jobs, pace)
     before = f", {len(done)} of them done before" if done else ""
-    logger.info("%d trainings%s; %d at a time (%s)", progress.total, before, most.jobs, most.why)
+    logger.info("%d trainings%s; %d at a time (%s)", total, before, jobs, most.why)
     if board.finished:
         return board
     with IN_DVC:
         # Not in the project: its code may be edited while the grid runs.
-        first = lanes.prepare(next(seed for seed, units in board.waiting.items() if units), 1)
+        first = lanes.prepare(next(iter(board.waiting)), 1)
     with warmed(first, params, _WARM_STAGES) as warm, shown_in_place(lambda: str(progress)):
-        _drain(GridRun(params, lanes, {**run.env, **warm}), board, progress, cancelled)
+        _drain(replace(run, env={**_environment(jobs), **warm}), board, progress, cancelled)
     return board
 
 
@@ -143,7 +145,7 @@ def _drain(run: GridRun, board: Board, progress: Progress, cancelled: threading.
         return lambda _future: ended.put(unit)
 
     note = ""
-    try:
+    with ending_tasks(futures, board.running, cancelled):
         while True:
             for unit, lane in board.startable() if not cancelled.is_set() else ():
                 named = run_unit.with_options(name=unit.name, task_run_name=str(unit))
@@ -164,13 +166,6 @@ def _drain(run: GridRun, board: Board, progress: Progress, cancelled: threading.
                 board.end(unit)
                 note = f"{unit}: {ran} stages ran"
             progress.ended(board, unit, worked=not isinstance(ran, BaseException) and ran > 0)
-    except BaseException:
-        cancelled.set()
-        for unit in board.running:
-            # Ctrl-C may have come between a unit's place on the board and its submission.
-            if unit in futures:
-                futures[unit].wait(timeout=_UNIT_END_S)
-        raise
 
 
 def _outcome(unit: Unit, state: State[Any]) -> int | BaseException:

@@ -27,8 +27,7 @@ class Pace:
 
     @property
     def takes(self) -> dict[Kind, float]:
-        measured = {kind: sum(times) / len(times) for kind, times in self._measured.items()}
-        return {**self.first, **measured}
+        return {**self.first, **{kind: fmean(times) for kind, times in self._measured.items()}}
 
 
 def first_estimate(params: Params, grids: Mapping[str, Sequence[Cost]], runs: Mapping[str, Cost]) -> dict[Kind, float]:

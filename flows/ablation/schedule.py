@@ -84,7 +84,7 @@ class Board:
         starting = {unit.seed for unit in self.running if unit.kind == "start"}
         ready = [units[0] for seed, units in self.waiting.items() if units and seed not in starting]
         begun = {unit.seed for unit in (*self.running, *self.ended, *self.failed) if unit.kind == "variant"}
-        in_reserve = starting | {unit.seed for unit in self.ended} - begun
+        in_reserve = starting | ({unit.seed for unit in self.ended} - begun)
         ahead = self._jobs > 1 and not in_reserve
         # Of equal ones the first: in the order of the seeds.
         return min(ready, key=lambda unit: (not (ahead and unit.kind == "start"), busy[unit.seed]), default=None)

@@ -10,9 +10,10 @@ from __future__ import annotations
 import os
 import queue
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
@@ -30,7 +31,10 @@ from stages.tracking.lineage.uri import PARENT_VARIABLE
 
 #: Exit status of a stage that needs a person, not another attempt.
 USAGE_STATUS = 2
-_STAGE_END_S = 20.0
+#: Time that tasks have to end after Ctrl-C.
+_TASK_END_S = 20.0
+
+Name = TypeVar("Name")
 
 
 def stage_slots() -> int:
@@ -123,6 +127,24 @@ def run_stage(root: Path, step: PlanStep, env: dict[str, str], cancelled: thread
     return result
 
 
+@contextmanager
+def ending_tasks(
+    futures: Mapping[Name, PrefectFuture[Any]], running: Collection[Name], cancelled: threading.Event
+) -> Iterator[None]:
+    """Where this block ends by an error, or by Ctrl-C, tell its running tasks that they are
+    cancelled, and wait for their end.
+    """
+    try:
+        yield
+    except BaseException:
+        cancelled.set()
+        for name in running:
+            # Ctrl-C may have come between a task's place on the board and its submission.
+            if name in futures:
+                futures[name].wait(timeout=_TASK_END_S)
+        raise
+
+
 def run_stages(
     root: Path, plan: Plan, env: dict[str, str], cancelled: threading.Event, watch: Watch | None = None
 ) -> Board:
@@ -135,7 +157,7 @@ def run_stages(
     def tell(name: str) -> Callable[[object], None]:
         return lambda _future: board.ended.put(name)
 
-    try:
+    with ending_tasks(futures, board.running, cancelled):
         while board.waiting or board.running:
             for step in board.startable():
                 prepared = run_stage.with_options(
@@ -158,13 +180,6 @@ def run_stages(
                 board.done[name] = outcome
                 if watch is not None:
                     watch.note(name)
-    except BaseException:
-        cancelled.set()
-        for name in board.running:
-            # Ctrl-C may have come between a step's place on the board and its submission.
-            if name in futures:
-                futures[name].wait(timeout=_STAGE_END_S)
-        raise
     return board
 
 

@@ -24,6 +24,7 @@ from pebble import ProcessExpired, ProcessFuture, ProcessPool
 from tqdm import tqdm
 
 from stages.errors import MachineError
+from stages.runtime.machine import cores
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -59,7 +60,7 @@ def worker_count() -> int:
     """
     value = os.environ.get("VIDBRIDGE_WORKERS", "")
     if not value:
-        return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        return cores()
     if not value.isdecimal() or int(value) < 1:
         raise WorkersError(
             "VIDBRIDGE_WORKERS", f"{value!r} is not a number of processes", "set a whole number >= 1, or unset it"

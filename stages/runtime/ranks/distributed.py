@@ -86,7 +86,8 @@ def placement(environ: Mapping[str, str] = os.environ) -> Placement:
 
 def launch(module: str, arguments: Sequence[str], *, shards: int = 1) -> int | None:
     """Run `python -m module arguments` on several processes if the environment requests it, or if
-    it leaves the choice and two idle cores share the two shards of a step.
+    it leaves the choice and two idle cores, with memory for a process each, share the two shards
+    of a step.
 
     On a CPU the processes are forks of this one where that is possible, and return from here, too.
 
@@ -112,7 +113,8 @@ def launch(module: str, arguments: Sequence[str], *, shards: int = 1) -> int | N
             extra["VIDBRIDGE_RANKS"] = str(SHARDS_OF_TWO)
         else:
             print(
-                f"{' '.join(arguments)}: one process takes both shards of a step in turn, since {idle} cores are idle"
+                f"{' '.join(arguments)}: one process takes both shards of a step in turn, since there are not two idle"
+                " cores with memory for a process each"
             )
     if current.ranks == 1 and current.deepspeed is None:
         return None

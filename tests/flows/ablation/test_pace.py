@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
-import psutil
 import pytest
 
 from flows.ablation import capacity as capacities
 from flows.ablation.capacity import capacity
 from flows.ablation.pace import Pace, Progress, first_estimate
 from flows.ablation.schedule import Board
-from flows.processes.capacity import cores, free_memory_gb
 from stages.params import load_params
 from stages.tracking.runs.history import Cost
 from tests.support.checkout import ROOT
@@ -32,24 +28,6 @@ def test_as_many_run_as_cores_and_memory_allow(monkeypatch: pytest.MonkeyPatch) 
     assert capacity(SMOKE, None, 100.0).jobs == 1, "one is always tried"
     assert capacity(SMOKE, 7, 100.0).jobs == 7
     assert capacity(load_params(ROOT / "infra/recipes/vidbridge-r1.yaml"), None, None).jobs == 1
-
-
-def test_a_containers_limits_count(tmp_path: Path) -> None:
-    assert cores(tmp_path) == cores(Path("/nowhere"))
-    assert free_memory_gb(tmp_path) == pytest.approx(psutil.virtual_memory().available / 1e9, rel=0.2)
-    for name, text in {
-        "cpu.max": "100000 100000",
-        "memory.max": "3000000000",
-        "memory.current": "2000000000",
-        "memory.stat": "anon 5\ninactive_file 500000000\n",
-    }.items():
-        (tmp_path / name).write_text(text + "\n")
-    assert cores(tmp_path) == 1
-    assert free_memory_gb(tmp_path) == pytest.approx(min(1.5, psutil.virtual_memory().available / 1e9), rel=0.2)
-    (tmp_path / "cpu.max").write_text("max 100000\n")
-    (tmp_path / "memory.max").write_text("max\n")
-    assert cores(tmp_path) == cores(Path("/nowhere"))
-    assert free_memory_gb(tmp_path) > 0
 
 
 def test_the_first_estimate_is_that_of_earlier_runs() -> None:

@@ -5,20 +5,18 @@ from __future__ import annotations
 
 import os
 import shutil
-import sqlite3
 import subprocess
 import sys
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import chdir, closing
+from contextlib import chdir
 from pathlib import Path
 
 import pytest
 
 from flows.processes.prefect_server import free_port
 from stages.params import Params, load_params
-from stages.runtime.paths import DATABASE
 from stages.tracking.gate.promote import promote
 from stages.tracking.registry.register import register
 from stages.tracking.runs.store import open_client
@@ -27,6 +25,7 @@ from tests.support.processes.once import made_once
 from tests.support.projects.repository import commit, git
 from tests.support.projects.small import make
 from tests.support.surroundings import forget
+from tests.support.tracking.runs import into_one_file
 
 
 @pytest.fixture(scope="session")
@@ -42,8 +41,7 @@ def dvc_project(tmp_path_factory: pytest.TempPathFactory) -> Path:
         with pytest.MonkeyPatch.context() as patch:
             forget(patch, "VIDBRIDGE_", "MLFLOW_")
             open_client(root)
-        with closing(sqlite3.connect(root / DATABASE)) as connection:
-            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        into_one_file(root)
 
     return made_once(tmp_path_factory, "tracked-project", run_and_commit)
 
@@ -74,8 +72,7 @@ def template(dvc_project: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
         with pytest.MonkeyPatch.context() as patch:
             forget(patch, "VIDBRIDGE_", "MLFLOW_", "GIT_")
             register(Session(root))
-        with closing(sqlite3.connect(root / DATABASE)) as connection:
-            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        into_one_file(root)
         for folder in (".dvc/cache", "models"):
             shutil.rmtree(root / folder)
 
@@ -157,8 +154,7 @@ def champion_template(dvc_project: Path, tmp_path_factory: pytest.TempPathFactor
             patch.setenv("GIT_CONFIG_SYSTEM", os.devnull)
             register(Session(root))
             assert promote(Session(root), author="tester").moved
-        with closing(sqlite3.connect(root / DATABASE)) as connection:
-            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        into_one_file(root)
 
     return made_once(tmp_path_factory, "promoted-project", promoted)
 

@@ -11,7 +11,10 @@ import sys
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
+
+from stages.runtime.dispatch import run_and_leave
 
 #: Imports of commands that read a project. None of them reads the environment while it is imported,
 #: as Prefect and the hub's client do, since a request has its own.
@@ -106,4 +109,4 @@ if __name__ == "__main__":
     # The collector would write to, and so copy, every page of what was imported.
     gc.freeze()
     if (asked := serve()) is not None:
-        work(asked)
+        run_and_leave(partial(work, asked))

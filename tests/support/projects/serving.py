@@ -20,14 +20,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 import uvicorn
 import yaml
 
 from stages.domain.core.frames import Frames
 from stages.domain.core.prompts import render_prompt
-from stages.lib.models.load import save_model
-from stages.lib.models.processor import encode_prompts, training_batch
 from stages.lib.video.encoder import ffmpeg_binary
 from stages.lib.video.loader import load_video
 from stages.params import load_params
@@ -44,7 +41,7 @@ from tests.support.checkout import ROOT
 from tests.support.projects.repository import commit, git
 from tests.support.projects.small import dvc
 from tests.support.surroundings import forget
-from tests.support.training.tiny import COLOURS, REPLIES, tiny
+from tests.support.training.tiny import COLOURS, REPLIES, save_overfitted
 
 CLIP = ROOT / "tests/data/clips/bigbuckbunny.mp4"
 MODEL = "vidbridge-tiny"
@@ -77,20 +74,11 @@ def make_video_folder(place: Path) -> Path:
 
 
 def save_taught_model(videos: Path, folder: Path) -> None:
-    """Overfit a tiny model, in a second or two, to say what colour the videos of `make_videos`
-    are."""
+    """Save a tiny model that says what colour the videos of `make_videos` are."""
     params = load_params(ROOT / "params.yaml")
-    model, processor = tiny("qwen2_5_vl")
     prompt = render_prompt(QUESTION, params.prompt)
     shown = [(prompt, [load_video(videos / f"{colour}.mp4", params.synthesize.sampled_frames)]) for colour in COLOURS]
-    batch = training_batch(processor, encode_prompts(processor, shown), REPLIES)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3)
-    model.train()
-    for _ in range(60):
-        model(**batch).loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-    save_model(model.eval(), processor, folder)
+    save_overfitted(shown, REPLIES, folder)
 
 
 def make_project(root: Path) -> Path:

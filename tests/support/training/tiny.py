@@ -16,6 +16,8 @@ from stages.domain.core.frames import Frames
 from stages.domain.core.records import Sample, Score, TaskName
 from stages.grpo.rollout_log import RolloutLog
 from stages.grpo.step import StepScores
+from stages.lib.models.load import save_model
+from stages.lib.models.processor import encode_prompts, training_batch
 from stages.lib.training.loop import Hooks
 from stages.lib.training.mixture import Example
 from stages.params import GrpoRow, SftRow, TinyModelParams, load_params
@@ -70,6 +72,20 @@ def tiny_params(family: str) -> TinyModelParams:
 def tiny(family: str, seed: int = 0) -> tuple[PreTrainedModel, ProcessorMixin]:
     texts = [*REPLIES, "What colour is number 0 1 2 3 4 5 6 7 8 9?", "4 5 seconds"]
     return build_tiny(tiny_params(family), texts, SCAFFOLDING, seed)
+
+
+def save_overfitted(shown: Sequence[tuple[str, Sequence[Frames]]], replies: Sequence[str], folder: Path) -> None:
+    """Overfit a tiny model, in a second or two, to give these replies to prompts with their videos,
+    and save it."""
+    model, processor = tiny("qwen2_5_vl")
+    batch = training_batch(processor, encode_prompts(processor, shown), replies)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3)
+    model.train()
+    for _ in range(60):
+        model(**batch).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    save_model(model.eval(), processor, folder)
 
 
 #: Adapters on every matrix of the language model's layers.

@@ -5,9 +5,7 @@ from __future__ import annotations
 
 import json
 import shutil
-import sqlite3
 import uuid
-from contextlib import closing
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -40,6 +38,7 @@ from stages.tracking.registry.versions import all_versions, find_version
 from stages.tracking.runs.store import open_client
 from stages.tracking.session import Session
 from tests.support.surroundings import forget
+from tests.support.tracking.runs import into_one_file
 
 MODEL, KEPT = "vidbridge-tiny", "vidbridge-tiny.gate"
 
@@ -53,8 +52,7 @@ def store(dvc_project: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         forget(patch, "VIDBRIDGE_", "MLFLOW_")
         patch.setenv("VIDBRIDGE_PROJECT", str(root))
         register(Session(root))
-    with closing(sqlite3.connect(root / DATABASE)) as connection:
-        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    into_one_file(root)
     return root / DATABASE
 
 

@@ -7,11 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import torch
 
 from stages.domain.core.replies import render_reply
-from stages.lib.models.load import save_model
-from stages.lib.models.processor import encode_prompts, training_batch
 from stages.params import Params, load_params
 from stages.tools.suites.frames import load_at
 from stages.tools.suites.published.registry import BENCHMARKS
@@ -21,7 +18,7 @@ from tests.support.processes.once import made_once
 from tests.support.projects.serving import make_videos
 from tests.support.suites.coloured import about_colours, captions
 from tests.support.surroundings import forget
-from tests.support.training.tiny import COLOURS, REPLIES, tiny
+from tests.support.training.tiny import COLOURS, REPLIES, save_overfitted
 
 
 @pytest.fixture(scope="session")
@@ -52,15 +49,7 @@ def taught(videos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
                 said.append(
                     REPLIES[COLOURS.index(colour)] if item.options else render_reply(f"it is {colour}", item.truth)
                 )
-        model, processor = tiny("qwen2_5_vl")
-        batch = training_batch(processor, encode_prompts(processor, shown), said)
-        optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3)
-        model.train()
-        for _ in range(60):
-            model(**batch).loss.backward()
-            optimizer.step()
-            optimizer.zero_grad()
-        save_model(model.eval(), processor, folder / "model")
+        save_overfitted(shown, said, folder / "model")
 
     return made_once(tmp_path_factory, "taught", teach) / "model"
 
