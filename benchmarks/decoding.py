@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +63,7 @@ class Subject:
     def __init__(self) -> None:
         params = load_params("infra/recipes/tiny.yaml").model
         assert isinstance(params, TinyModelParams)
+        self.model: Any
         self.model, self.processor = build_tiny(params, ["what happens ? the red bar rises then grows"], (), 0)
         freeze(self.model, ["vision"])
         encode_equal_videos_once(self.model)
@@ -115,7 +117,7 @@ def compared(
         for name, way in (("theirs", subject.theirs), ("ours", subject.ours)):
             draw = SeededDraws([f"{n}" for n in range(len(rows))], 1.0, torch.device("cpu")) if sampled else greedy
             subject.passed = 0
-            taken, found[name] = cpu_s(lambda way=way, draw=draw: way(rows, draw, tokens, by_chance=by_chance))
+            taken, found[name] = cpu_s(partial(way, rows, draw, tokens, by_chance=by_chance))
             costs[name].append(taken)
             read[name] = subject.passed
         assert found["theirs"] == found["ours"], "both reply alike"

@@ -8,6 +8,7 @@ import resource
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from typing import Any, NamedTuple
@@ -111,9 +112,7 @@ def measured(params: TinyModelParams, shape: Shape) -> Measured:
         model.zero_grad()
         forward().log_probs.mean().backward()
 
-    best = {
-        forward: min(_alone(lambda f=forward: learn(f)) for _ in range(REPETITIONS)) for forward in (padded, shared)
-    }  # type: ignore[misc]
+    best = {way: min(_alone(partial(learn, way)) for _ in range(REPETITIONS)) for way in (padded, shared)}
     counts = [multiplications(params, shape, length, shared=way) for way in (True, False)]
     return Measured(length, best[padded], best[shared], counts[0] / counts[1], counts[0])
 

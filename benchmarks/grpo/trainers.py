@@ -6,9 +6,10 @@ import os
 import statistics
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -145,7 +146,7 @@ class Rewarded:
 
     weights: Mapping[str, float] = {"rewards": 1.0}
 
-    def score(self, ids: Sequence[str], replies: Sequence[str]) -> StepScores:
+    def score(self, ids: Sequence[str], replies: Sequence[str], written: Collection[int] = ()) -> StepScores:  # noqa: ARG002
         paid = rewards(replies)
         scores = [
             Score(sample_id=i, task="caption", reply=reply, format_ok=False, value=0.0)
@@ -188,13 +189,21 @@ def plain_trl(folder: Path, shape: Shape, steps: int, examples: int) -> Seen:
 
 
 def ours(
-    folder: Path, shape: Shape, steps: int, examples: int, *, saving: bool = True, frozen: bool = False, **watched: int
+    folder: Path,
+    shape: Shape,
+    steps: int,
+    examples: int,
+    *,
+    saving: bool = True,
+    frozen: bool = False,
+    gauges_every: int = 0,
+    gradients_every: int = 0,
 ) -> Seen:
     model, processor = fresh(folder / "model")
     if frozen:
         freeze(model, ["vision"])
     by_id = {
-        f"s{n}": Example(f"s{n}", "caption", "what happens ?", None, load=lambda n=n: video(shape, n))
+        f"s{n}": Example(f"s{n}", "caption", "what happens ?", None, load=partial(video, shape, n))
         for n in range(examples)
     }
     seen = Seen()
@@ -214,7 +223,8 @@ def ours(
             args=config(folder, processor, shape, steps),
             train_dataset=datasets.Dataset.from_dict({"prompt": list(by_id)}),
             processing_class=processor,
-            **watched,
+            gauges_every=gauges_every,
+            gradients_every=gradients_every,
         )
         watch(trainer, seen)
         trainer.train()
