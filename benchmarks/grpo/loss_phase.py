@@ -16,8 +16,7 @@ from typing import Any, NamedTuple
 import torch
 from trl.trainer.utils import add_fused_lm_head
 
-from benchmarks.grpo.trainers import Shape, video
-from stages.base.tiny import build_tiny
+from benchmarks.grpo.subject import Shape, build, video
 from stages.lib.inference.vision_cache import encode_equal_videos_once
 from stages.lib.models.packing import Continuation, packed_inputs
 from stages.lib.models.processor import IGNORE, encode_prompts, join_videos, modality_of
@@ -77,7 +76,7 @@ def multiplications(model: TinyModelParams, shape: Shape, prompt: int, *, shared
 
 def measured(params: TinyModelParams, shape: Shape) -> Measured:
     """Measure both ways, each in processes of its own for its memory."""
-    model, processor = build_tiny(params, ["what happens ? the red bar rises then grows"], (), 0)
+    model, processor = build(params)
     add_fused_lm_head(model, outputs=("log_probs", "entropy"))
     encode_equal_videos_once(model)
     prompts = encode_prompts(processor, [("what happens ?", (video(shape, n),)) for n in range(shape.prompts)])
