@@ -12,36 +12,26 @@ import argparse
 import statistics
 import sys
 from collections.abc import Callable, Sequence
-from fractions import Fraction
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from transformers import LogitsProcessor
 
+from benchmarks.grpo.subject import Shape, build, tiny_params, video
 from benchmarks.machine import cpu_s, keep
-from stages.base.tiny import build_tiny
-from stages.domain.core.frames import Frames
 from stages.lib.inference.decode import Draw, Limits, SeededDraws, decode, greedy
 from stages.lib.inference.vision_cache import encode_equal_videos_once
 from stages.lib.models.load import freeze, use_threads
 from stages.lib.models.processor import EncodedPrompt, encode_prompts, placeholder_ids, prompt_batch
-from stages.params import TinyModelParams, load_params
 from stages.runtime.machine import measured
 
-PROMPTS, GROUP = 8, 8
-#: Frames and their side in pixels: of about 70 tokens, and of about 1,000.
-SHORT, LONG = (16, 64), (32, 256)
+#: Prompts of about 70 tokens, and of about 1,000.
+SHORT, LONG = Shape(), Shape(frames=32, size=256)
+PROMPTS, GROUP = SHORT.prompts, SHORT.rollouts
 #: Fraction of the tokens that end a reply, where replies end by chance.
 ENDING = 1 / 24
-
-
-def video(number: int, shape: tuple[int, int]) -> Frames:
-    count, side = shape
-    pixels = np.random.default_rng(number).integers(0, 256, (count, 4, 4, 3), np.uint8)
-    return Frames(pixels.repeat(side // 4, 1).repeat(side // 4, 2), tuple(range(count)), count, Fraction(8))
 
 
 class Drawing(LogitsProcessor):
@@ -60,9 +50,8 @@ class Subject:
     model has read, padding included."""
 
     def __init__(self) -> None:
-        params = load_params("infra/recipes/tiny.yaml").model
-        assert isinstance(params, TinyModelParams)
-        self.model, self.processor = build_tiny(params, ["what happens ? the red bar rises then grows"], (), 0)
+        self.model: Any
+        self.model, self.processor = build(tiny_params())
         freeze(self.model, ["vision"])
         encode_equal_videos_once(self.model)
         self.model.eval()
@@ -139,17 +128,17 @@ def main() -> int:
         "|---|--:|--:|--:|--:|--:|--:|--:|",
     ]
     for shape in (SHORT, LONG):
-        asked = [("what happens ?" + " then" * n, (video(n, shape),)) for n in range(PROMPTS)]
+        asked = [("what happens ?" + " then" * n, (video(shape, n),)) for n in range(PROMPTS)]
         rows = [prompt for prompt in encode_prompts(subject.processor, asked) for _ in range(GROUP)]
-        name = f"{shape[0]} frames of {shape[1]} px"
+        name = f"{shape.frames} frames of {shape.size} px"
         for tokens in (24, 128):
             lines.append(f"| {name} | {compared(subject, rows, tokens, arguments.runs, sampled=True)}")
         ending = compared(subject, rows, 128, arguments.runs, sampled=True, by_chance=True)
         lines.append(f"| {name}, replies end by chance, at most 128 | {ending}")
-    shown = video(0, LONG)
+    shown = video(LONG, 0)
     about = encode_prompts(subject.processor, [("what happens ?" + " then" * n, (shown,)) for n in range(PROMPTS)])
     lines.append(
-        f"| {PROMPTS} questions about one video of {LONG[0]} frames of {LONG[1]} px, greedy"
+        f"| {PROMPTS} questions about one video of {LONG.frames} frames of {LONG.size} px, greedy"
         f" | {compared(subject, about, 24, arguments.runs, sampled=False)}"
     )
     lines += ["", f"Median of {arguments.runs}, in turn; both sides gave the same tokens."]

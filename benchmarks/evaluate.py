@@ -17,6 +17,7 @@ from fractions import Fraction
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 
@@ -26,6 +27,7 @@ from stages.domain.core.frames import Frames
 from stages.lib.inference.generate import generate
 from stages.lib.models.load import use_threads
 from stages.lib.video.encoder import encode
+from stages.lib.video.reader import read_frames
 from stages.params import TinyModelParams, load_params
 from stages.runtime.machine import measured
 from stages.tools.suites import frames as protocol
@@ -57,16 +59,15 @@ class Counted:
 
     def __init__(self, model: Any) -> None:
         self.decodes = self.passes = 0
-        stock = protocol.read_frames
 
         def read(*arguments: Any, **named: Any) -> Any:
             self.decodes += 1
-            return stock(*arguments, **named)
+            return read_frames(*arguments, **named)
 
         def seen(_: Any, inputs: Sequence[Any], named: dict[str, Any]) -> None:
             self.passes += len(named.get("grid_thw", inputs[-1] if inputs else ()))
 
-        protocol.read_frames = read
+        patch.object(protocol, "read_frames", read).start()
         model.base_model.visual.register_forward_pre_hook(seen, with_kwargs=True)
 
 

@@ -40,6 +40,7 @@ from stages.params import TinyModelParams, load_params
 from stages.runtime.machine import measured
 from stages.runtime.ranks.distributed import launch
 from stages.sft import train
+from stages.sft.trainer import Trainer
 
 EXAMPLES = 256
 #: Of each video: sampled frames and their sides.
@@ -106,7 +107,7 @@ def take_steps(home: Path, shards: int, steps: int) -> int:
     changes = {"steps": steps, "save_steps": steps, "warmup_steps": 1, "tasks": {"caption": 1}}
     row = row.model_copy(update=changes | {"samples_per_device": row.samples_per_step // shards})
     clock = Clock()
-    with patch.object(train, "Trainer", partial(train.Trainer, callbacks=[clock])):
+    with patch.object(train, "Trainer", partial(Trainer, callbacks=[clock])):
         train.train_sft(
             home.parent / "model",
             [example(number) for number in range(EXAMPLES)],

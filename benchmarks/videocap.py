@@ -74,7 +74,7 @@ from stages.domain.tasks.caption import event_precision, event_recall
 from stages.domain.tasks.rewards import Judge
 from stages.lib.judging.build import judge_of
 from stages.lib.rows.jsonl import read_rows, write_json
-from stages.params import load_params, parse_params
+from stages.params import RuleJudgeParams, load_params, parse_params
 from stages.runtime import paths
 from stages.runtime.machine import measured
 
@@ -142,6 +142,8 @@ def arm_params(root: Path, arm: str, seed: int, more_steps: int) -> dict[str, An
     """Parameters of `videocap-r1` in tiny form, changed as the arm says. ``more_steps``: of SFT
     that continues from the start.
     """
+    tiny: dict[str, Any]
+    table: dict[str, Any]
     tiny, table = (
         yaml.safe_load((root / f"infra/recipes/{name}.yaml").read_text(encoding="utf-8"))
         for name in ("tiny", "videocap-r1")
@@ -183,10 +185,12 @@ def columns(samples: Sequence[Sample], replies: Sequence[Score], judge: Judge) -
         if reply is None:
             rows.append([0.0] * 6)
             continue
-        shares = [event_recall(sample, reply.answer, judge), event_precision(sample, reply.answer, judge)]
-        for share in shares:
+        shares = []
+        for measure_events in (event_recall, event_precision):
+            share = measure_events(sample, reply.answer, judge)
             if isinstance(share, Verdict):
                 raise RuntimeError(f"{sample.sample_id}: {share.judge}: {share.outcome}: {share.reason}")
+            shares.append(share)
         rows.append([*shares, *(row.parts[part] for part in ("attribute_f1", "action_f1", "thinking")), 1.0])
     return np.array(rows, dtype=np.float64)
 
@@ -229,6 +233,7 @@ def held_out(folder: Path) -> tuple[tuple[Sample, ...], Judge]:
     """Evaluated samples of a clone, and its judge."""
     params = load_params(folder / paths.PARAMS_FILE)
     file = folder / paths.SAMPLES / params.evaluation.split / "structured_caption.jsonl"
+    assert isinstance(params.judge, RuleJudgeParams), "the recipe `tiny`'s"
     return tuple(sorted(read_rows(file, Sample), key=lambda sample: sample.sample_id)), judge_of(params.judge)
 
 

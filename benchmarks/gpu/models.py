@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel, ProcessorMixin, Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
-from stages.base.tiny import build_tiny
+from benchmarks.grpo.subject import build, tiny_params
 from stages.domain.core.frames import Frames
 from stages.lib.models.load import device, prepare_model
-from stages.params import TinyModelParams, load_params
+from stages.params import TinyModelParams
 
 FRAMES, SIDE_PX, RATE = 16, 392, Fraction(2)
 
@@ -54,11 +54,9 @@ def video(number: int, side_px: int = SIDE_PX) -> Frames:
 
 def tiny(family: str, patch_px: int = 16) -> tuple[PreTrainedModel, ProcessorMixin]:
     """Model of the recipe `tiny` in one of the families, and its processor."""
-    params = load_params("infra/recipes/tiny.yaml").model
-    assert isinstance(params, TinyModelParams)
-    changed = params.model_dump() | {"family": family}
+    changed = tiny_params().model_dump() | {"family": family}
     changed["vision"] |= {"patch_px": patch_px}
-    return build_tiny(TinyModelParams.model_validate(changed), ["what happens ? the red bar rises then grows"], (), 0)
+    return build(TinyModelParams.model_validate(changed))
 
 
 def large(size: str, dtype: torch.dtype) -> tuple[PreTrainedModel, ProcessorMixin]:

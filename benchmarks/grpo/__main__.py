@@ -15,10 +15,12 @@ import sys
 import tempfile
 import warnings
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from benchmarks.grpo.judge import judging
-from benchmarks.grpo.trainers import Seen, Shape, ours, plain_trl
+from benchmarks.grpo.subject import Shape
+from benchmarks.grpo.trainers import Seen, ours, plain_trl
 from benchmarks.machine import keep
 from stages.lib.models.load import use_threads
 from stages.runtime.machine import measured
@@ -29,31 +31,13 @@ LONG = Shape(prompts=2, tokens=48, frames=32, size=256)
 
 Trainer = Callable[[Path, Shape, int, int], Seen]
 PLAIN, OURS = "plain TRL (its loss does not see the video)", "ours"
-
-
-def nothing_saved(folder: Path, shape: Shape, steps: int, examples: int) -> Seen:
-    return ours(folder, shape, steps, examples, saving=False)
-
-
-def frozen(folder: Path, shape: Shape, steps: int, examples: int) -> Seen:
-    return ours(folder, shape, steps, examples, frozen=True)
-
-
-def gauges(folder: Path, shape: Shape, steps: int, examples: int) -> Seen:
-    return ours(folder, shape, steps, examples, gauges_every=1)
-
-
-def gradients(folder: Path, shape: Shape, steps: int, examples: int) -> Seen:
-    return ours(folder, shape, steps, examples, gradients_every=1)
-
-
 TRAINERS: dict[str, Trainer] = {
     PLAIN: plain_trl,
-    "ours, nothing saved": nothing_saved,
+    "ours, nothing saved": partial(ours, saving=False),
     OURS: ours,
-    "ours, vision tower frozen": frozen,
-    "ours, gauges by task at every step": gauges,
-    "ours, gradients by task at every step": gradients,
+    "ours, vision tower frozen": partial(ours, frozen=True),
+    "ours, gauges by task at every step": partial(ours, gauges_every=1),
+    "ours, gradients by task at every step": partial(ours, gradients_every=1),
 }
 
 

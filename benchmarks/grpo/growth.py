@@ -19,10 +19,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from benchmarks.grpo.loss_phase import Measured, measured
-from benchmarks.grpo.trainers import Shape, ours
+from benchmarks.grpo.subject import Shape, tiny_params
+from benchmarks.grpo.trainers import ours
 from benchmarks.machine import keep
 from stages.lib.models.load import use_threads
-from stages.params import TinyModelParams, load_params
+from stages.params import TinyModelParams
 from stages.runtime.machine import measured as machine
 
 #: Prompts of 1,761 and of 1,057 tokens.
@@ -133,8 +134,7 @@ def main() -> int:
     arguments = parser.parse_args()
     use_threads()
     warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
-    tiny = load_params("infra/recipes/tiny.yaml").model
-    assert isinstance(tiny, TinyModelParams)
+    tiny = tiny_params()
     models = {"tiny": tiny, "width 1,024": wide(tiny)}
     lines = [
         machine("torch", "transformers", "trl"),

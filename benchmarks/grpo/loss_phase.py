@@ -8,6 +8,7 @@ import resource
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from typing import Any, NamedTuple
@@ -15,8 +16,7 @@ from typing import Any, NamedTuple
 import torch
 from trl.trainer.utils import add_fused_lm_head
 
-from benchmarks.grpo.trainers import Shape, video
-from stages.base.tiny import build_tiny
+from benchmarks.grpo.subject import Shape, build, video
 from stages.lib.inference.vision_cache import encode_equal_videos_once
 from stages.lib.models.packing import Continuation, packed_inputs
 from stages.lib.models.processor import IGNORE, encode_prompts, join_videos, modality_of
@@ -76,7 +76,7 @@ def multiplications(model: TinyModelParams, shape: Shape, prompt: int, *, shared
 
 def measured(params: TinyModelParams, shape: Shape) -> Measured:
     """Measure both ways, each in processes of its own for its memory."""
-    model, processor = build_tiny(params, ["what happens ? the red bar rises then grows"], (), 0)
+    model, processor = build(params)
     add_fused_lm_head(model, outputs=("log_probs", "entropy"))
     encode_equal_videos_once(model)
     prompts = encode_prompts(processor, [("what happens ?", (video(shape, n),)) for n in range(shape.prompts)])
@@ -111,9 +111,7 @@ def measured(params: TinyModelParams, shape: Shape) -> Measured:
         model.zero_grad()
         forward().log_probs.mean().backward()
 
-    best = {
-        forward: min(_alone(lambda f=forward: learn(f)) for _ in range(REPETITIONS)) for forward in (padded, shared)
-    }  # type: ignore[misc]
+    best = {way: min(_alone(partial(learn, way)) for _ in range(REPETITIONS)) for way in (padded, shared)}
     counts = [multiplications(params, shape, length, shared=way) for way in (True, False)]
     return Measured(length, best[padded], best[shared], counts[0] / counts[1], counts[0])
 

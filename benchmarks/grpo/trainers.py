@@ -6,22 +6,20 @@ import os
 import statistics
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
 import datasets
-import numpy as np
 import torch
 from transformers import TrainerCallback
 from transformers.trainer_callback import PrinterCallback
 from trl import GRPOConfig, GRPOTrainer
 
-from stages.base.tiny import build_tiny
-from stages.domain.core.frames import Frames
+from benchmarks.grpo.subject import RATE, Shape, build, tiny_params, video
 from stages.domain.core.records import Score
 from stages.grpo import trainer as grpo_trainer
 from stages.grpo.policy import video as grpo_video
@@ -33,27 +31,6 @@ from stages.lib.models.packing import SWITCH
 from stages.lib.models.processor import placeholder_ids
 from stages.lib.training.mixture import Example
 from stages.lib.video.encoder import encode
-from stages.params import TinyModelParams, load_params
-
-RATE = Fraction(8)
-
-
-@dataclass(frozen=True)
-class Shape:
-    """Size of a step: prompts, replies to each, tokens of a reply, frames of a video and their side
-    in pixels."""
-
-    prompts: int = 8
-    rollouts: int = 8
-    tokens: int = 24
-    frames: int = 16
-    size: int = 64
-
-    def __str__(self) -> str:
-        return (
-            f"{self.prompts} prompts x {self.rollouts} rollouts x {self.tokens} tokens a step, {self.frames} frames of"
-            f" {self.size} px"
-        )
 
 
 @dataclass
@@ -83,16 +60,6 @@ class Clock(TrainerCallback):
 
     def on_step_end(self, *_: Any, **__: Any) -> None:
         self.seen.steps.append(time.process_time() - self.began)
-
-
-def video(shape: Shape, number: int) -> Frames:
-    pixels = (
-        np.random.default_rng(number)
-        .integers(0, 256, (shape.frames, 4, 4, 3), np.uint8)
-        .repeat(shape.size // 4, 1)
-        .repeat(shape.size // 4, 2)
-    )
-    return Frames(pixels, tuple(range(shape.frames)), shape.frames, RATE)
 
 
 def config(folder: Path, processor: Any, shape: Shape, steps: int, **changes: Any) -> GRPOConfig:
@@ -145,7 +112,7 @@ class Rewarded:
 
     weights: Mapping[str, float] = {"rewards": 1.0}
 
-    def score(self, ids: Sequence[str], replies: Sequence[str]) -> StepScores:
+    def score(self, ids: Sequence[str], replies: Sequence[str], written: Collection[int] = ()) -> StepScores:  # noqa: ARG002
         paid = rewards(replies)
         scores = [
             Score(sample_id=i, task="caption", reply=reply, format_ok=False, value=0.0)
@@ -188,13 +155,21 @@ def plain_trl(folder: Path, shape: Shape, steps: int, examples: int) -> Seen:
 
 
 def ours(
-    folder: Path, shape: Shape, steps: int, examples: int, *, saving: bool = True, frozen: bool = False, **watched: int
+    folder: Path,
+    shape: Shape,
+    steps: int,
+    examples: int,
+    *,
+    saving: bool = True,
+    frozen: bool = False,
+    gauges_every: int = 0,
+    gradients_every: int = 0,
 ) -> Seen:
     model, processor = fresh(folder / "model")
     if frozen:
         freeze(model, ["vision"])
     by_id = {
-        f"s{n}": Example(f"s{n}", "caption", "what happens ?", None, load=lambda n=n: video(shape, n))
+        f"s{n}": Example(f"s{n}", "caption", "what happens ?", None, load=partial(video, shape, n))
         for n in range(examples)
     }
     seen = Seen()
@@ -214,7 +189,8 @@ def ours(
             args=config(folder, processor, shape, steps),
             train_dataset=datasets.Dataset.from_dict({"prompt": list(by_id)}),
             processing_class=processor,
-            **watched,
+            gauges_every=gauges_every,
+            gradients_every=gradients_every,
         )
         watch(trainer, seen)
         trainer.train()
@@ -233,9 +209,7 @@ def ours(
 
 
 def fresh(folder: Path) -> tuple[Any, Any]:
-    params = load_params("infra/recipes/tiny.yaml").model
-    assert isinstance(params, TinyModelParams)
-    model, processor = build_tiny(params, ["what happens ? the red bar rises then grows"], (), 0)
+    model, processor = build(tiny_params())
     save_model(model, processor, folder)
     model.config._name_or_path = str(folder)
     return model, processor

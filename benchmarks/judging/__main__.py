@@ -179,6 +179,8 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         # Not the project's cache: the tuned model has no revision that outlives this run.
         params = judged_by(Path(folder), arguments.minilm, arguments.entailment)
+        tuned = params["entailment, grammar"]
+        assert isinstance(tuned, EntailmentJudgeParams)
         graded, seconds = {}, {}
         for name, table in params.items():
             os.environ["VIDBRIDGE_JUDGE_CACHE"] = str(Path(folder) / f"cache of {name.replace('/', ' ')}")
@@ -201,7 +203,7 @@ def main() -> int:
             + "; ".join(f"{name} {len(pairs) / seconds[name]:.0f}" for name in params)
             + f". The model of `entailment, grammar` was tuned here on {_TUNED_ON:,} pairs of a grammar"
             " (`benchmarks/judging/inference.py`); it is right on"
-            f" {accuracy(params['entailment, grammar'].model):.0%} of 400 further pairs of that grammar.",
+            f" {accuracy(tuned.model):.0%} of 400 further pairs of that grammar.",
         ]
     keep(lines, arguments.out)
     print("\n".join(lines))

@@ -23,14 +23,14 @@ from __future__ import annotations
 import copy
 import sys
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import yaml
 
-from benchmarks.learning.arms import clone, commit_of, gain_cells, parser_of, pooled, report, reproduce
+from benchmarks.learning.arms import clone, commit_of, gain_cells, parser_of, pooled, report, reproduce, side_by_side
 from stages.domain.core.records import Score
 from stages.domain.core.replies import parse_reply
 from stages.domain.statistics.metrics import task_results
@@ -163,8 +163,8 @@ def main() -> int:
         seeds="21,22,23",
         work=".vidbridge/bench-learning",
         out="benchmarks/results/learning.json",
+        jobs="arms",
     )
-    parser.add_argument("--jobs", type=int, default=2, help="arms at a time, one core each (default: %(default)s)")
     arguments = parser.parse_args()
     root, work, seeds = Path.cwd(), arguments.work.resolve(), arguments.seeds
     work.mkdir(parents=True, exist_ok=True)
@@ -178,13 +178,10 @@ def main() -> int:
     for seed in seeds:
         for arm in ARMS:
             clone(root, work / f"{seed}-{arm}", arm_params(params, arm, seed))
-    with ThreadPoolExecutor(arguments.jobs) as pool:
-        # Stages that the arms of a seed share run once, before the arms start, which find them in
-        # the cache.
-        for made in [pool.submit(run, seed, ARMS[0], "base", "baselines") for seed in seeds]:
-            made.result()
-        for finished in [pool.submit(run, seed, arm, "summary") for seed in seeds for arm in ARMS]:
-            finished.result()
+    # Stages that the arms of a seed share run once, before the arms start, which find them in the
+    # cache.
+    side_by_side(arguments.jobs, [partial(run, seed, ARMS[0], "base", "baselines") for seed in seeds])
+    side_by_side(arguments.jobs, [partial(run, seed, arm, "summary") for seed in seeds for arm in ARMS])
     result = measure(work, seeds, {"of": [row for row in params["evaluation"]["of"] if row != "base"]})
     report(result, table(result), arguments.out)
     return 0

@@ -1,5 +1,6 @@
 """Shared parts of experiments over arms and seeds: their command line, a clone for each arm, ``dvc
-repro`` in it, its costs, gains and intervals over seeds, the pages of results.
+repro`` in it, its costs, gains and intervals over seeds, the pages of results; and a whole
+experiment on a recipe.
 
 Clones of one working folder share one DVC cache, so what arms have in common is made once, and a
 run that was stopped goes on where it was.
@@ -12,7 +13,9 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -31,12 +34,15 @@ def seeds_of(text: str) -> list[int]:
     return [int(seed) for seed in text.split(",")]
 
 
-def parser_of(module: str, about: str | None, *, seeds: str, work: str, out: str) -> argparse.ArgumentParser:
+def parser_of(
+    module: str, about: str | None, *, seeds: str, work: str, out: str, jobs: str | None = None
+) -> argparse.ArgumentParser:
     """Build the command line of an experiment: ``--seeds``, ``--work`` and ``--out``, with these
-    defaults.
+    defaults, and ``--jobs``.
 
     Args:
         about: docstring of the module, whose first paragraph is the description.
+        jobs: what runs side by side; None: nothing does.
     """
     parser = argparse.ArgumentParser(prog=f"python -m {module}", description=(about or "").split("\n\n")[0])
     parser.add_argument(
@@ -47,7 +53,63 @@ def parser_of(module: str, about: str | None, *, seeds: str, work: str, out: str
     )
     parser.add_argument("--work", type=Path, default=Path(work), help="where the clones live (default: %(default)s)")
     parser.add_argument("--out", type=Path, default=Path(out))
+    if jobs is not None:
+        parser.add_argument(
+            "--jobs", type=int, default=2, help=f"{jobs} at a time, one core each (default: %(default)s)"
+        )
     return parser
+
+
+def side_by_side(jobs: int, calls: Iterable[Callable[[], None]]) -> None:
+    """Make calls, so many at a time; the error of one is raised when all have ended."""
+    with ThreadPoolExecutor(jobs) as pool:
+        for made in [pool.submit(call) for call in calls]:
+            made.result()
+
+
+def compare_on_seeds(
+    module: str,
+    about: str | None,
+    *,
+    out: str,
+    arms: Callable[[dict[str, Any], int], dict[str, dict[str, Any]]],
+    finish: Callable[[Path, dict[str, Any]], None],
+    measure: Callable[[Path, Sequence[int], dict[str, Any]], dict[str, Any]],
+    table: Callable[[dict[str, Any]], str],
+) -> int:
+    """Run an experiment on a recipe: clones of all arms, their trainings, seeds side by side, and
+    the report.
+
+    Experiments that use it have the same seeds and working folder, hence one DVC cache.
+
+    Args:
+        out: default of ``--out``.
+        arms: parameters of each arm of a seed, by the name of its clone; of the recipe's.
+        finish: does an arm's work in its clone, with its parameters.
+        measure: result of the working folder, the seeds and the recipe's parameters.
+        table: page of a result.
+    """
+    parser = parser_of(module, about, seeds="51,52,53", work=".vidbridge/bench-keep", out=out, jobs="seeds")
+    parser.add_argument("--recipe", default="tiny", help="for a trial: smoke (default: %(default)s)")
+    arguments = parser.parse_args()
+    root, work = Path.cwd(), arguments.work.resolve()
+    work.mkdir(parents=True, exist_ok=True)
+    recipe = yaml.safe_load((root / f"infra/recipes/{arguments.recipe}.yaml").read_text(encoding="utf-8"))
+    of_seeds = [arms(recipe, seed) for seed in arguments.seeds]
+    for of_seed in of_seeds:
+        for name, params in of_seed.items():
+            clone(root, work / name, params)
+
+    def finish_seed(of_seed: Mapping[str, dict[str, Any]]) -> None:
+        # One after the other, so that the next finds in the cache what they have in common.
+        for name, params in of_seed.items():
+            print(f"seed {params['seed']}, {params['recipe']}: see {work / name / 'repro.log'}", flush=True)
+            finish(work / name, params)
+
+    side_by_side(arguments.jobs, [partial(finish_seed, of_seed) for of_seed in of_seeds])
+    result = measure(work, arguments.seeds, recipe)
+    report(result, table(result), arguments.out)
+    return 0
 
 
 def clone(root: Path, folder: Path, params: Mapping[str, Any]) -> None:

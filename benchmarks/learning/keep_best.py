@@ -18,13 +18,10 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from benchmarks.learning.arms import clone, commit_of, gain_cells, parser_of, pooled, report, reproduce, run
+from benchmarks.learning.arms import commit_of, compare_on_seeds, gain_cells, pooled, reproduce, run
 from stages.domain.core.records import Checkpoint, Score
 from stages.domain.statistics.paired import SampleScore
 from stages.lib.evaluation.results import PolicyScores
@@ -99,34 +96,21 @@ def table(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def finish(folder: Path, _: dict[str, Any]) -> None:
+    reproduce(folder, "summary")
+    score_last(folder)
+
+
 def main() -> int:
-    parser = parser_of(
+    return compare_on_seeds(
         "benchmarks.learning.keep_best",
         __doc__,
-        seeds="51,52,53",
-        work=".vidbridge/bench-keep",
         out="benchmarks/results/keep-best.json",
+        arms=lambda params, seed: {str(seed): seed_params(params, seed)},
+        finish=finish,
+        measure=lambda work, seeds, _: measure(work, seeds),
+        table=table,
     )
-    parser.add_argument("--jobs", type=int, default=2, help="seeds at a time, one core each (default: %(default)s)")
-    parser.add_argument("--recipe", default="tiny", help="for a trial: smoke (default: %(default)s)")
-    arguments = parser.parse_args()
-    root, work, seeds = Path.cwd(), arguments.work.resolve(), arguments.seeds
-    work.mkdir(parents=True, exist_ok=True)
-    params = yaml.safe_load((root / f"infra/recipes/{arguments.recipe}.yaml").read_text(encoding="utf-8"))
-
-    def finish(seed: int) -> None:
-        folder = work / str(seed)
-        print(f"seed {seed}: see {folder / 'repro.log'}", flush=True)
-        clone(root, folder, seed_params(params, seed))
-        reproduce(folder, "summary")
-        score_last(folder)
-
-    with ThreadPoolExecutor(arguments.jobs) as pool:
-        for finished in [pool.submit(finish, seed) for seed in seeds]:
-            finished.result()
-    result = measure(work, seeds)
-    report(result, table(result), arguments.out)
-    return 0
 
 
 if __name__ == "__main__":

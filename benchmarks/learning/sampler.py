@@ -20,14 +20,12 @@ from __future__ import annotations
 import copy
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
-from benchmarks.learning.arms import clone, commit_of, gain_cells, parser_of, pooled, report, reproduce
+from benchmarks.learning.arms import commit_of, compare_on_seeds, gain_cells, pooled, reproduce
 from stages.domain.core.records import Score
 from stages.lib.evaluation.results import HistoryRow, PolicyScores
 from stages.lib.rows.jsonl import read_record, read_rows
@@ -89,7 +87,7 @@ def mean(values: Iterable[float | None]) -> float | None:
 
 def measure(work: Path, seeds: Sequence[int], params: Mapping[str, Any]) -> dict[str, Any]:
     start, last = next(iter(params["sft"])), list(params["grpo"])[-1]
-    at = {(seed, arm): folder_of(work, seed, arm) for seed in seeds for arm in ARMS}
+    at = {(seed, arm): work / name_of(seed, arm) for seed in seeds for arm in ARMS}
 
     def score(folder: Path, row: str) -> float | None:
         return read_record(folder / paths.scores(row) / paths.SCORES_FILE, PolicyScores).mean
@@ -145,41 +143,24 @@ def shown(value: float | None) -> str:
     return "-" if value is None else f"{value:.3f}"
 
 
-def folder_of(work: Path, seed: int, arm: str) -> Path:
-    return work / f"{seed}-sampler-{arm}"
+def name_of(seed: int, arm: str) -> str:
+    return f"{seed}-sampler-{arm}"
+
+
+def finish(folder: Path, params: dict[str, Any]) -> None:
+    reproduce(folder, *(f"evaluate@{row}" for row in params["evaluation"]["of"]))
 
 
 def main() -> int:
-    parser = parser_of(
+    return compare_on_seeds(
         "benchmarks.learning.sampler",
         __doc__,
-        seeds="51,52,53",
-        work=".vidbridge/bench-keep",
         out="benchmarks/results/sampler.json",
+        arms=lambda params, seed: {name_of(seed, arm): arm_params(params, arm, seed) for arm in ARMS},
+        finish=finish,
+        measure=measure,
+        table=table,
     )
-    parser.add_argument("--jobs", type=int, default=2, help="seeds at a time, one core each (default: %(default)s)")
-    parser.add_argument("--recipe", default="tiny", help="for a trial: smoke (default: %(default)s)")
-    arguments = parser.parse_args()
-    root, work, seeds = Path.cwd(), arguments.work.resolve(), arguments.seeds
-    work.mkdir(parents=True, exist_ok=True)
-    params = yaml.safe_load((root / f"infra/recipes/{arguments.recipe}.yaml").read_text(encoding="utf-8"))
-    for seed in seeds:
-        for arm in ARMS:
-            clone(root, folder_of(work, seed, arm), arm_params(params, arm, seed))
-
-    def finish(seed: int) -> None:
-        # One after the other, so that the second finds in the cache what both have in common.
-        for arm in ARMS:
-            folder = folder_of(work, seed, arm)
-            print(f"seed {seed}, {arm}: see {folder / 'repro.log'}", flush=True)
-            reproduce(folder, *(f"evaluate@{row}" for row in arm_params(params, arm, seed)["evaluation"]["of"]))
-
-    with ThreadPoolExecutor(arguments.jobs) as pool:
-        for finished in [pool.submit(finish, seed) for seed in seeds]:
-            finished.result()
-    result = measure(work, seeds, params)
-    report(result, table(result), arguments.out)
-    return 0
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ _WORKER = Path(__file__).with_name("look_worker.py")
 class Line(NamedTuple):
     name: str
     kind: str
-    count: int
+    items: int
     bound_s: float | None
 
 
@@ -52,7 +52,7 @@ def look(folder: Path, clip: File, old: Path | None, rounds: int) -> list[str]:
         if line.kind == "clip":
             shutil.copy(clip.path, place)
         # All with all of 100,000 take minutes.
-        roots = ([old] if old and (line.kind, line.count) != ("near", CLIPS) else []) + [_HERE]
+        roots = ([old] if old and (line.kind, line.items) != ("near", CLIPS) else []) + [_HERE]
         taken: dict[Path, list[float]] = {root: [] for root in roots}
         for _ in range(rounds):
             for root, times in taken.items():
@@ -69,7 +69,7 @@ def look(folder: Path, clip: File, old: Path | None, rounds: int) -> list[str]:
 
 def _measured(root: Path, line: Line, place: Path) -> float | None:
     """CPU seconds; None: this checkout does no such thing."""
-    command = [sys.executable, str(_WORKER), line.kind, str(place), str(line.count)]
+    command = [sys.executable, str(_WORKER), line.kind, str(place), str(line.items)]
     environment = {**os.environ, "PYTHONPATH": str(root), "VIDBRIDGE_PROJECT": str(root)}
     done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, check=True)
     seconds = json.loads(done.stdout.splitlines()[-1])

@@ -13,15 +13,18 @@ import os
 import shutil
 import sys
 from collections.abc import Callable
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from stages.ingest import examine as examining
 from stages.ingest.clips import Media
 from stages.lib.annotations.jsonl import read_annotations
 from stages.params import Params, load_params
 from stages.tools.dataset.check import check
+
+#: Names that this module has differ between the checkouts.
+examining: Any = import_module("stages.ingest.examine")
 
 
 def main() -> None:
@@ -45,7 +48,7 @@ def main() -> None:
 def clip(_: Params, folder: Path, count: int) -> Callable[[], Any]:  # noqa: ARG001
     """Examination of one video; sampled, if this checkout can."""
     name = next(folder.glob("*.mp4")).name
-    asked: Any = examining.Asked(name, whole=False) if hasattr(examining, "Asked") else name
+    asked = examining.Asked(name, whole=False) if hasattr(examining, "Asked") else name
 
     def work() -> None:
         report = examining.examine(asked, folder, None)
@@ -86,8 +89,7 @@ def journal(params: Params, folder: Path, count: int) -> Callable[[], Any]:
     more = (params.ingest.frame_rate,) if hasattr(params.ingest, "frame_rate") else ()
 
     def work() -> None:
-        read: Any = examining._read_journal
-        if len(read(reports, folder, None, *more)) != count:
+        if len(examining._read_journal(reports, folder, None, *more)) != count:
             raise RuntimeError("the journal is not complete")
 
     return work
@@ -97,8 +99,7 @@ def unchanged(params: Params, folder: Path, count: int) -> Callable[[], Any]:
     """Ingest of the folder of :func:`second`, as the stage does it, a second time."""
     if find_spec("stages.ingest.unchanged") is None:
         return second(params, folder, count)
-    from stages.ingest import stage
-
+    stage: Any = import_module("stages.ingest.stage")
     ingest = params.ingest.model_copy(update={"source": str(folder), "format": "jsonl", "annotations": None})
     settings = params.model_copy(update={"ingest": ingest})
     reports = _examined_before(folder, count).rename(folder.with_name("reports.jsonl"))

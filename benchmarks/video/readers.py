@@ -16,10 +16,14 @@ import numpy.typing as npt
 from benchmarks.video.files import SAMPLED, File
 from benchmarks.video.timing import medians
 from stages.domain.core.timeline import sample_indices
-from stages.lib.video.probe import probe
+from stages.lib.video.probe import Probe, probe
 from stages.lib.video.reader import read_frames
 
 Pixels = npt.NDArray[np.uint8]
+
+
+def with_ours(facts: Probe, path: Path, indices: Sequence[int]) -> Pixels:
+    return read_frames(path, indices, facts=facts)[0]
 
 
 def with_decord(path: Path, indices: Sequence[int]) -> Pixels:
@@ -96,7 +100,7 @@ def reading(files: Sequence[File], rounds: int) -> list[str]:
     for file in files:
         indices = sample_indices(file.facts.frames, SAMPLED)
         readers: dict[str, Callable[[Path, Sequence[int]], Pixels]] = {
-            "ours": lambda path, wanted, facts=file.facts: read_frames(path, wanted, facts=facts)[0],
+            "ours": partial(with_ours, file.facts),
             "decord": with_decord,
             "pyav": with_pyav,
         }

@@ -108,18 +108,19 @@ def kept(folder: Path, files: Sequence[File], rounds: int) -> list[str]:
         " | with the processor: decode | from disk | ratio | kept, MB (whole frames) |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
-    for file in files:
+
+    def process(frames: Frames) -> torch.Tensor:
+        pixels = torch.from_numpy(frames.pixels.copy()).permute(0, 3, 1, 2)
+        made = processor([pixels], do_sample_frames=False, input_data_format="channels_first", return_tensors="pt")
+        values: torch.Tensor = made["pixel_values_videos"]
+        return values
+
+    def row(file: File) -> str:
         clips, sample = {file.name: as_clip(file)}, as_sample(plain(file.name, file.facts.frames, file.facts.rate))
 
-        def loader(place: Path | None, clips: dict[str, Clip] = clips) -> FrameLoader:
+        def loader(place: Path | None) -> FrameLoader:
             store = None if place is None else FrameStore(place, 10**10)
-            return FrameLoader(clips, files[0].path.parent, 0, store=store, fit=lambda: fit_of(folder / "processor"))
-
-        def process(frames: Frames) -> torch.Tensor:
-            pixels = torch.from_numpy(frames.pixels.copy()).permute(0, 3, 1, 2)
-            made = processor([pixels], do_sample_frames=False, input_data_format="channels_first", return_tensors="pt")
-            values: torch.Tensor = made["pixel_values_videos"]
-            return values
+            return FrameLoader(clips, file.path.parent, 0, store=store, fit=lambda: fit_of(folder / "processor"))
 
         disk = loader(folder / "kept")
         whole, small = loader(None).load(sample), disk.load(sample)
@@ -128,10 +129,10 @@ def kept(folder: Path, files: Sequence[File], rounds: int) -> list[str]:
         taken = medians(
             {
                 "decode": partial(loader(None).load, sample),
-                "keep": lambda sample=sample, loader=loader: loader(Path(tempfile.mkdtemp(dir=folder))).load(sample),
+                "keep": lambda: loader(Path(tempfile.mkdtemp(dir=folder))).load(sample),
                 "disk": partial(disk.load, sample),
-                "decode+": lambda sample=sample, loader=loader: process(loader(None).load(sample)),
-                "disk+": lambda sample=sample, disk=disk: process(disk.load(sample)),
+                "decode+": lambda: process(loader(None).load(sample)),
+                "disk+": lambda: process(disk.load(sample)),
             },
             rounds,
         )
@@ -142,5 +143,6 @@ def kept(folder: Path, files: Sequence[File], rounds: int) -> list[str]:
             f"**{taken['disk+'] / taken['decode+']:.3f}**"
         ]
         cells.append(f"{small.pixels.nbytes / 1e6:.1f} ({whole.pixels.nbytes / 1e6:.1f})")
-        lines.append(f"| {file.name} | {' | '.join(cells)} |")
-    return lines
+        return f"| {file.name} | {' | '.join(cells)} |"
+
+    return lines + [row(file) for file in files]
