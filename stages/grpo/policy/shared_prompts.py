@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
+from stages.lib.inference.stems import equal_prompts
 from stages.lib.models.packing import Continuation
 from stages.lib.models.processor import EncodedPrompt, VideoFields
 
@@ -13,9 +14,6 @@ from stages.lib.models.processor import EncodedPrompt, VideoFields
 class SharedPrompts:
     """Rows whose equal prompts stand together: what a packed row is made of, and where its outputs
     belong.
-
-    Two prompts are equal if their tokens are and their videos are one object, which the replies to
-    a prompt share.
 
     Args:
         ids_BL: rows of prompts padded on the left and replies padded on the right.
@@ -29,30 +27,28 @@ class SharedPrompts:
     ) -> None:
         self._mask_BC = attended_BL[:, -replies:].bool()
         self._lengths: list[int] = self._mask_BC.sum(dim=1).tolist()
-        rows_of: dict[tuple[int, tuple[int, ...]], list[int]] = {}
+        prompts: list[EncodedPrompt] = []
         replies_of: list[list[int]] = []
         for row, (ids, attended) in enumerate(zip(ids_BL, attended_BL.bool(), strict=True)):
             tokens = ids[attended].tolist()
             length = len(tokens) - self._lengths[row]
-            rows_of.setdefault((id(videos[row]), tuple(tokens[:length])), []).append(row)
+            prompts.append(EncodedPrompt(tuple(tokens[:length]), videos[row]))
             replies_of.append(tokens[length:])
         #: First place of each row's reply among the scored tokens.
         self._starts: dict[int, int] = {}
         self.continuations: list[Continuation] = []
         behind = 0
-        for (_, prompt), rows in rows_of.items():
+        for rows in equal_prompts(prompts):
             filled = [row for row in rows if replies_of[row]]
             if filled:
-                encoded = EncodedPrompt(prompt, videos[rows[0]])
-                self.continuations.append(Continuation(encoded, [replies_of[row] for row in filled]))
+                self.continuations.append(Continuation(prompts[rows[0]], [replies_of[row] for row in filled]))
             for row in filled:
                 self._starts[row] = behind
                 behind += self._lengths[row]
         if not self.continuations:
             # One token, which is dropped again, keeps the pass, which other processes may wait for,
             # and its graph.
-            (_, prompt), rows = next(iter(rows_of.items()))
-            self.continuations.append(Continuation(EncodedPrompt(prompt, videos[rows[0]]), [prompt[-1:]]))
+            self.continuations.append(Continuation(prompts[0], [prompts[0].ids[-1:]]))
 
     def place(self, row: int, token: int) -> int:
         """Place, among the scored tokens, of the one that a token of a row's reply is predicted

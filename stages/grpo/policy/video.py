@@ -31,7 +31,7 @@ from stages.lib.inference.vision_cache import encode_equal_videos_once
 from stages.lib.models.packing import packed_inputs, packs, take_packed_rows
 from stages.lib.models.positions import place_text_behind_videos
 from stages.lib.models.processor import EncodedPrompt, VideoFields, join_videos, modality_of
-from stages.lib.training.lora import without_adapters
+from stages.lib.models.settings import plain_model
 
 #: Function that encodes prompts by their keys, in order.
 Encode = Callable[[Sequence[str]], list[EncodedPrompt]]
@@ -77,7 +77,7 @@ class TakesVideos(DecodesRollouts):
             if model is not None:
                 # TRL loads a reference model itself, and under DeepSpeed wraps it in an engine
                 # whose `config` is DeepSpeed's.
-                plain = without_adapters(self.accelerator.unwrap_model(model))
+                plain = plain_model(self.accelerator.unwrap_model(model))
                 encode_equal_videos_once(plain)
                 take_packed_rows(plain)
                 place_text_behind_videos(plain)
@@ -167,7 +167,7 @@ class TakesVideos(DecodesRollouts):
 
     @property
     def _plain_model(self) -> Any:
-        return without_adapters(self._unwrapped)
+        return plain_model(self._unwrapped)
 
     def _passed(self, batch: Mapping[str, Any], model: Any, *, entropy: bool = False) -> tuple[torch.Tensor, Any]:
         """Log-probabilities of the rows of a batch, and entropies if asked for, [rows, tokens]."""

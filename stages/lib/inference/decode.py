@@ -24,6 +24,7 @@ from stages.lib.inference.prefix_attention import Block, Prefixes, attending_to_
 from stages.lib.inference.stems import Stem, by_length, equal_prompts, stems_of
 from stages.lib.inference.vision_cache import any_process
 from stages.lib.models.processor import SECONDS, EncodedPrompt, padded_ids, prompt_batch
+from stages.lib.models.settings import plain_model
 
 #: Draws the next token of each row, [rows], from logits in single precision, [rows, vocabulary];
 #: the rows are numbers of replies.
@@ -111,11 +112,9 @@ def decode(
     together, started = _processes_pass_together(), time.monotonic()
     plain = plain_model(model)
     with torch.no_grad(), _evaluating(model):
-        numbers: dict[int, list[int]] = {}
-        for number, first in enumerate(equal_prompts(prompts)):
-            numbers.setdefault(first, []).append(number)
-        stems = stems_of(processor, [prompts[first] for first in numbers], shared=not together)
-        read, alike = _read(model, plain, processor, stems, together), list(numbers.values())
+        alike = equal_prompts(prompts)
+        stems = stems_of(processor, [prompts[first] for first, *_ in alike], shared=not together)
+        read = _read(model, plain, processor, stems, together)
         # Rows stand in the order of their stems, so that those of a stem are neighbours.
         rows = _Rows(
             read.state.chosen([row for row, place in enumerate(read.places) for _ in alike[place]]),
@@ -201,11 +200,6 @@ class _Rows:
         self.numbers = [self.numbers[row] for row in kept]
         self.ended = [self.ended[row] for row in kept]
         return kept
-
-
-def plain_model(model: Any) -> Any:
-    """Return the model inside its adapters, which has its settings and its parts."""
-    return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
 def _read(model: Any, plain: Any, processor: Any, stems: Sequence[Stem], together: bool) -> _Read:

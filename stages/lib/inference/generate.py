@@ -8,10 +8,10 @@ from typing import cast
 from transformers import PreTrainedModel, ProcessorMixin
 
 from stages.domain.core.frames import Frames
-from stages.lib.inference.decode import Draw, Limits, SeededDraws, decode, greedy, plain_model
+from stages.lib.inference.decode import Draw, Limits, SeededDraws, decode, greedy
 from stages.lib.models.processor import EncodedPrompt, encode_prompts, placeholder_ids
 from stages.lib.models.rendering import reply_opening
-from stages.lib.models.settings import end_ids
+from stages.lib.models.settings import end_ids, plain_model
 
 #: A prompt and its frames, or a function that loads them, so that only one batch of frames is in
 #: memory.

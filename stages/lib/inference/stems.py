@@ -36,10 +36,13 @@ class Stem:
     rests: tuple[tuple[int, ...], ...]
 
 
-def equal_prompts(prompts: Sequence[EncodedPrompt]) -> list[int]:
-    """For each prompt, the position of the first one that equals it, in its tokens and in every bit
-    of its videos."""
-    return _firsts(prompts, [prompt.ids for prompt in prompts])
+def equal_prompts(prompts: Sequence[EncodedPrompt]) -> list[list[int]]:
+    """Positions of each distinct prompt, in the order of their first ones. Equal prompts are equal
+    in their tokens and in every bit of their videos."""
+    positions: dict[int, list[int]] = {}
+    for position, first in enumerate(_firsts(prompts, [prompt.ids for prompt in prompts])):
+        positions.setdefault(first, []).append(position)
+    return list(positions.values())
 
 
 def stems_of(processor: Any, prompts: Sequence[EncodedPrompt], *, shared: bool = True) -> list[Stem]:

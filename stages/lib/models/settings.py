@@ -3,6 +3,8 @@ rest."""
 
 from __future__ import annotations
 
+from typing import Any
+
 from transformers import GenerationConfig, PreTrainedModel, ProcessorMixin
 
 
@@ -15,6 +17,11 @@ def plain_generation(model: PreTrainedModel, processor: ProcessorMixin) -> Gener
         pad_token_id=tokenizer.pad_token_id,
         do_sample=False,
     )
+
+
+def plain_model(model: Any) -> Any:
+    """Return the model inside its adapters, which has its settings and its parts."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
 def end_ids(model: PreTrainedModel, processor: ProcessorMixin) -> list[int]:

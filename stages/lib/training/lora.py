@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from peft import LoraConfig, PeftModel
@@ -85,11 +85,6 @@ def _end(name: str) -> str:
     """Last part of a name; the last two if the last is a number, as in ``mlp.0``."""
     parts = name.split(".")
     return ".".join(parts[-2:]) if parts[-1].isdigit() else parts[-1]
-
-
-def without_adapters(model: Any) -> Any:
-    """Return the model inside its adapters; a model without adapters is returned as it is."""
-    return model.get_base_model() if isinstance(model, PeftModel) else model
 
 
 def load_adapters(model: PeftModel, folder: Path) -> None:

@@ -110,7 +110,7 @@ def test_ten_steps_end_at_the_same_weights(
         assert ours.get("entropy") == pytest.approx(expected.get("entropy"), rel=1e-3)
 
 
-VIDEO, OTHER = (VideoFields(torch.zeros(4, 6), torch.tensor([[1, 2, 2]]), (0.5,)) for _ in range(2))
+VIDEO, OTHER = (VideoFields(torch.full((4, 6), value), torch.tensor([[1, 2, 2]]), (0.5,)) for value in (0.0, 1.0))
 
 
 def test_rows_are_grouped_by_prompt_and_values_return_to_them() -> None:

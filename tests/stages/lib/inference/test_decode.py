@@ -208,7 +208,7 @@ def test_prompts_are_equal_only_with_equal_videos() -> None:
     _, processor = tiny("qwen2_5_vl")
     texts = [("What?", (frames(1),)), ("What?", (frames(2),)), ("What?", (frames(1),)), ("Why?", (frames(1),))]
     prompts = encode_prompts(processor, texts)
-    assert equal_prompts(prompts) == [0, 1, 0, 3]
+    assert equal_prompts(prompts) == [[0, 2], [1], [3]]
     distinct = [prompts[0], prompts[1], prompts[3]]
     assert [stem.places for stem in stems_of(processor, distinct)] == [(0, 2), (1,)]
     assert [stem.rests for stem in stems_of(processor, distinct[:2])] == [((),), ((),)], "nothing is shared"

@@ -24,7 +24,8 @@ from flows.params_file.recipes import smoke_version
 from flows.processes.environment import RECIPES
 from stages.lib.models.load import load_model, save_model
 from stages.lib.models.processor import encode_prompts, join_videos, modality_of
-from stages.lib.training.lora import adapters, load_adapters, merged, save_merged, without_adapters
+from stages.lib.models.settings import plain_model
+from stages.lib.training.lora import adapters, load_adapters, merged, save_merged
 from stages.lib.training.mixture import Example
 from stages.params import GrpoRow, LoraParams, parse_params
 from tests.support.checkout import ROOT
@@ -135,7 +136,7 @@ def test_targets_stay_in_their_tower_and_fresh_adapters_change_nothing(
     start = logits(base, processor)
     weights = {name: tensor.clone() for name, tensor in base.state_dict().items()}
     model = adapted(base, targets=targets)
-    hit = {name for name, module in without_adapters(model).named_modules() if hasattr(module, "lora_A")}
+    hit = {name for name, module in plain_model(model).named_modules() if hasattr(module, "lora_A")}
     assert any("visual" in name for name in hit) == any(target.startswith("visual.") for target in targets)
     assert {name.rpartition(".")[2] for name in hit} == {target.removeprefix("visual.") for target in targets}
     layers = {"language_model": 2, "visual": 2}
@@ -150,7 +151,7 @@ def test_targets_stay_in_their_tower_and_fresh_adapters_change_nothing(
     assert not torch.allclose(logits(model, processor), start, atol=1e-2)
     with model.disable_adapter():
         assert torch.equal(logits(model, processor), start), "merged was a copy: the frozen weights are what they were"
-    frozen = without_adapters(model).state_dict()
+    frozen = plain_model(model).state_dict()
     assert [
         name
         for name, tensor in weights.items()
