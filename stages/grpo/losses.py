@@ -5,10 +5,16 @@ takes the highest entropies among those that all processes hold at once. The sam
 train otherwise on another number of devices or of completions per device. Here all three are about
 the tokens of a whole generation: `bnpo` is `dapo`, the bonus is added to TRL's loss, and TRL's
 entropy mask is computed once for all rollouts of a generation, from the policy that sampled them.
+
+Where rollouts were sampled by an earlier policy or by another program, each token's advantage is
+weighted by its probability under the policy before its update over the one that it was sampled
+with, at most a bound: truncated importance sampling (Ionides, 2008; token by token as in Yao et
+al., *Your Efficient RL Framework Secretly Brings You Off-Policy RL Training*, 2025).
 """
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 import torch
@@ -22,6 +28,9 @@ HIGH, HIGH_TOKENS = "high_entropy", "num_high_entropy"
 
 #: Entropies that differ by less, in nats, are equal.
 TIED = 1e-4
+#: Columns of a generation: log-probabilities of the policy before its update, and those that the
+#: tokens were sampled with; NaN: not known.
+OLD, SAMPLED = "old_per_token_logps", "sampling_per_token_logps"
 
 
 class Passed(NamedTuple):
@@ -36,9 +45,15 @@ class LossesOfAGeneration(TakesVideos):
 
     Reads what TRL reads: ``args.loss_type``, ``args.entropy_coef``, ``args.top_entropy_quantile``
     and the others.
+
+    Args (beside those of :class:`~stages.grpo.policy.video.TakesVideos`):
+        sampling_ratio_cap: largest weight of a token whose sampling is corrected.
     """
 
-    def __init__(self, *, args: GRPOConfig, **kwargs: Any) -> None:
+    def __init__(self, *, args: GRPOConfig, sampling_ratio_cap: float = math.inf, **kwargs: Any) -> None:
+        self._sampling_ratio_cap = sampling_ratio_cap
+        #: Batch whose advantages wait for their weights.
+        self._unweighted: dict[str, Any] | None = None
         super().__init__(args=args, **kwargs)
         self.loss_type = "dapo" if args.loss_type == "bnpo" else args.loss_type
         self._entropy_bonus_enabled = False  # TRL's; ours is added in `_compute_loss`
@@ -99,13 +114,44 @@ class LossesOfAGeneration(TakesVideos):
 
     def _policy_loss(self, model: Any, inputs: dict[str, Any]) -> torch.Tensor:
         """TRL's loss, without an entropy bonus."""
-        loss: torch.Tensor = super()._compute_loss(model, inputs)
+        if SAMPLED in inputs:
+            # TRL takes advantages by token, too. These are filled in place, once the pass that the
+            # loss itself makes has given the weights.
+            advantages_BT = inputs["advantages"][:, None].expand(inputs[SAMPLED].shape).clone()
+            inputs = self._unweighted = {**inputs, "advantages": advantages_BT}
+        try:
+            loss: torch.Tensor = super()._compute_loss(model, inputs)
+        finally:
+            self._unweighted = None
         return loss
 
     def _get_per_token_logps_and_entropies(self, *args: Any, **kwargs: Any) -> Any:
         passed = super()._get_per_token_logps_and_entropies(*args, **kwargs)
         self._latest = Passed(*passed[:2])
+        if self._unweighted is not None:
+            self._weigh(self._unweighted, passed[0].detach())
         return passed
+
+    def _weigh(self, inputs: dict[str, Any], logps_BT: torch.Tensor) -> None:
+        """Multiply the advantages by the truncated ratios of sampling, in place, and log how far
+        the two policies are apart."""
+        old_BT = inputs.get(OLD)
+        old_BT = logps_BT if old_BT is None else torch.where(old_BT.isnan(), logps_BT, old_BT)
+        gap_BT = old_BT - inputs[SAMPLED]
+        known_BT = inputs["completion_mask"].bool() & ~gap_BT.isnan()
+        ratio_BT = torch.where(known_BT, gap_BT, 0.0).exp()
+        inputs["advantages"].mul_(ratio_BT.clamp(max=self._sampling_ratio_cap))
+        if self.model.training:
+            self._log_sampling(gap_BT.abs(), ratio_BT, known_BT)
+
+    def _log_sampling(self, gap_BT: torch.Tensor, ratio_BT: torch.Tensor, known_BT: torch.Tensor) -> None:
+        """Log means and largest values over the known tokens of all processes."""
+        measured = torch.where(known_BT, torch.stack([gap_BT, ratio_BT]), 0.0).flatten(1).double()
+        sums = self.accelerator.gather(torch.cat([measured.sum(1), known_BT.sum()[None]])[None]).sum(0)
+        largest = self.accelerator.gather(measured.amax(1)[None]).amax(0)
+        for row, name in enumerate(("logp_difference", "ratio")):
+            self._metrics["train"][f"sampling/{name}/mean"].append((sums[row] / sums[2].clamp(min=1)).item())
+            self._metrics["train"][f"sampling/{name}/max"].append(largest[row].item())
 
     def _share_of(self, tokens: torch.Tensor) -> torch.Tensor:
         """Divisor of a sum over this process's tokens, so that what all processes and rounds of

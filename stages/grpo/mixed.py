@@ -9,6 +9,7 @@ slope, gamma / (p + gamma)^2, is largest for tokens that the policy finds unlike
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -47,19 +48,29 @@ class MixesPolicies(LossesOfAGeneration):
         self._written_rows: dict[int, Sequence[int]] = {}
         super().__init__(**kwargs)
 
+    def _written_among(self, keys: Sequence[str]) -> dict[int, Sequence[int]]:
+        """Written replies among the rows of this process in a round of training, by row."""
+        if self._written is None:
+            return {}
+        before = self.accelerator.process_index * len(keys)
+        return {
+            row: self._written.replies[key]
+            for row, key in enumerate(keys)
+            # A group may be dealt to several processes; its first row is of one of them.
+            if (before + row) % self.num_generations == 0 and key in self._written.replies
+        }
+
     def _tokenize_prompts(self, prompts: list[str]) -> tuple[list[list[int]], None, dict[str, Any]]:
-        self._written_rows = {}
-        if self._written is not None and self.model.training:
-            before = self.accelerator.process_index * len(prompts)
-            for row, key in enumerate(prompts):
-                # A group may be dealt to several processes; its first row is of one of them.
-                if (before + row) % self.num_generations == 0 and key in self._written.replies:
-                    self._written_rows[row] = self._written.replies[key]
+        self._written_rows = self._written_among(prompts) if self.model.training else {}
         return super()._tokenize_prompts(prompts)
 
     def _generate_single_turn(self, *args: Any, **kwargs: Any) -> Any:
         completions, logps = super()._generate_single_turn(*args, **kwargs)
-        return [list(self._written_rows.get(row, ids)) for row, ids in enumerate(completions)], logps
+        for row, ids in self._written_rows.items():
+            completions[row] = list(ids)
+            if logps is not None:
+                logps[row] = [math.nan] * len(ids)
+        return completions, logps
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         output = super()._generate_and_score_completions(inputs)

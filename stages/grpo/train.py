@@ -16,8 +16,8 @@ from stages.errors import InputError
 from stages.grpo.advantages import TaskScales
 from stages.grpo.controls import Controls, changed_item
 from stages.grpo.mixed import Written
-from stages.grpo.policy.engine import EngineError, engine_settings, rollout_engine, vllm_request
 from stages.grpo.policy.video import Encode
+from stages.grpo.prompts.ahead import Ahead
 from stages.grpo.prompts.resampling import PromptPool
 from stages.grpo.prompts.sampler import TaskSampler
 from stages.grpo.prompts.surplus import Surplus
@@ -98,14 +98,21 @@ def train_grpo(
     freeze(model, row.freeze)
     parameters = count_parameters(model.parameters())
     sampler = _sampler(examples, row, f"{seed}/{stage}/order")
+    prompts = [examples[index].sample_id for index in order]
+    ahead = (
+        Ahead(row.staleness, generations, lambda n: prompts[n * row.prompts_per_step : (n + 1) * row.prompts_per_step])
+        if row.staleness
+        else None
+    )
     trainer = VideoGRPOTrainer(
         encode=cached_encoder(processor, by_id, ENCODED_BYTES),
-        request=lambda key: vllm_request(processor, by_id[key].prompt, (by_id[key].load(),)),
         rewards=rewards,
         scales=TaskScales(row.scale_rewards.task_decay) if isinstance(row.scale_rewards, TaskScaleParams) else None,
         pool=_prompt_pool(examples, row, generations, f"{seed}/{stage}/reserve", sampler),
         sampler=sampler,
         surplus=Surplus(row.oversample) if row.oversample is not None else None,
+        ahead=ahead,
+        sampling_ratio_cap=row.sampling_ratio_cap,
         gauges_every=row.gauges_every,
         gradients_every=row.gradients_every,
         controls=_controls(by_id, row, f"{seed}/{stage}", per_device),
@@ -116,7 +123,7 @@ def train_grpo(
         rates=row.learning_rates,
         model=model,
         args=args,
-        train_dataset=datasets.Dataset.from_dict({"prompt": [examples[index].sample_id for index in order]}),
+        train_dataset=datasets.Dataset.from_dict({"prompt": prompts}),
         processing_class=processor,
         # TRL adds the adapters: of a model that already has them it would keep a copy as the
         # reference.
@@ -200,7 +207,6 @@ def _config(row: GrpoRow, *, seed: int, scratch: Path, per_device: int, rounds: 
         num_iterations=row.iterations,
         # The order of prompts was drawn above.
         shuffle_dataset=False,
-        **engine_settings(rollout_engine()),
     )
 
 
@@ -209,17 +215,10 @@ def _written(processor: ProcessorMixin, examples: Sequence[Example], row: GrpoRo
     never cut: one that is too long for a rollout is not used.
 
     Raises:
-        EngineError: vLLM generates, whose log-probabilities written replies do not have.
         InputError: no example has a reply that is short enough.
     """
     if row.mixed is None:
         return None
-    if rollout_engine() == "vllm":
-        raise EngineError(
-            "VIDBRIDGE_ROLLOUT_ENGINE",
-            f"vllm has no log-probabilities of the written replies of {stage}",
-            "set hf, or write mixed null",
-        )
     ids = {e.sample_id: reply_ids(processor, e.reply) for e in examples if e.reply is not None}
     replies = {key: tokens for key, tokens in ids.items() if len(tokens) <= row.max_completion_tokens}
     if not replies:

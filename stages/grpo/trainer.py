@@ -4,6 +4,7 @@ controls."""
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -19,7 +20,7 @@ from stages.domain.rl.shaping import OverlongPenalty, overlong_paid
 from stages.grpo.advantages import TaskScales, normalised, scaled, summed, with_advantage
 from stages.grpo.controls import CONTRAST, VIEWS, Controls, View, contrast_of
 from stages.grpo.mixed import MixesPolicies
-from stages.grpo.prompts.rounds import DrawsPrompts
+from stages.grpo.prompts.ahead import DrawsAhead
 from stages.grpo.rollout_log import RolloutLog
 from stages.grpo.step import Rewards, Round, StepScores
 from stages.lib.inference.generate import rollouts
@@ -47,7 +48,7 @@ def paid_column(objective: str, *, paid: Sequence[Mapping[str, float | None]], *
     return [row[objective] for row in paid]
 
 
-class VideoGRPOTrainer(Resumes, RatesOfParts, DrawsPrompts, MixesPolicies):
+class VideoGRPOTrainer(Resumes, RatesOfParts, DrawsAhead, MixesPolicies):
     """Trainer of a GRPO row.
 
     Args (beside those of its bases):
@@ -71,6 +72,8 @@ class VideoGRPOTrainer(Resumes, RatesOfParts, DrawsPrompts, MixesPolicies):
         **kwargs: Any,
     ) -> None:
         self._rewards, self._scales = rewards, scales
+        #: Judging beside training and in the main thread take turns.
+        self._judging = threading.Lock()
         self._controls, self._rollout_log, self._overlong = controls, rollout_log, overlong
         weights = dict(rewards.weights)
         if controls is not None and controls.contrast is not None:
@@ -211,10 +214,10 @@ class VideoGRPOTrainer(Resumes, RatesOfParts, DrawsPrompts, MixesPolicies):
         return loss
 
     def _calculate_rewards(self, inputs: Any, prompts: Any, completions: Any, completion_ids_list: Any) -> torch.Tensor:
-        opening = reply_opening(self.processing_class)
-        replies = [opening + completion for completion in completions]
-        written = {"written": tuple(self._written_rows)} if self._written_rows else {}
-        scores = self._rewards.score(prompts, replies, **written)
+        replies = self._opened(completions)
+        scores = self._early_scores(replies)
+        if scores is None:
+            scores = self._score(prompts, replies, self._written_rows)
         self._report(scores)
         if self._controls is not None and self.model.training:
             scores = self._with_other_videos(self._controls, scores, prompts)
@@ -230,6 +233,20 @@ class VideoGRPOTrainer(Resumes, RatesOfParts, DrawsPrompts, MixesPolicies):
         # is a large fraction.
         self._rewards.check_masked(sum(masked), sum(len(each.rewards_BK) for each in self._rounds))
         return rewards_BK
+
+    def _opened(self, completions: Sequence[str]) -> list[str]:
+        opening = reply_opening(self.processing_class)
+        return [opening + completion for completion in completions]
+
+    def _score(self, keys: Sequence[str], replies: Sequence[str], written: Mapping[int, Any]) -> StepScores:
+        with self._judging:
+            return self._rewards.score(keys, replies, tuple(written))
+
+    def _judged(self, keys: Sequence[str], ids: Sequence[Sequence[int]]) -> StepScores:
+        written = self._written_among(keys)
+        completions = [list(written.get(row, reply)) for row, reply in enumerate(ids)]
+        texts = self.processing_class.batch_decode(completions, skip_special_tokens=True)
+        return self._score(keys, self._opened(texts), written)
 
     def _overlong_paid(
         self, rule: OverlongPenalty, scores: StepScores, ids: Sequence[Sequence[int]]
@@ -319,9 +336,10 @@ class VideoGRPOTrainer(Resumes, RatesOfParts, DrawsPrompts, MixesPolicies):
                 temperature=self.temperature,
                 batch_size=max(1, controls.batch_size // count),
             )
-        shares = self._rewards.shares(
-            [key for key in keys for _ in range(count)], [reply for group in replies for reply in group]
-        )
+        with self._judging:
+            shares = self._rewards.shares(
+                [key for key in keys for _ in range(count)], [reply for group in replies for reply in group]
+            )
         return [list(shares[start : start + count]) for start in range(0, len(shares), count)]
 
 

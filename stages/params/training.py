@@ -278,6 +278,13 @@ class GrpoRow(TrainingRow):
     #: Rounds of dynamic sampling that draw as many prompts as the live share asks for, and may keep
     #: live groups that they do not need; null: a round draws a prompt for each missing group.
     oversample: Oversampling | None
+    #: Number of generations that rollouts are drawn ahead of the steps that train on them, by the
+    #: policy in force then; 0: each generation samples with the present policy, as the papers do.
+    staleness: int = Field(ge=0, le=8)
+    #: Largest weight of a token's advantage where the policy that sampled it is not the one that
+    #: trains: under ``staleness``, or where an engine draws the rollouts (truncated importance
+    #: sampling).
+    sampling_ratio_cap: float = Field(ge=1, allow_inf_nan=False)
     #: Steps between two measurements of the gauges by task, which take one more forward pass over
     #: the rollouts; with any number but 0 the share of dead groups of each task is logged at every
     #: step. 0: never.

@@ -10,7 +10,7 @@ it.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from transformers import GenerationConfig
@@ -18,50 +18,114 @@ from trl import GRPOConfig, GRPOTrainer
 from trl.extras.profiling import profiling_context
 from trl.models import unwrap_model_for_generation
 
-from stages.lib.inference.decode import Limits, SeededDraws, decode
+from stages.lib.inference.decode import Decoded, Limits, SeededDraws, decode
 from stages.lib.models.processor import EncodedPrompt, VideoFields
 
 
+class RolloutEngine(Protocol):
+    """Draws rollouts outside of the training processes."""
+
+    def take_weights(self, trainer: Any) -> None:
+        """Make the weights of a trainer those that rollouts are drawn with; every process must call
+        it."""
+        ...
+
+    def draw(
+        self,
+        keys: Sequence[str],
+        prompts: Sequence[EncodedPrompt],
+        seeds: Sequence[str],
+        limits: Limits,
+        temperature: float,
+    ) -> list[Decoded]:
+        """Draw a reply to the prompt of each key, with the log-probabilities of its tokens. May be
+        called from another thread.
+
+        Args:
+            prompts: as the trainer encodes them: the tokens that the engine must read.
+        """
+        ...
+
+
 class DecodesRollouts(GRPOTrainer):
-    """`GRPOTrainer` that decodes its rollouts as :mod:`stages.lib.inference.decode` does; vLLM is
-    left alone.
+    """`GRPOTrainer` that decodes its rollouts as :mod:`stages.lib.inference.decode` does, or has an
+    engine draw them.
 
     Args:
         rollout_seed: seed of the rollouts; None: that of `args`.
+        engine: draws the rollouts in training; None: these processes do.
 
     Raises:
         ValueError: `args` ask for another distribution than the model's own at a temperature.
     """
 
-    #: Videos of the rows of the present generation.
+    #: Prompts of the rows of the present generation, by key, and their videos.
+    _row_keys: list[str]
     _row_videos: list[VideoFields]
 
-    def __init__(self, *, args: GRPOConfig, rollout_seed: str | None = None, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *,
+        args: GRPOConfig,
+        rollout_seed: str | None = None,
+        engine: RolloutEngine | None = None,
+        **kwargs: Any,
+    ) -> None:
         self._rollout_seed = str(args.seed) if rollout_seed is None else rollout_seed
+        self._engine = engine
         #: Whether the log-probabilities that rollouts are sampled with are collected.
         self._collects_sampled = False
-        #: Those of the latest rollouts; None: not asked for, or vLLM's.
+        #: Those of the latest rollouts; None: not asked for.
         self._sampled: list[list[float]] | None = None
         super().__init__(args=args, **kwargs)
-        if not self.use_vllm:
-            _check_settings(self.generation_config)
+        _check_settings(self.generation_config)
 
     @property
     def _round(self) -> int:
         """Number of rounds of this generation before the present one."""
         return 0
 
+    @property
+    def _corrects_sampling(self) -> bool:
+        """Whether the loss weighs tokens by the probability that they were sampled with."""
+        return self._engine is not None
+
     def _generate_single_turn(
-        self, prompt_ids: Sequence[Sequence[int]], *args: Any, **kwargs: Any
-    ) -> tuple[list[list[int]], Any]:
-        if self.use_vllm:
-            vllm: tuple[list[list[int]], Any] = super()._generate_single_turn(prompt_ids, *args, **kwargs)
-            return vllm
+        self,
+        prompt_ids: Sequence[Sequence[int]],
+        *args: Any,  # noqa: ARG002
+        **kwargs: Any,  # noqa: ARG002
+    ) -> tuple[list[list[int]], list[list[float]] | None]:
         rows = [EncodedPrompt(tuple(ids), videos) for ids, videos in zip(prompt_ids, self._row_videos, strict=True)]
-        before, settings = self.accelerator.process_index * len(rows), self.generation_config
-        seeds = [
-            f"{self._rollout_seed}/{self.state.global_step}/{self._round}/{before + row}" for row in range(len(rows))
-        ]
+        replies = self._rollouts(rows)
+        logps = [reply.logps for reply in replies]
+        if self._collects_sampled:
+            self._sampled = logps
+        return [reply.ids for reply in replies], logps if self._corrects_sampling and self.model.training else None
+
+    def _rollouts(self, rows: Sequence[EncodedPrompt]) -> list[Decoded]:
+        """Draw a reply to each row of the present round."""
+        return self._draw(self._row_keys, rows, self._seeds(len(rows), self.state.global_step))
+
+    def _seeds(self, rows: int, step: int) -> list[str]:
+        """Seeds of the rollouts of this process that are trained on behind ``step`` steps."""
+        before = self.accelerator.process_index * rows
+        return [f"{self._rollout_seed}/{step}/{self._round}/{before + row}" for row in range(rows)]
+
+    def _limits(self) -> Limits:
+        settings = self.generation_config
+        return Limits(
+            settings.max_new_tokens,
+            tuple(self.eos_token_ids),
+            tuple(settings.suppress_tokens or ()),
+            settings.min_new_tokens or 0,
+            settings.max_time,
+        )
+
+    def _draw(self, keys: Sequence[str], rows: Sequence[EncodedPrompt], seeds: Sequence[str]) -> list[Decoded]:
+        temperature = float(self.generation_config.temperature)
+        if self._engine is not None and self.model.training:
+            return self._engine.draw(keys, rows, seeds, self._limits(), temperature)
         with (
             profiling_context(self, "decode"),
             unwrap_model_for_generation(
@@ -73,23 +137,14 @@ class DecodesRollouts(GRPOTrainer):
             torch.no_grad(),
             self._dist.summon_full_params(self.model_wrapped, recurse=False),
         ):
-            replies = decode(
+            return decode(
                 model,
                 self.processing_class,
                 rows,
-                SeededDraws(seeds, settings.temperature, self.accelerator.device),
-                Limits(
-                    settings.max_new_tokens,
-                    tuple(self.eos_token_ids),
-                    tuple(settings.suppress_tokens or ()),
-                    settings.min_new_tokens or 0,
-                    settings.max_time,
-                ),
-                logps_at=settings.temperature if self._collects_sampled else None,
+                SeededDraws(seeds, temperature, self.accelerator.device),
+                self._limits(),
+                logps_at=temperature if self._collects_sampled or self._corrects_sampling else None,
             )
-        if self._collects_sampled:
-            self._sampled = [reply.logps for reply in replies]
-        return [reply.ids for reply in replies], None
 
 
 #: Settings of generation that :func:`~stages.lib.inference.decode.decode` knows.

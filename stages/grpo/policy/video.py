@@ -24,13 +24,12 @@ import torch
 from trl import GRPOConfig
 from trl.trainer.utils import split_tensor_dict
 
-from stages.grpo.policy.engine import VideoEngine, never_sampled
 from stages.grpo.policy.generation import DecodesRollouts
 from stages.grpo.policy.shared_prompts import SharedPrompts
 from stages.lib.inference.vision_cache import encode_equal_videos_once
 from stages.lib.models.packing import packed_inputs, packs, take_packed_rows
 from stages.lib.models.positions import place_text_behind_videos
-from stages.lib.models.processor import EncodedPrompt, VideoFields, join_videos, modality_of
+from stages.lib.models.processor import EncodedPrompt, VideoFields, join_videos, modality_of, placeholder_ids
 from stages.lib.models.settings import plain_model
 
 #: Function that encodes prompts by their keys, in order.
@@ -46,14 +45,12 @@ class TakesVideos(DecodesRollouts):
 
     Args:
         encode: encodes prompts by key.
-        request: builds vLLM's request for a key; required where vLLM generates.
     """
 
     def __init__(
         self,
         *,
         encode: Encode,
-        request: Callable[[str], dict[str, Any]] | None = None,
         args: GRPOConfig,
         processing_class: Any,
         **kwargs: Any,
@@ -62,17 +59,16 @@ class TakesVideos(DecodesRollouts):
         # the same.
         args.generation_kwargs = {
             **(args.generation_kwargs or {}),
-            **never_sampled(processing_class, vllm=args.use_vllm),
+            "suppress_tokens": placeholder_ids(processing_class),
         }
-        self._encode, self._request = encode, request
+        self._encode = encode
+        self._row_keys: list[str] = []
         #: Videos of the rows that the model processes now, while generating and in the loss.
         self._row_videos: list[VideoFields] = []
         #: In the pass of some rows: place, among all hidden states that the model returns, of the
         #: one that a token of a row's reply is predicted from; None for other rows.
         self._state_of: Callable[[int, int], int | None] = lambda _, __: None
         super().__init__(args=args, processing_class=processing_class, **kwargs)
-        if self.use_vllm:
-            self.vllm_generation.llm = VideoEngine(self.vllm_generation.llm)
         for model in (self.model, self.ref_model):
             if model is not None:
                 # TRL loads a reference model itself, and under DeepSpeed wraps it in an engine
@@ -86,11 +82,7 @@ class TakesVideos(DecodesRollouts):
         distinct = list(dict.fromkeys(prompts))
         encoded = dict(zip(distinct, self._encode(distinct), strict=True))
         rows = [encoded[prompt] for prompt in prompts]
-        self._row_videos = [row.videos for row in rows]
-        if self.use_vllm:
-            assert self._request is not None
-            requests = {prompt: self._request(prompt) for prompt in distinct}
-            self.vllm_generation.llm.requests = [requests[prompt] for prompt in prompts]
+        self._row_keys, self._row_videos = list(prompts), [row.videos for row in rows]
         # TRL would hand the videos of all rows, joined, to transformers' `generate`.
         return [list(row.ids) for row in rows], None, {}
 

@@ -27,12 +27,10 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from stages.domain.rl.rollouts import Rollout
+from stages.grpo.losses import OLD
 from stages.grpo.prompts.sampler import LiveEstimate
 from stages.params import Oversampling
 
-#: Column of a batch with the log-probabilities of the policy that sampled; NaN stands for those of
-#: the policy before its next update.
-OLD = "old_per_token_logps"
 #: Columns of a group that are made again from its prompt.
 _REMADE = "videos"
 

@@ -52,6 +52,8 @@ _STATE_FILES = {
 }
 #: Prefix of metrics that were measured while training (:mod:`stages.lib.training.watching`).
 WATCHED = "watch/"
+#: Prefix of metrics of the clock, which are reported and stand in no out.
+CLOCK = "clock/"
 #: Logged values that depend on the clock or on the number of resumptions, or have no information.
 _NOT_METRICS = {"epoch", "step", "step_time", "total_flos", "num_tokens", "num_input_tokens_seen", "train_loss"}
 
@@ -190,10 +192,15 @@ def metrics(logged: Mapping[str, Any]) -> dict[str, float]:
         name: float(value)
         for name, value in logged.items()
         if name not in _NOT_METRICS
-        and not name.startswith("train_")
+        and not name.startswith(("train_", CLOCK))
         and isinstance(value, int | float)
         and math.isfinite(value)
     }
+
+
+def clock_metrics(logged: Mapping[str, Any]) -> dict[str, float]:
+    """Keep the metrics of the clock of a trainer's log entry."""
+    return {name: float(value) for name, value in logged.items() if name.startswith(CLOCK)}
 
 
 def record_of(state: Path, stage: str, last_step: int | None) -> Checkpoint:

@@ -292,7 +292,7 @@ class _Reporter(TrainerCallback):
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:  # noqa: ARG002
         values = checkpoints.metrics(logs or {})
         if values and state.is_world_process_zero:
-            self.hooks.on_metrics(state.global_step, values)
+            self.hooks.on_metrics(state.global_step, values | checkpoints.clock_metrics(logs or {}))
             if self.bar is not None:
                 self.bar.set_postfix({k: f"{values[k]:.3g}" for k in ("loss", "reward") if k in values}, refresh=False)
 

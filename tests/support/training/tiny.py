@@ -149,6 +149,8 @@ def grpo_row(**changes: Any) -> GrpoRow:
         "controls_every": 0,
         "sampler": "mixture",
         "oversample": None,
+        "staleness": 0,
+        "sampling_ratio_cap": 2.0,
         "gauges_every": 0,
         "gradients_every": 0,
         "beta": 0.0,

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from stages.domain.rl.shaping import OverlongPenalty, overlong_paid
-from stages.grpo.losses import HIGH, HIGH_TOKENS, TIED
+from stages.grpo.losses import HIGH, HIGH_TOKENS, SAMPLED, TIED
 from stages.grpo.trainer import VideoGRPOTrainer
 from stages.lib.models.processor import encode_prompts
 from tests.support.training.tiny import Paying, tiny
@@ -36,7 +36,7 @@ def trainer_of(tmp_path: Path, given: Sequence[float | None] = LIVE_AND_DEAD, **
     """A trainer of two groups, whose loss is taken in two slices."""
     model, processor = tiny("qwen2_5_vl")
     values = {"beta": 0.0, "num_iterations": 2, "num_generations": GROUP, "loss_type": "dapo"}
-    overlong = changes.pop("overlong", None)
+    ours = {name: changes.pop(name) for name in ("overlong", "sampling_ratio_cap") if name in changes}
     trainer = VideoGRPOTrainer(
         encode=lambda keys: encode_prompts(processor, [("What?", VIDEOS[key]) for key in keys]),
         model=model,
@@ -44,7 +44,7 @@ def trainer_of(tmp_path: Path, given: Sequence[float | None] = LIVE_AND_DEAD, **
         args=config(tmp_path, **{**values, **changes}),
         train_dataset=datasets.Dataset.from_dict({"prompt": list(VIDEOS)}),
         processing_class=processor,
-        overlong=overlong,
+        **ours,
     )
     trainer.model.train()
     trainer.current_gradient_accumulation_steps = 2
@@ -297,3 +297,30 @@ def test_the_overlong_penalty_is_paid_in_tokens_and_never_to_what_has_no_verdict
     assert inputs["advantages"][2] == 0
     assert not inputs["completion_mask"][2].any(), "without a verdict there is no reward, and no penalty either"
     assert trainer.reward_func_names == ["task", "overlong"]
+
+
+@pytest.mark.parametrize("loss_type", ["dapo", "grpo", "dr_grpo"])
+def test_advantages_are_weighted_by_truncated_ratios_of_sampling(tmp_path: Path, loss_type: str) -> None:
+    trainer = trainer_of(tmp_path, loss_type=loss_type, num_iterations=1, sampling_ratio_cap=2.0)
+    inputs = whole(trainer)
+    assert SAMPLED not in inputs, "rollouts of the present policy have no correction"
+    with torch.no_grad():
+        logps_BT, _ = trainer._passed(inputs, trainer.model)
+
+    plain_gradients = gradients(trainer, inputs)
+    for ratio, weight in ((1.0, 1.0), (0.5, 0.5), (1.5, 1.5), (7.0, 2.0)):
+        weighted = gradients(trainer, {**inputs, SAMPLED: logps_BT - math.log(ratio)})
+        for name, own in plain_gradients.items():
+            torch.testing.assert_close(weighted[name], weight * own, rtol=1e-4, atol=1e-6)
+    # Of each token by itself; one whose probability is not known has the weight 1.
+    ratios_BT = torch.full_like(logps_BT, 1.0)
+    ratios_BT[:, 0] = torch.nan
+    ratios_BT[:, 1] = 0.25
+    by_token = {**inputs, "advantages": inputs["advantages"][:, None].expand(ratios_BT.shape).clone()}
+    by_token["advantages"][:, 1] *= 0.25
+    weighted = gradients(trainer, {**inputs, SAMPLED: logps_BT - ratios_BT.log()})
+    for name, own in gradients(trainer, by_token).items():
+        torch.testing.assert_close(weighted[name], own, rtol=1e-4, atol=1e-6)
+    metrics = trainer._metrics["train"]
+    assert metrics["sampling/ratio/max"][:4] == pytest.approx([1.0, 0.5, 1.5, 7.0], rel=1e-4)
+    assert metrics["sampling/logp_difference/mean"][1] == pytest.approx(math.log(2), rel=1e-4)
