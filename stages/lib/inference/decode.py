@@ -9,7 +9,6 @@ once each, questions about one video even share what stands before the question 
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -20,6 +19,7 @@ import torch
 from transformers import DynamicCache, PreTrainedModel, ProcessorMixin
 from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 
+from stages.lib.inference.engine.wire import seed_number
 from stages.lib.inference.prefix_attention import Block, Prefixes, attending_to_prefixes, bias_of, cached_block
 from stages.lib.inference.stems import Stem, by_length, equal_prompts, stems_of
 from stages.lib.inference.vision_cache import any_process
@@ -76,7 +76,7 @@ class SeededDraws:
     """
 
     def __init__(self, seeds: Sequence[str], temperature: float, device: torch.device) -> None:
-        self._generators = [torch.Generator(device).manual_seed(_number(seed)) for seed in seeds]
+        self._generators = [torch.Generator(device).manual_seed(seed_number(seed)) for seed in seeds]
         self._temperature = temperature
 
     def __call__(self, logits: torch.Tensor, rows: Sequence[int]) -> torch.Tensor:
@@ -85,10 +85,6 @@ class SeededDraws:
         for variates, row in zip(noise, rows, strict=True):
             variates.exponential_(generator=self._generators[row])
         return (logits / self._temperature - noise.log_()).argmax(-1)
-
-
-def _number(seed: str) -> int:
-    return int.from_bytes(hashlib.sha256(seed.encode()).digest()[:8], "big") >> 1
 
 
 def decode(

@@ -1,0 +1,1 @@
+"""Rollout engine: vLLM in an environment and a process of its own, and what speaks to it."""
