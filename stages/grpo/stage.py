@@ -10,7 +10,7 @@ from pathlib import Path
 
 from stages.domain.core.prompts import sample_prompt
 from stages.domain.core.replies import render_reply
-from stages.grpo.policy.engine import rollout_engine
+from stages.lib.inference.engine.process import check_engine
 from stages.lib.judging.batch import usages_of
 from stages.lib.judging.build import held_out_of, referee_of
 from stages.lib.rows.samples import load_samples
@@ -27,7 +27,7 @@ from stages.tracking.runs.scratch import scratch_of
 def main(*arguments: str) -> int:
     params = load_params()
     name = one_row("grpo", list(arguments), list(params.grpo))
-    engine = rollout_engine()  # first: an engine that cannot generate should fail before a model is loaded
+    engine = check_engine()  # first: an engine that cannot draw should fail before a model is loaded
     if (status := launch("stages", ("grpo", *arguments))) is not None:
         return status
     # After the launch: the launching process needs no TRL.

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import math
 from collections import Counter, OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import datasets
 from transformers import ProcessorMixin
 from trl import GRPOConfig
 
+from stages.domain.core.frames import Frames
 from stages.errors import InputError
 from stages.grpo.advantages import TaskScales
 from stages.grpo.controls import Controls, changed_item
 from stages.grpo.mixed import Written
+from stages.grpo.policy.engine import Training, rollouts_by_engine
 from stages.grpo.policy.video import Encode
 from stages.grpo.prompts.ahead import Ahead
 from stages.grpo.prompts.resampling import PromptPool
@@ -92,63 +97,91 @@ def train_grpo(
     model, processor = load_model(model_folder, weights_precision(row))
     check_trainable(processor)
     short = short_enough(processor, examples, row, stage, args.process_index)
-    examples, by_id = short.examples, {example.sample_id: example for example in short.examples}
+    examples = _loaded_in_turn(short.examples)
+    by_id = {example.sample_id: example for example in examples}
     written = _written(processor, examples, row, stage)
     order = draw(examples, row.tasks, generations * row.prompts_per_step, f"{seed}/{stage}/order")
     freeze(model, row.freeze)
     parameters = count_parameters(model.parameters())
     sampler = _sampler(examples, row, f"{seed}/{stage}/order")
     prompts = [examples[index].sample_id for index in order]
-    ahead = (
-        Ahead(row.staleness, generations, lambda n: prompts[n * row.prompts_per_step : (n + 1) * row.prompts_per_step])
-        if row.staleness
-        else None
-    )
-    trainer = VideoGRPOTrainer(
-        encode=cached_encoder(processor, by_id, ENCODED_BYTES),
-        rewards=rewards,
-        scales=TaskScales(row.scale_rewards.task_decay) if isinstance(row.scale_rewards, TaskScaleParams) else None,
-        pool=_prompt_pool(examples, row, generations, f"{seed}/{stage}/reserve", sampler),
-        sampler=sampler,
-        surplus=Surplus(row.oversample) if row.oversample is not None else None,
-        ahead=ahead,
-        sampling_ratio_cap=row.sampling_ratio_cap,
-        gauges_every=row.gauges_every,
-        gradients_every=row.gradients_every,
-        controls=_controls(by_id, row, f"{seed}/{stage}", per_device),
-        rollout_log=rollout_log,
-        overlong=row.overlong,
-        written=written,
-        rollout_seed=f"{seed}/{stage}/rollouts",
-        rates=row.learning_rates,
-        model=model,
-        args=args,
-        train_dataset=datasets.Dataset.from_dict({"prompt": prompts}),
-        processing_class=processor,
-        # TRL adds the adapters: of a model that already has them it would keep a copy as the
-        # reference.
-        peft_config=None if row.lora is None else adapters(model, row.lora),
-    )
     tasks = Counter(examples[index].task for index in order)
-    summary = {
-        "steps": row.steps,
-        "prompts": len(order),
-        "completions": len(order) * row.rollouts,
-        # A sampler chooses as training goes: the history has the share of each task.
-        **({"distinct_prompts": len(set(order)), "tasks": dict(sorted(tasks.items()))} if sampler is None else {}),
-        **short.summary(),
-        **({} if written is None else {"prompts_with_a_written_reply": len(written.replies)}),
-        "parameters": parameters,
-        "trained_parameters": count_parameters(trained(trainer.model)),
-    }
-    result = train(
-        trainer, stage=stage, steps=row.steps, scratch=scratch, out=out, summary=summary, hooks=hooks, watch=watch
+    longest = min(_longest(model), (row.max_prompt_tokens or math.inf) + row.max_completion_tokens)
+    drawn_for = Training(
+        stage, model_folder, row.precision, int(longest), scratch=scratch, kept=max(2, row.staleness + 1)
     )
-    if trainer.accelerator.is_main_process:
-        short.save(out)
-        if rollout_log is not None:
-            rollout_log.collect(out)
-    return result
+    with rollouts_by_engine(
+        drawn_for,
+        processor,
+        lambda key: (by_id[key].prompt, (by_id[key].load(),)),
+        first=args.process_index == 0,
+        processes=ranks,
+        size_bytes=4 * parameters,
+    ) as engine:
+        ahead = None
+        if engine is not None or row.staleness:
+            each = row.prompts_per_step
+            ahead = Ahead(row.staleness, generations, lambda n: prompts[n * each : (n + 1) * each], engine)
+        trainer = VideoGRPOTrainer(
+            encode=cached_encoder(processor, by_id, ENCODED_BYTES),
+            rewards=rewards,
+            scales=TaskScales(row.scale_rewards.task_decay) if isinstance(row.scale_rewards, TaskScaleParams) else None,
+            pool=_prompt_pool(examples, row, generations, f"{seed}/{stage}/reserve", sampler),
+            sampler=sampler,
+            surplus=Surplus(row.oversample) if row.oversample is not None else None,
+            ahead=ahead,
+            sampling_ratio_cap=row.sampling_ratio_cap,
+            gauges_every=row.gauges_every,
+            gradients_every=row.gradients_every,
+            controls=_controls(by_id, row, f"{seed}/{stage}", per_device),
+            rollout_log=rollout_log,
+            overlong=row.overlong,
+            written=written,
+            rollout_seed=f"{seed}/{stage}/rollouts",
+            rates=row.learning_rates,
+            model=model,
+            args=args,
+            train_dataset=datasets.Dataset.from_dict({"prompt": prompts}),
+            processing_class=processor,
+            # TRL adds the adapters: of a model that already has them it would keep a copy as the
+            # reference.
+            peft_config=None if row.lora is None else adapters(model, row.lora),
+        )
+        summary = {
+            "steps": row.steps,
+            "prompts": len(order),
+            "completions": len(order) * row.rollouts,
+            # A sampler chooses as training goes: the history has the share of each task.
+            **({"distinct_prompts": len(set(order)), "tasks": dict(sorted(tasks.items()))} if sampler is None else {}),
+            **short.summary(),
+            **({} if written is None else {"prompts_with_a_written_reply": len(written.replies)}),
+            "parameters": parameters,
+            "trained_parameters": count_parameters(trained(trainer.model)),
+        }
+        result = train(
+            trainer, stage=stage, steps=row.steps, scratch=scratch, out=out, summary=summary, hooks=hooks, watch=watch
+        )
+        if trainer.accelerator.is_main_process:
+            short.save(out)
+            if rollout_log is not None:
+                rollout_log.collect(out)
+        return result
+
+
+def _loaded_in_turn(examples: Sequence[Example]) -> list[Example]:
+    """Examples whose frames are loaded one after the other, by whichever thread."""
+    lock = Lock()
+
+    def loaded(load: Callable[[], Frames]) -> Frames:
+        with lock:
+            return load()
+
+    return [replace(example, load=partial(loaded, example.load)) for example in examples]
+
+
+def _longest(model: Any) -> int:
+    """Number of tokens that the model has positions for."""
+    return int(model.config.get_text_config().max_position_embeddings)
 
 
 def _check(examples: Sequence[Example], row: GrpoRow, ranks: int) -> None:

@@ -1,153 +1,324 @@
-"""Rollout engines: this project's decoding of Hugging Face models, or vLLM inside the training
-processes.
+"""Rollouts of a training by an engine in a process of its own, on this machine or another.
 
-The choice of engine is circumstance and comes from the environment. The tokens that may be sampled
-are not, so this module is a dependency of `grpo`.
+Which engine draws is circumstance and comes from the environment:
 
-TRL 1.16 passes vLLM only images, and token ids whose placeholders are expanded. vLLM expands
-placeholders itself, so an expanded prompt would grow a second time. Here vLLM gets the unexpanded
-ids with the frames, and the prompt ids that it reports are compared with the ids that the
-log-probabilities are computed from. Written against vLLM 0.31; never run with vLLM itself.
-Difficulty, evaluation and the controls of GRPO always generate with Hugging Face.
+- ``VIDBRIDGE_ROLLOUT_ENGINE``: ``hf`` (also when unset; the training processes decode), ``vllm``
+  (an engine is started here), or the address of a running one;
+- ``VIDBRIDGE_ROLLOUT_ENGINE_LOST``: what to do when it is gone: ``wait`` (also when unset), ``hf``
+  (decode in the training processes from then on), ``fail``;
+- ``VIDBRIDGE_ENGINE_GPUS``, ``VIDBRIDGE_ENGINE_MEMORY``: GPUs of an engine that is started here,
+  and the share of their memory that it takes.
+
+The engine gets the weights of each generation through a folder, and is asked by name for those that
+should draw, so that it never draws with others. It reads the tokens that are trained on, or the
+training ends.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
-from importlib.util import find_spec
-from typing import Any, Literal
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeVar, cast, get_args
 
 import torch
+from accelerate.utils import broadcast_object_list
+from peft import PeftModel
+from tqdm import tqdm
 from transformers import ProcessorMixin
 
 from stages.domain.core.frames import Frames
-from stages.errors import EndpointError
-from stages.lib.models.processor import placeholder_ids, video_metadata
-from stages.lib.models.rendering import render
+from stages.errors import InputError
+from stages.lib.inference.decode import Decoded, Limits
+from stages.lib.inference.engine.client import EngineClient
+from stages.lib.inference.engine.errors import EngineLost, StaleWeights
+from stages.lib.inference.engine.process import EngineProcess, EngineSettings, chosen_engine
+from stages.lib.inference.engine.questions import asked
+from stages.lib.inference.engine.weights import Published, WeightsFolder, weights_root
+from stages.lib.inference.engine.wire import Draw, Sampling
+from stages.lib.models.processor import EncodedPrompt
+from stages.lib.training.lora import save_merged
+from stages.params import Precision
 
-RolloutEngine = Literal["hf", "vllm"]
-
-#: Logit bias of tokens that must not be sampled: the lower bound of vLLM, which limits biases to
-#: [-100, 100]. A token's probability is then below e**-100.
-_NEVER = -100.0
-#: Fraction of a GPU's memory that vLLM takes for its weights and its cache, unless
-#: VIDBRIDGE_VLLM_MEMORY sets another.
-_MEMORY = 0.3
-
-
-class EngineError(EndpointError, RuntimeError):
-    """Rollouts cannot be generated as the environment requests, or were generated from other token
-    ids."""
-
-
-def rollout_engine(environ: Mapping[str, str] = os.environ) -> RolloutEngine:
-    """Read VIDBRIDGE_ROLLOUT_ENGINE: `hf` (also when unset) or `vllm`.
-
-    Raises:
-        EngineError: another value, or vLLM is requested where it cannot run.
-    """
-    value = environ.get("VIDBRIDGE_ROLLOUT_ENGINE", "").strip()
-    if value in ("", "hf"):
-        return "hf"
-    if value != "vllm":
-        raise EngineError(
-            "VIDBRIDGE_ROLLOUT_ENGINE",
-            f"{value!r} is unknown",
-            "set hf, or vllm (in the training processes, as TRL's server takes no videos)",
-        )
-    if not torch.cuda.is_available():
-        raise EngineError(
-            "VIDBRIDGE_ROLLOUT_ENGINE", "vllm needs a GPU, and torch sees none", "unset it, or run where there is one"
-        )
-    if find_spec("vllm") is None:
-        raise EngineError(
-            "VIDBRIDGE_ROLLOUT_ENGINE",
-            "vllm is not installed",
-            "install 'vllm>=0.22,<=0.31' (what TRL 1.16 supports) into .venv, or unset it",
-        )
-    return "vllm"
+LOST_VARIABLE = "VIDBRIDGE_ROLLOUT_ENGINE_LOST"
+GPUS_VARIABLE, MEMORY_VARIABLE = "VIDBRIDGE_ENGINE_GPUS", "VIDBRIDGE_ENGINE_MEMORY"
+Lost = Literal["wait", "hf", "fail"]
+Result = TypeVar("Result")
+#: A prompt and its videos, by key.
+Shown = Callable[[str], tuple[str, Sequence[Frames]]]
+#: Seconds between two attempts to find a lost engine, and between two lines about it.
+_RETRY_S, _TELL_S = 2.0, 60.0
+#: Bytes of a weight in files, by the precision of the training.
+_DTYPES: dict[Precision, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
-def engine_settings(engine: RolloutEngine, environ: Mapping[str, str] = os.environ) -> dict[str, Any]:
-    """Keyword arguments of a `GRPOConfig` that select the rollout engine.
+def when_lost(environ: Mapping[str, str] = os.environ) -> Lost:
+    """Read VIDBRIDGE_ROLLOUT_ENGINE_LOST.
 
     Raises:
-        EngineError: VIDBRIDGE_VLLM_MEMORY is not a fraction.
+        InputError: another value than ``wait``, ``hf`` or ``fail``.
     """
-    if engine == "hf":
-        return {}
-    value = environ.get("VIDBRIDGE_VLLM_MEMORY", "").strip()
+    value = environ.get(LOST_VARIABLE, "").strip() or "wait"
+    if value in get_args(Lost):
+        return cast(Lost, value)
+    raise InputError(LOST_VARIABLE, f"{value!r} is unknown", "set wait, hf or fail, or unset it")
+
+
+def engine_settings(
+    precision: Precision, max_tokens: int, videos: int = 1, environ: Mapping[str, str] = os.environ
+) -> EngineSettings:
+    """Settings of an engine that is started for a training.
+
+    Args:
+        max_tokens: of the longest prompt and its reply.
+
+    Raises:
+        InputError: VIDBRIDGE_ENGINE_MEMORY is no share.
+    """
+    gpus = tuple(gpu.strip() for gpu in environ.get(GPUS_VARIABLE, "").split(",") if gpu.strip())
+    # Beside a training on the same GPU, which has not yet taken its memory.
+    value = environ.get(MEMORY_VARIABLE, "").strip() or ("0.9" if gpus else "0.3")
     try:
-        share = float(value or _MEMORY)
+        memory = float(value)
     except ValueError:
-        share = 0.0
-    if not 0 < share < 1:
-        raise EngineError(
-            "VIDBRIDGE_VLLM_MEMORY",
-            f"{value!r} is not a fraction of a GPU's memory",
-            "set a number between 0 and 1, such as 0.3",
+        memory = 0.0
+    if not 0 < memory < 1:
+        raise InputError(
+            MEMORY_VARIABLE, f"{value!r} is no share of a GPU's memory", "set a number between 0 and 1, such as 0.3"
         )
-    return {"use_vllm": True, "vllm_mode": "colocate", "vllm_gpu_memory_utilization": share}
+    return EngineSettings(
+        "bfloat16" if precision == "bf16" else "float32", max_tokens, videos=videos, memory=memory, gpus=gpus
+    )
 
 
-def never_sampled(processor: ProcessorMixin, *, vllm: bool) -> dict[str, Any]:
-    """Generation settings that keep placeholders of pixels from being sampled."""
-    tokens = placeholder_ids(processor)
-    return {"logit_bias": dict.fromkeys(tokens, _NEVER)} if vllm else {"suppress_tokens": tokens}
+@dataclass(frozen=True)
+class Training:
+    """What an engine must know of the training that it draws for.
 
-
-def vllm_request(processor: ProcessorMixin, prompt: str, videos: Sequence[Frames]) -> dict[str, Any]:
-    """Build the request of `vllm.LLM.generate` for a prompt about these videos.
-
-    Returns:
-        `prompt_token_ids`: the rendered prompt with one placeholder per video; `multi_modal_data`:
-        for each video a uint8 array [frames, height, width, 3] and its metadata;
-        `mm_processor_kwargs`: settings that prevent a second sampling of frames.
-    """
-    text = render(processor, prompt, len(videos))
-    return {
-        "prompt_token_ids": list(processor.tokenizer(text, add_special_tokens=False)["input_ids"]),
-        "multi_modal_data": {
-            "video": [(frames.pixels, {**video_metadata(frames), "do_sample_frames": False}) for frames in videos]
-        },
-        "mm_processor_kwargs": {"do_sample_frames": False},
-    }
-
-
-class VideoEngine:
-    """Wrapper of a `vllm.LLM` that generates from `requests` instead of TRL's rows, which have no
-    videos.
-
-    All other attributes are those of the engine itself.
+    Attributes:
+        stage: its name.
+        model: folder of the model that it starts from.
+        precision: of its computation.
+        max_tokens: of the longest prompt and its reply.
+        scratch: its folder.
+        kept: number of weights that may wait to be loaded.
     """
 
-    def __init__(self, engine: Any) -> None:
-        self.requests: list[dict[str, Any]] = []
-        self._engine = engine
+    stage: str
+    model: Path
+    precision: Precision
+    max_tokens: int
+    scratch: Path
+    kept: int
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._engine, name)
 
-    def generate(self, prompts: Sequence[Mapping[str, Any]], **options: Any) -> Any:
-        """Outputs of the requests, in the order of `prompts`.
+class EngineRollouts:
+    """Rollouts drawn by an engine (:class:`stages.grpo.policy.generation.RolloutEngine`).
+
+    Args:
+        client: connection to it.
+        weights: folder for the weights that it reads; None: another process writes them.
+        restart: starts a new engine in place of one that ended; None: somebody else does.
+        shown: prompts and videos, by key.
+        lost: what to do when it is gone.
+    """
+
+    def __init__(
+        self,
+        training: Training,
+        client: EngineClient,
+        weights: WeightsFolder | None,
+        restart: Callable[[], None] | None,
+        processor: ProcessorMixin,
+        shown: Shown,
+        lost: Lost,
+    ) -> None:
+        self._training, self._client, self._weights, self._restart = training, client, weights, restart
+        self._processor, self._shown, self._lost = processor, shown, lost
+        self._published: Published | None = None
+        #: Name of the weights that draw, for processes that do not write them, too.
+        self._name = ""
+        self._step = -1
+
+    @property
+    def decodes_when_lost(self) -> bool:
+        """Whether the training processes decode once the engine is gone."""
+        return self._lost == "hf"
+
+    def take_weights(self, trainer: Any) -> Callable[[], None]:
+        """Publish the weights of a trainer; every process must call it. Return the work that makes
+        the engine load them, to be done before it draws with them.
 
         Raises:
-            EngineError: the engine read other token ids than those that are trained on.
+            WeightsError: they do not fit into their folder, or cannot be written.
         """
-        if len(self.requests) != len(prompts):
-            raise EngineError(
-                "vLLM",
-                f"{len(prompts)} prompts but {len(self.requests)} requests",
-                "TRL no longer calls it as this class expects",
-            )
-        outputs = self._engine.generate(self.requests, **options)
-        for row, (prompt, output) in enumerate(zip(prompts, outputs, strict=True)):
-            read, trained = list(output.prompt_token_ids), list(prompt["prompt_token_ids"])
-            if read != trained:
-                raise EngineError(
-                    "vLLM",
-                    f"row {row} was generated from {len(read)} tokens that are not the {len(trained)} trained on",
-                    "this vLLM expands videos in another way: unset VIDBRIDGE_ROLLOUT_ENGINE",
+        step = int(trainer.state.global_step)
+        if step == self._step:
+            return lambda: None
+        self._step = step
+        state = trainer.accelerator.get_state_dict(trainer.model_wrapped)
+        named: list[str] = [""]
+        if self._weights is not None:
+            published = self._published = self._publish(self._weights, trainer.accelerator, trainer.model, state, step)
+            named = [published.name]
+        name = broadcast_object_list(named)[0] if trainer.accelerator.num_processes > 1 else named[0]
+
+        def load() -> None:
+            self._name = name
+            if self._weights is not None:
+                self._patiently(lambda: self._client.load_weights(published.folder, published.name))
+
+        return load
+
+    def draw(
+        self,
+        keys: Sequence[str],
+        prompts: Sequence[EncodedPrompt],
+        seeds: Sequence[str],
+        limits: Limits,
+        temperature: float,
+    ) -> list[Decoded]:
+        """Draw a reply to the prompt of each key, with the log-probabilities of its tokens.
+
+        Raises:
+            EngineLost: it is gone, and this is not waited for.
+            EngineError: it does not draw; for one, it read other tokens than ``prompts`` have.
+        """
+        first = {key: row for row, key in reversed([*enumerate(keys)])}
+        number = {key: n for n, key in enumerate(dict.fromkeys(keys))}
+        questions = [asked(self._processor, *self._shown(key), prompts[first[key]].ids) for key in number]
+        draws = [Draw(number[key], seed) for key, seed in zip(keys, seeds, strict=True)]
+        sampling = Sampling(
+            limits.max_new_tokens,
+            limits.ends,
+            temperature=temperature,
+            min_tokens=limits.min_new_tokens,
+            suppressed=limits.suppressed,
+            logps=True,
+        )
+        replies = self._patiently(
+            lambda: self._client.generate(questions, draws, sampling, weights=self._name), reload=True
+        )
+        return [Decoded(reply.ids, reply.logps) for reply in replies]
+
+    def _publish(
+        self, weights: WeightsFolder, accelerator: Any, model: Any, state: Mapping[str, torch.Tensor], step: int
+    ) -> Published:
+        unwrapped, dtype = accelerator.unwrap_model(model), _DTYPES[self._training.precision]
+        # What the engine computes in: larger weights would only be read and rounded.
+        state = {name: weight.to(dtype) if weight.is_floating_point() else weight for name, weight in state.items()}
+        size = sum(weight.nbytes for weight in state.values())
+
+        def save(folder: Path) -> None:
+            if isinstance(unwrapped, PeftModel):
+                save_merged(unwrapped, state, folder)
+            else:
+                unwrapped.save_pretrained(folder, state_dict=state)
+
+        return weights.publish(f"{self._training.stage.replace('@', '.')}-{step}", save, size)
+
+    def _patiently(self, work: Callable[[], Result], *, reload: bool = False) -> Result:
+        """Do the work, once more for each time that the engine was lost and came back."""
+        while True:
+            try:
+                return work()
+            except (EngineLost, StaleWeights) as error:
+                # A new engine has the weights that it started with until somebody loads others.
+                if self._lost != "wait" or (isinstance(error, StaleWeights) and not reload):
+                    raise
+                self._wait(error)
+
+    def _wait(self, error: Exception) -> None:
+        """Wait until the engine answers, with the latest weights."""
+        told = 0.0
+        while True:
+            if time.monotonic() - told > _TELL_S:
+                told = time.monotonic()
+                tqdm.write(
+                    f"{self._training.stage}: waits for its rollout engine, as {LOST_VARIABLE} says: {error}",
+                    file=sys.stderr,
                 )
-        return outputs
+            try:
+                if self._restart is not None:
+                    self._restart()
+                if self._weights is not None and self._published is not None:
+                    self._client.load_weights(self._published.folder, self._published.name)
+                if self._client.health().weights == self._name:
+                    return
+            except EngineLost as gone:
+                error = gone
+            time.sleep(_RETRY_S)
+
+
+@contextmanager
+def rollouts_by_engine(
+    training: Training, processor: ProcessorMixin, shown: Shown, *, first: bool, processes: int, size_bytes: int
+) -> Iterator[EngineRollouts | None]:
+    """Connect a training to the engine that the environment names, and start it if that is
+    ``vllm``; None: the training processes decode. Every process must call it.
+
+    Args:
+        first: whether this is the first process, which starts the engine and writes its weights.
+        size_bytes: of the weights.
+
+    Raises:
+        InputError: a variable has an invalid value.
+        EngineUnavailable: the engine cannot be started.
+        EngineError: it does not answer as it should.
+    """
+    chosen, lost = chosen_engine(), when_lost()
+    if chosen == "hf":
+        yield None
+        return
+    with ExitStack() as stack:
+        address, restart = [chosen], None
+        if chosen == "vllm":
+            settings = engine_settings(training.precision, training.max_tokens)
+            if first:
+                own = _Own(training, settings)
+                stack.callback(own.close)
+                address, restart = [own.address], own.restart
+            if processes > 1:
+                address = broadcast_object_list(address)
+        client = stack.enter_context(EngineClient.from_environment(address[0]))
+        weights = None
+        if first:
+            client.health()
+            root = weights_root(training.scratch, size_bytes)
+            weights = stack.enter_context(WeightsFolder(root, training.model, kept=training.kept))
+        yield EngineRollouts(training, client, weights, restart, processor, shown, lost)
+
+
+class _Own:
+    """Engine that this process has started."""
+
+    def __init__(self, training: Training, settings: EngineSettings) -> None:
+        self._training, self._settings = training, settings
+        self._process = self._start(None)
+
+    @property
+    def address(self) -> str:
+        return self._process.client.address
+
+    def restart(self) -> None:
+        """Start it again at its address if it has ended."""
+        if not self._process.running():
+            folder = self._process.folder
+            self._process.close()
+            self._process = self._start(folder)
+
+    def close(self) -> None:
+        self._process.close()
+
+    def _start(self, folder: Path | None) -> EngineProcess:
+        return EngineProcess.start(
+            self._training.model,
+            self._settings,
+            log_file=self._training.scratch / "engine.log",
+            progress=lambda line: tqdm.write(f"{self._training.stage}: {line}", file=sys.stderr),
+            folder=folder,
+        )

@@ -10,7 +10,7 @@ it.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from transformers import GenerationConfig
@@ -22,38 +22,11 @@ from stages.lib.inference.decode import Decoded, Limits, SeededDraws, decode
 from stages.lib.models.processor import EncodedPrompt, VideoFields
 
 
-class RolloutEngine(Protocol):
-    """Draws rollouts outside of the training processes."""
-
-    def take_weights(self, trainer: Any) -> None:
-        """Make the weights of a trainer those that rollouts are drawn with; every process must call
-        it."""
-        ...
-
-    def draw(
-        self,
-        keys: Sequence[str],
-        prompts: Sequence[EncodedPrompt],
-        seeds: Sequence[str],
-        limits: Limits,
-        temperature: float,
-    ) -> list[Decoded]:
-        """Draw a reply to the prompt of each key, with the log-probabilities of its tokens. May be
-        called from another thread.
-
-        Args:
-            prompts: as the trainer encodes them: the tokens that the engine must read.
-        """
-        ...
-
-
 class DecodesRollouts(GRPOTrainer):
-    """`GRPOTrainer` that decodes its rollouts as :mod:`stages.lib.inference.decode` does, or has an
-    engine draw them.
+    """`GRPOTrainer` that decodes its rollouts as :mod:`stages.lib.inference.decode` does.
 
     Args:
         rollout_seed: seed of the rollouts; None: that of `args`.
-        engine: draws the rollouts in training; None: these processes do.
 
     Raises:
         ValueError: `args` ask for another distribution than the model's own at a temperature.
@@ -63,16 +36,8 @@ class DecodesRollouts(GRPOTrainer):
     _row_keys: list[str]
     _row_videos: list[VideoFields]
 
-    def __init__(
-        self,
-        *,
-        args: GRPOConfig,
-        rollout_seed: str | None = None,
-        engine: RolloutEngine | None = None,
-        **kwargs: Any,
-    ) -> None:
+    def __init__(self, *, args: GRPOConfig, rollout_seed: str | None = None, **kwargs: Any) -> None:
         self._rollout_seed = str(args.seed) if rollout_seed is None else rollout_seed
-        self._engine = engine
         #: Whether the log-probabilities that rollouts are sampled with are collected.
         self._collects_sampled = False
         #: Those of the latest rollouts; None: not asked for.
@@ -88,7 +53,7 @@ class DecodesRollouts(GRPOTrainer):
     @property
     def _corrects_sampling(self) -> bool:
         """Whether the loss weighs tokens by the probability that they were sampled with."""
-        return self._engine is not None
+        return False
 
     def _generate_single_turn(
         self,
@@ -105,7 +70,7 @@ class DecodesRollouts(GRPOTrainer):
 
     def _rollouts(self, rows: Sequence[EncodedPrompt]) -> list[Decoded]:
         """Draw a reply to each row of the present round."""
-        return self._draw(self._row_keys, rows, self._seeds(len(rows), self.state.global_step))
+        return self._decode(rows, self._seeds(len(rows), self.state.global_step))
 
     def _seeds(self, rows: int, step: int) -> list[str]:
         """Seeds of the rollouts of this process that are trained on behind ``step`` steps."""
@@ -122,10 +87,8 @@ class DecodesRollouts(GRPOTrainer):
             settings.max_time,
         )
 
-    def _draw(self, keys: Sequence[str], rows: Sequence[EncodedPrompt], seeds: Sequence[str]) -> list[Decoded]:
+    def _decode(self, rows: Sequence[EncodedPrompt], seeds: Sequence[str]) -> list[Decoded]:
         temperature = float(self.generation_config.temperature)
-        if self._engine is not None and self.model.training:
-            return self._engine.draw(keys, rows, seeds, self._limits(), temperature)
         with (
             profiling_context(self, "decode"),
             unwrap_model_for_generation(

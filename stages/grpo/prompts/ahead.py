@@ -12,6 +12,7 @@ has the rollouts that wait: training that is resumed trains on the same ones.
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
 from collections import deque
@@ -20,14 +21,17 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
 from queue import SimpleQueue
-from typing import Any
+from typing import Any, NamedTuple, Protocol, TypeVar
 
+import torch
 from accelerate.utils import gather_object
 from pydantic import TypeAdapter
+from tqdm import tqdm
 
 from stages.grpo.prompts.rounds import DrawsPrompts
 from stages.grpo.step import StepScores
-from stages.lib.inference.decode import Decoded
+from stages.lib.inference.decode import Decoded, Limits
+from stages.lib.inference.engine.errors import EngineLost
 from stages.lib.models.processor import EncodedPrompt
 from stages.lib.training.checkpoints import CLOCK
 
@@ -35,6 +39,10 @@ from stages.lib.training.checkpoints import CLOCK
 AHEAD_FILE = "ahead.json"
 #: Share of a generation's time that was spent waiting for its rollouts.
 IDLE_SHARE = f"{CLOCK}idle_share"
+#: Mean difference of log-probabilities, in nats, above which an engine does not compute what is
+#: trained: bf16 gives 0.02 to 0.03 at 3B and 7B.
+APART = 0.1
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -65,6 +73,50 @@ class Drawn:
 _SAVED = TypeAdapter(list[list[Drawn]])
 
 
+class RolloutEngine(Protocol):
+    """Draws rollouts outside of the training processes."""
+
+    @property
+    def decodes_when_lost(self) -> bool:
+        """Whether the training processes decode once the engine is gone."""
+        ...
+
+    def take_weights(self, trainer: Any) -> Callable[[], None]:
+        """Take over the weights of a trainer; every process must call it. Return the work that is
+        to be done before rollouts are drawn with them."""
+        ...
+
+    def draw(
+        self,
+        keys: Sequence[str],
+        prompts: Sequence[EncodedPrompt],
+        seeds: Sequence[str],
+        limits: Limits,
+        temperature: float,
+    ) -> list[Decoded]:
+        """Draw a reply to the prompt of each key, with the log-probabilities of its tokens. May be
+        called from another thread.
+
+        Args:
+            prompts: as the trainer encodes them: the tokens that the engine must read.
+        """
+        ...
+
+
+class Waiting(NamedTuple):
+    """Rollouts of a generation that wait for their turn, or are being drawn."""
+
+    generation: int
+    keys: list[str]
+    drawn: Future[Drawn]
+
+    @classmethod
+    def of(cls, drawn: Drawn) -> Waiting:
+        done: Future[Drawn] = Future()
+        done.set_result(drawn)
+        return cls(drawn.generation, drawn.keys, done)
+
+
 @dataclass
 class Ahead:
     """Generations of one process that wait for their turn.
@@ -73,13 +125,15 @@ class Ahead:
         staleness: number of generations that rollouts are drawn ahead.
         generations: number of generations of the training.
         prompts_of: keys of the prompts of a generation, over all processes.
-        waiting: of the next generations, in order.
+        engine: draws the rollouts; None: the training processes do.
+        waiting: the next generations, in order.
     """
 
     staleness: int
     generations: int
     prompts_of: Callable[[int], Sequence[str]]
-    waiting: deque[Future[Drawn]] = field(default_factory=deque)
+    engine: RolloutEngine | None = None
+    waiting: deque[Waiting] = field(default_factory=deque)
 
     def save(self, file: Path, gathered: Sequence[Sequence[Drawn]]) -> None:
         """Write the waiting rollouts of all processes, in order of processes."""
@@ -114,8 +168,8 @@ class _Beside:
         self._queue: SimpleQueue[tuple[Future[Any], Callable[[], Any]]] = SimpleQueue()
         threading.Thread(target=self._work, name="rollouts", daemon=True).start()
 
-    def submit(self, work: Callable[[], Drawn]) -> Future[Drawn]:
-        future: Future[Drawn] = Future()
+    def submit(self, work: Callable[[], Result]) -> Future[Result]:
+        future: Future[Result] = Future()
         self._queue.put((future, work))
         return future
 
@@ -129,7 +183,7 @@ class _Beside:
 
 
 class DrawsAhead(DrawsPrompts):
-    """Trainer whose rollouts may be drawn ahead.
+    """Trainer whose rollouts may be drawn ahead, and by an engine.
 
     Args (beside those of :class:`~stages.grpo.prompts.rounds.DrawsPrompts`):
         ahead: draws and judges the rollouts of later generations, and of the present one; None:
@@ -140,50 +194,105 @@ class DrawsAhead(DrawsPrompts):
         self._ahead = ahead
         #: Rollouts of the present generation's first round, until they have their verdicts.
         self._early: Drawn | None = None
-        self._beside = None if ahead is None else _Beside()
+        #: Draws by the engine, its weights, and judging, in the order in which they are asked for.
+        self._beside = _Beside()
+        #: Whether the engine has the latest weights.
+        self._loaded: Future[None] | None = None
         self._turn_began = time.monotonic()
+        self._lag = 0.0  # of the present generation
+        self._told_apart = False
         super().__init__(**kwargs)
 
     @property
     def _corrects_sampling(self) -> bool:
-        return super()._corrects_sampling or self._ahead is not None
+        return self._ahead is not None
+
+    @property
+    def _engine(self) -> RolloutEngine | None:
+        return None if self._ahead is None else self._ahead.engine
 
     def _judged(self, keys: Sequence[str], ids: Sequence[Sequence[int]]) -> StepScores:
         """Judge rollouts of training that are not the present ones."""
         raise NotImplementedError
 
     def _chosen(self, inputs: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        if self._engine is not None:
-            self._engine.take_weights(self)
         if self._ahead is None:
             return super()._chosen(inputs)
         present, waiting = self.state.global_step // self.num_iterations, self._ahead.waiting
-        following = present + len(waiting)
+        # First: weights are published while the engine has no use for the earlier ones.
+        early = self._finished(waiting.popleft()) if waiting else None
+        self._send_weights()
+        following = present + len(waiting) + (early is not None)
         for generation in range(following, min(present + self._ahead.staleness + 1, self._ahead.generations)):
-            waiting.append(self._start(self._ahead, generation, len(inputs)))
-        early = self._early = self._waited_for(waiting.popleft())
+            keys = self._keys_of(self._ahead, generation, len(inputs))
+            waiting.append(Waiting(generation, keys, self._start(generation, keys)))
+        self._early = early = early or self._finished(waiting.popleft())
         if early.generation != present:
             raise RuntimeError(f"generation {present} got the rollouts of {early.generation}")
-        self._metrics["train"]["staleness"].append((self.state.global_step - early.sampled_at) / self.num_iterations)
+        self._lag = (self.state.global_step - early.sampled_at) / self.num_iterations
+        self._metrics["train"]["staleness"].append(self._lag)
         return [{"prompt": key} for key in early.keys]
 
-    def _start(self, ahead: Ahead, generation: int, rows: int) -> Future[Drawn]:
+    def _keys_of(self, ahead: Ahead, generation: int, rows: int) -> list[str]:
+        """Prompts of this process's rows of a generation."""
+        keys = [key for key in ahead.prompts_of(generation) for _ in range(self.num_generations)]
+        return [row["prompt"] for row in super()._chosen([{"prompt": key} for key in keys[self._own_rows(rows)]])]
+
+    def _send_weights(self) -> None:
+        if self._engine is not None:
+            self._loaded = self._beside.submit(self._engine.take_weights(self))
+
+    def _start(self, generation: int, keys: list[str]) -> Future[Drawn]:
         """Start drawing and judging the rollouts of a generation; without an engine they are drawn
         when this returns."""
-        keys = [key for key in ahead.prompts_of(generation) for _ in range(self.num_generations)]
-        own = super()._chosen([{"prompt": key} for key in keys[self._own_rows(rows)]])
-        keys = [row["prompt"] for row in own]
         step = self.state.global_step
-        prompts, seeds = self._encode(keys), self._seeds(rows, generation * self.num_iterations)
-        drawn = None if self._engine is not None else self._draw(keys, prompts, seeds)
+        replies = self._drawn(keys, self._encode(keys), self._seeds(len(keys), generation * self.num_iterations))
 
         def finish() -> Drawn:
-            replies = drawn if drawn is not None else self._draw(keys, prompts, seeds)
-            ids, logps = [reply.ids for reply in replies], [reply.logps for reply in replies]
+            found = replies()
+            ids, logps = [reply.ids for reply in found], [reply.logps for reply in found]
             return Drawn(generation, step, keys, ids, logps, self._judged(keys, ids))
 
-        assert self._beside is not None
         return self._beside.submit(finish)
+
+    def _drawn(
+        self, keys: Sequence[str], rows: Sequence[EncodedPrompt], seeds: Sequence[str]
+    ) -> Callable[[], list[Decoded]]:
+        """Return what draws rollouts beside the main thread; without an engine they are drawn
+        now."""
+        engine, loaded = self._engine, self._loaded
+        if engine is None:
+            found = self._decode(rows, seeds)
+            return lambda: found
+        limits, temperature = self._limits(), float(self.generation_config.temperature)
+
+        def draw() -> list[Decoded]:
+            assert loaded is not None
+            loaded.result()  # done, as work is done in order; it may have failed
+            return engine.draw(keys, rows, seeds, limits, temperature)
+
+        return draw
+
+    def _finished(self, waiting: Waiting) -> Drawn:
+        """Wait for rollouts. If their engine is gone and these processes are to decode then, they
+        draw them, and all that wait."""
+        lost: EngineLost | None = None
+        try:
+            drawn = self._waited_for(waiting.drawn)
+        except EngineLost as error:
+            lost = error
+        engine = self._engine
+        if lost is not None and (engine is None or not engine.decodes_when_lost):
+            raise lost
+        # One process may have lost it and another not.
+        if engine is None or not engine.decodes_when_lost or not self._most_of_any_process(int(lost is not None)):
+            return drawn
+        assert self._ahead is not None
+        tqdm.write(f"rollouts are decoded here from now on, as the engine is gone: {lost}", file=sys.stderr)
+        self._ahead.engine = None
+        again = [one._replace(drawn=self._start(one.generation, one.keys)) for one in (waiting, *self._ahead.waiting)]
+        self._ahead.waiting = deque(again[1:])
+        return again[0].drawn.result()
 
     def _waited_for(self, drawn: Future[Drawn]) -> Drawn:
         """Wait for rollouts; log the share of the time since the last ones that went by waiting."""
@@ -195,7 +304,12 @@ class DrawsAhead(DrawsPrompts):
         return found
 
     def _rollouts(self, rows: Sequence[EncodedPrompt]) -> list[Decoded]:
-        return super()._rollouts(rows) if self._early is None else self._early.replies
+        if self._early is not None:
+            return self._early.replies
+        if self._engine is None or not self.model.training:
+            return super()._rollouts(rows)
+        draw = self._drawn(self._row_keys, rows, self._seeds(len(rows), self.state.global_step))
+        return self._beside.submit(draw).result()
 
     def _early_scores(self, replies: Sequence[str]) -> StepScores | None:
         """Verdicts on the rollouts of this round, if they were judged ahead."""
@@ -203,19 +317,32 @@ class DrawsAhead(DrawsPrompts):
         if early is None or early.scores is None:
             return None
         if [score.reply for score in early.scores.scores] != list(replies):
-            raise RuntimeError(
-                "other replies were judged than those that are trained on; TRL decodes them in another way"
-            )
+            raise RuntimeError("other replies were judged than are trained on; TRL decodes them in another way")
         return early.scores
+
+    def _log_sampling(self, gap_BT: torch.Tensor, ratio_BT: torch.Tensor, known_BT: torch.Tensor) -> None:
+        super()._log_sampling(gap_BT, ratio_BT, known_BT)
+        apart = self._metrics["train"]["sampling/logp_difference/mean"][-1]
+        if self._engine is not None and not self._lag and apart > APART and not self._told_apart:
+            self._told_apart = True
+            self._told_apart = True
+            tqdm.write(
+                f"step {self.state.global_step + 1}: the engine's log-probabilities are {apart:.3f} from those that are"
+                f" trained on, in the mean (alarm at {APART:g}); compare its precision and model with the training's",
+                file=sys.stderr,
+            )
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         super()._save_checkpoint(model, trial)
         if self._ahead is not None:
-            gathered = gather_object([[drawn.result() for drawn in self._ahead.waiting]])
+            waiting: list[Drawn] = []
+            while self._ahead.waiting:
+                waiting.append(self._finished(self._ahead.waiting.popleft()))
+            self._ahead.waiting.extend(map(Waiting.of, waiting))
+            gathered = gather_object([waiting])
             if self.accelerator.is_main_process:
-                self._ahead.save(
-                    Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}" / AHEAD_FILE, gathered
-                )
+                folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
+                self._ahead.save(folder / AHEAD_FILE, gathered)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         super()._load_optimizer_and_scheduler(checkpoint)
@@ -224,6 +351,4 @@ class DrawsAhead(DrawsPrompts):
         for drawn in self._ahead.load(
             Path(checkpoint) / AHEAD_FILE, self.accelerator.process_index, self.accelerator.num_processes
         ):
-            future: Future[Drawn] = Future()
-            future.set_result(drawn)
-            self._ahead.waiting.append(future)
+            self._ahead.waiting.append(Waiting.of(drawn))

@@ -9,9 +9,10 @@ import torch
 from accelerate.utils import gather_object
 
 from stages.grpo.by_task.measuring import MeasuresTasks
+from stages.grpo.losses import OLD
 from stages.grpo.prompts.resampling import PromptPool, dead_groups, replace_groups
 from stages.grpo.prompts.sampler import TaskSampler
-from stages.grpo.prompts.surplus import OLD, SpareGroup, Surplus, group_of, with_present_policy
+from stages.grpo.prompts.surplus import SpareGroup, Surplus, group_of, with_present_policy
 
 #: Beside the weights in a checkpoint: the number of prompts taken from the pool.
 POOL_FILE = "reserve.json"

@@ -73,6 +73,26 @@ def chosen_engine(environ: Mapping[str, str] = os.environ) -> Literal["hf", "vll
     )
 
 
+def check_engine(environ: Mapping[str, str] = os.environ) -> str:
+    """Check that the chosen engine can be started or answers; return what it is: ``hf``, ``vllm``
+    or ``vllm elsewhere``.
+
+    Raises:
+        InputError: a variable has an invalid value.
+        EngineUnavailable: it is to be started here, and there is none.
+        EngineError: it does not answer, or is another one.
+    """
+    chosen = chosen_engine(environ)
+    if chosen == "hf":
+        return chosen
+    if chosen == "vllm":
+        engine_python(environ)
+        return chosen
+    with EngineClient.from_environment(chosen, environ) as client:
+        client.health()
+    return "vllm elsewhere"
+
+
 @dataclass(frozen=True)
 class EngineSettings:
     """Options of an engine that is started here.
@@ -147,7 +167,7 @@ class EngineProcess:
         self.client = client
         self.log_file = log_file
         self._process = process
-        self._folder = folder
+        self.folder = folder
 
     @classmethod
     def start(
@@ -159,6 +179,7 @@ class EngineProcess:
         progress: Callable[[str], None] = log.info,
         environ: Mapping[str, str] = os.environ,
         command: tuple[str, ...] | None = None,
+        folder: Path | None = None,
     ) -> Self:
         """Start an engine, and wait until it answers.
 
@@ -166,6 +187,7 @@ class EngineProcess:
             log_file: for what it prints; None: beside its socket, removed with it.
             progress: called every quarter of a minute with what it does.
             command: the server's command; None: that of the engine's environment.
+            folder: for its socket, and so its address; made here; None: a new one.
 
         Raises:
             EngineUnavailable: there is no environment, or the engine ends or is not ready in time.
@@ -174,7 +196,9 @@ class EngineProcess:
             command = (str(engine_python(environ)), "-m", _SERVER)
         patience_s = _seconds(START_VARIABLE, _START_S, environ)
         # Sockets have short paths.
-        folder = Path(tempfile.mkdtemp(prefix="vidbridge-engine-"))
+        if folder is None:
+            folder = Path(tempfile.mkdtemp(prefix="vidbridge-engine-"))
+        folder.mkdir(mode=0o700, exist_ok=True)
         log_file = log_file or folder / "log"
         address = folder / "socket"
         # The folder that holds `stages` may hold this project's libraries, too.
@@ -229,7 +253,7 @@ class EngineProcess:
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
-        shutil.rmtree(self._folder, ignore_errors=True)
+        shutil.rmtree(self.folder, ignore_errors=True)
 
     def _wait(self, model: Path, patience_s: float, progress: Callable[[str], None]) -> None:
         started = told = time.monotonic()

@@ -52,13 +52,15 @@ class WeightsFolder:
     Args:
         root: folder, for this training alone; made if it does not exist.
         model: folder of the model, with the files besides the weights.
+        kept: number of folders that are kept.
 
     Raises:
         WeightsError: the folder cannot be made, or another process uses it.
     """
 
-    def __init__(self, root: Path, model: Path) -> None:
+    def __init__(self, root: Path, model: Path, kept: int = KEPT) -> None:
         self.root = root
+        self._kept = kept
         self._model = model.resolve()
         try:
             root.mkdir(parents=True, mode=0o700, exist_ok=True)
@@ -87,7 +89,7 @@ class WeightsFolder:
         os.close(self._lock)
 
     def publish(self, label: str, save: Callable[[Path], object], size_bytes: int) -> Published:
-        """Write weights, and remove all but the last two.
+        """Write weights, and remove all but the last ones.
 
         Args:
             label: what they are, such as training and step: letters, digits, ``.``, ``_``, ``-``.
@@ -100,13 +102,13 @@ class WeightsFolder:
         """
         if not re.fullmatch(r"[\w.-]+", label, re.ASCII):
             raise ValueError(f"label: {label!r} has characters of other kinds")
-        self._remove_old(KEPT - 1)
+        self._remove_old(self._kept - 1)
         free = shutil.disk_usage(self.root).free
         if free < size_bytes:
             raise WeightsError(
                 VARIABLE,
                 f"{self.root} has {free / 1e9:.1f} GB free, and the weights are {size_bytes / 1e9:.1f} GB",
-                f"free some, or name a folder of three times that size; {KEPT} of them are kept",
+                f"free some, or name a folder of {self._kept + 1} times that size; {self._kept} of them are kept",
             )
         # A name of its own each time: an engine must not take the weights of an interrupted
         # training for those that its continuation writes at the same step.

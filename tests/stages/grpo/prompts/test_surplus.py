@@ -14,8 +14,9 @@ from pydantic import ValidationError
 
 from stages.domain.core.records import Score
 from stages.domain.rl.rollouts import Rollout
+from stages.grpo.losses import OLD
 from stages.grpo.prompts.resampling import PromptPool
-from stages.grpo.prompts.surplus import OLD, SpareGroup, Surplus, group_of, with_present_policy
+from stages.grpo.prompts.surplus import SpareGroup, Surplus, group_of, with_present_policy
 from stages.grpo.trainer import VideoGRPOTrainer
 from stages.lib.models.processor import encode_prompts
 from stages.params import Oversampling
