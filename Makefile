@@ -21,7 +21,7 @@ export DO_NOT_TRACK := 1
 export NO_MKDOCS_2_WARNING := 1
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help env demo test lint test-slow test-gpu test-ops docs docs-serve outages exploits crosscheck bench bench-video bench-score bench-eval bench-sft bench-grpo bench-growth bench-gpu bench-learning bench-keep bench-sampler bench-videocap bench-judges zoo clean clean-all
+.PHONY: help env demo test lint test-slow test-gpu test-ops vllm test-vllm docs docs-serve outages exploits crosscheck bench bench-video bench-score bench-eval bench-sft bench-grpo bench-growth bench-gpu bench-learning bench-keep bench-sampler bench-videocap bench-judges zoo clean clean-all
 
 help:  ## Show what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | column -t -s "$$(printf '\t')"
@@ -95,6 +95,18 @@ test-gpu: env  ## Trainers, adapters and models on the GPU of this machine
 test-ops: env .tools/ops/bin/python  ## Proofs on a team's servers and several hosts, all on this machine
 	@# PostgreSQL's own user has to get in where root makes this, so the folder may be entered.
 	@tmp=$$(mktemp -d); chmod 755 "$$tmp"; $(RUN) pytest -m ops --timeout 1500 --basetemp "$$tmp/tests" tests/ops && rm -rf "$$tmp"
+
+# The rollout engine, apart from .venv: vLLM pins another torch, and a FastAPI that Prefect does not take.
+ENGINE ?= $(if $(shell command -v nvidia-smi),cuda,cpu)
+.tools/engine/.installed: $(UV) infra/vllm/pyproject.toml infra/vllm/uv.lock infra/vllm/metadata.py
+	UV_PROJECT_ENVIRONMENT=$(CURDIR)/.tools/engine $(UV) sync --frozen --project infra/vllm --extra $(ENGINE) --python $(PYTHON)
+	.tools/engine/bin/python infra/vllm/metadata.py
+	@touch $@
+
+vllm: .tools/engine/.installed  ## Rollout engine vLLM into .tools/engine: for CUDA where a GPU is, else for CPUs (6 GB; ENGINE=cuda|cpu)
+
+test-vllm: env vllm  ## Proofs on the real rollout engine, in minutes
+	@tmp=$$(mktemp -d); $(RUN) pytest -m vllm --timeout 1500 --basetemp "$$tmp/tests" && rm -rf "$$tmp"
 
 outages: env .tools/ops/bin/python  ## Runs while a server is killed, stopped, disconnected or slow: a table of what was kept
 	$(RUN) python -m tests.ops.outages

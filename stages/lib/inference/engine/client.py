@@ -263,7 +263,7 @@ def _errors(address: str, problem: str, remedy: str, error: Mapping[str, Any]) -
         wire.UNKNOWN_VIDEOS: EngineMemory(
             address,
             f"it cannot hold the videos of one request: {len(error.get('videos', ()))} are missing again",
-            "raise VIDBRIDGE_ENGINE_VIDEO_GB where it runs, or ask for fewer at a time",
+            "raise VIDBRIDGE_ENGINE_VIDEO_GB (--video-gb of its server), or ask for fewer at a time",
         ),
         wire.STALE_WEIGHTS: StaleWeights(address, problem, remedy or "load those weights first"),
         wire.KEY: KeyRefused(

@@ -101,11 +101,11 @@ class EngineSettings:
         dtype: of weights and computation.
         max_model_len: tokens of the longest prompt and its reply.
         videos: of a prompt, at most.
-        kv_cache_gb: memory for keys and values, in GiB; None: what ``memory`` leaves.
+        kv_cache_gb: memory for keys and values, in GiB; None: what ``memory`` leaves, on a CPU 1.
         video_gb: memory for frames, in GiB.
         memory: share of each GPU's memory.
-        gpus: numbers of the GPUs that hold the model together; empty: the first one that is
-            visible.
+        gpus: numbers of the GPUs that hold the model together, which the training should not use;
+            empty: the first one that is visible, shared with the training.
         seed: of what has no seed of its own.
     """
 
@@ -117,6 +117,32 @@ class EngineSettings:
     memory: float = 0.9
     gpus: tuple[str, ...] = ()
     seed: int = 0
+
+    @classmethod
+    def from_environment(
+        cls,
+        dtype: Literal["float32", "bfloat16", "float16"],
+        max_model_len: int,
+        videos: int = 1,
+        environ: Mapping[str, str] = os.environ,
+    ) -> Self:
+        """Read where and in how much memory it runs: VIDBRIDGE_ENGINE_GPUS, VIDBRIDGE_VLLM_MEMORY,
+        VIDBRIDGE_ENGINE_KV_CACHE_GB and VIDBRIDGE_ENGINE_VIDEO_GB.
+
+        Raises:
+            InputError: one of them is invalid.
+        """
+        gpus = tuple(part.strip() for part in environ.get("VIDBRIDGE_ENGINE_GPUS", "").split(",") if part.strip())
+        cache = environ.get("VIDBRIDGE_ENGINE_KV_CACHE_GB", "").strip()
+        return cls(
+            dtype,
+            max_model_len,
+            videos,
+            kv_cache_gb=_number("VIDBRIDGE_ENGINE_KV_CACHE_GB", 1.0, "GiB", environ) if cache else None,
+            video_gb=_number("VIDBRIDGE_ENGINE_VIDEO_GB", 4.0, "GiB", environ),
+            memory=_number("VIDBRIDGE_VLLM_MEMORY", 0.9 if gpus else 0.3, "GPU memory, as a share", environ, most=1.0),
+            gpus=gpus,
+        )
 
     def arguments(self) -> list[str]:
         """Arguments of the server."""
@@ -194,7 +220,7 @@ class EngineProcess:
         """
         if command is None:
             command = (str(engine_python(environ)), "-m", _SERVER)
-        patience_s = _seconds(START_VARIABLE, _START_S, environ)
+        patience_s = _number(START_VARIABLE, _START_S, "seconds", environ)
         # Sockets have short paths.
         if folder is None:
             folder = Path(tempfile.mkdtemp(prefix="vidbridge-engine-"))
@@ -266,9 +292,10 @@ class EngineProcess:
                     f"the engine for {model} did not start ({said}). It printed last:\n{self.last_lines()}",
                     "mend what it names, or set VIDBRIDGE_ROLLOUT_ENGINE=hf",
                 )
-            with suppress(EngineLost):
-                self.client.health()
-                return
+            if (self._folder / "socket").exists():
+                with suppress(EngineLost):
+                    self.client.health()
+                    return
             now = time.monotonic()
             if now - started > patience_s:
                 raise EngineUnavailable(
@@ -306,12 +333,13 @@ def _environment(folder: Path, settings: EngineSettings, environ: Mapping[str, s
     }
 
 
-def _seconds(name: str, default: float, environ: Mapping[str, str]) -> float:
+def _number(name: str, default: float, unit: str, environ: Mapping[str, str], most: float = 1e6) -> float:
     value = environ.get(name, "").strip()
     try:
-        seconds = float(value or default)
+        number = float(value or default)
     except ValueError:
-        seconds = 0.0
-    if not 0 < seconds < float("inf"):
-        raise InputError(name, f"{value!r} is not a time", "set a number of seconds > 0, or unset it")
-    return seconds
+        number = 0.0
+    if not 0 < number <= most:
+        bound = "" if most == 1e6 else f" and <= {most:g}"
+        raise InputError(name, f"{value!r} is no number of {unit}", f"set a number > 0{bound}, or unset it")
+    return number

@@ -65,9 +65,9 @@ class VllmEngine:
         self.model = str(options.model)
         self.device = "cpu" if on_cpu else current_platform.get_device_name()
         self._ids = itertools.count()
-        memory = {} if options.kv_cache_gb is None else {"kv_cache_memory_bytes": int(options.kv_cache_gb * _GIB)}
-        if not on_cpu:
-            memory["gpu_memory_utilization"] = options.memory
+        # On a CPU the share would be of all memory, whoever else uses it.
+        cache_gb = 1.0 if options.kv_cache_gb is None and on_cpu else options.kv_cache_gb
+        memory = {} if cache_gb is None else {"kv_cache_memory_bytes": int(cache_gb * _GIB)}
         self._llm: Any = AsyncLLM.from_engine_args(
             AsyncEngineArgs(
                 model=self.model,
@@ -85,6 +85,7 @@ class VllmEngine:
                 skip_mm_profiling=on_cpu,
                 enable_log_requests=False,
                 disable_log_stats=True,
+                gpu_memory_utilization=options.memory,
                 **memory,
             )
         )
@@ -98,6 +99,7 @@ class VllmEngine:
             Refused: vLLM refuses the request.
             Died: vLLM ended.
         """
+        from vllm.exceptions import VLLMClientError
         from vllm.sampling_params import RequestOutputKind, SamplingParams
 
         def params(seed: str | None) -> Any:
@@ -118,7 +120,7 @@ class VllmEngine:
 
         try:
             chosen = [params(seed) for seed in seeds]
-        except ValueError as error:
+        except (VLLMClientError, ValueError) as error:
             raise Refused(str(error)) from error
         try:
             async with asyncio.TaskGroup() as group:
@@ -208,7 +210,11 @@ def options_of(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--max-model-len", type=int, required=True, help="tokens of a prompt and its reply")
     parser.add_argument("--videos", type=int, default=1, help="videos of a prompt, at most")
     parser.add_argument("--video-gb", type=float, default=4.0, help="memory for frames, in GiB")
-    parser.add_argument("--kv-cache-gb", type=float, help="memory for keys and values, in GiB; default: of --memory")
+    parser.add_argument(
+        "--kv-cache-gb",
+        type=float,
+        help="memory for keys and values, in GiB; default: what --memory leaves, on a CPU 1",
+    )
     parser.add_argument("--memory", type=float, default=0.9, help="share of each GPU's memory")
     parser.add_argument("--gpus", type=int, default=1, help="GPUs that hold the model together")
     parser.add_argument("--seed", type=int, default=0)

@@ -1,0 +1,1 @@
+from tests.support.training.fixtures import family as family

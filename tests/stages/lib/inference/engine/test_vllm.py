@@ -1,0 +1,271 @@
+"""The real rollout engine on this machine, beside this project's own decoding: another
+implementation of the same models, of the other's parents."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import psutil
+import pytest
+import torch
+from transformers import PreTrainedModel, ProcessorMixin
+
+from stages.domain.core.frames import Frames
+from stages.lib.inference.decode import Limits, decode, greedy
+from stages.lib.inference.engine import wire
+from stages.lib.inference.engine.client import Asked, EngineClient
+from stages.lib.inference.engine.errors import EngineError, EngineLost, EngineUnavailable, RequestRefused, WeightsError
+from stages.lib.inference.engine.process import EngineProcess, EngineSettings, engine_python
+from stages.lib.inference.engine.questions import asked
+from stages.lib.inference.engine.weights import WeightsFolder
+from stages.lib.inference.engine.wire import Draw, Reply, Sampling
+from stages.lib.models.load import load_model, save_model
+from stages.lib.models.processor import EncodedPrompt, encode_prompts, placeholder_ids
+from stages.lib.models.settings import end_ids
+from tests.stages.lib.inference.engine.test_process import assert_ended
+from tests.support.checkout import ROOT
+from tests.support.engine.without_reset import LEFT_OUT
+from tests.support.training.tiny import FAMILIES, frames, tiny
+
+#: Of this checkout, unless it names another.
+ENVIRON = {"VIDBRIDGE_ENGINE_ENV": str(ROOT / ".tools/engine"), **os.environ}
+
+
+def _missing() -> str | None:
+    try:
+        engine_python(ENVIRON)
+    except EngineUnavailable as error:
+        return str(error)
+    return None
+
+
+pytestmark = [
+    pytest.mark.vllm,
+    pytest.mark.skipif(_missing() is not None, reason=str(_missing())),
+    # httpcore does not close a Unix socket that it could not connect.
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
+
+SETTINGS = EngineSettings("float32", 1024, videos=2, kv_cache_gb=0.25, video_gb=0.1)
+#: In single precision on a CPU; the difference of two matrix libraries.
+TOLERANCE = 1e-4
+#: An odd number of frames, another shape, a video so long that time's positions pass height's, and
+#: two videos in a prompt.
+SHOWN: list[tuple[str, list[Frames]]] = [
+    ("What colour is number 1?", [frames(1)]),
+    ("What?", [frames(2, 7, (64, 32))]),
+    ("And what colour is it?", [frames(3, 24, (32, 48))]),
+    ("Which colour?", [frames(4, 6), frames(5, 4, (48, 64))]),
+    ("What colour is number 2?", [frames(1)]),
+]
+GROUP, TEMPERATURE = 4, 0.7
+
+
+class Case(NamedTuple):
+    engine: EngineProcess
+    folder: Path
+    net: PreTrainedModel
+    processor: ProcessorMixin
+
+    @property
+    def client(self) -> EngineClient:
+        return self.engine.client
+
+    def questions(self) -> list[Asked]:
+        prompts = encode_prompts(self.processor, SHOWN)
+        return [asked(self.processor, text, shown, p.ids) for (text, shown), p in zip(SHOWN, prompts, strict=True)]
+
+    def sampling(self, **changes: Any) -> Sampling:
+        ends = tuple(end_ids(self.net, self.processor))
+        return replace(
+            Sampling(12, ends, TEMPERATURE, 3, tuple(placeholder_ids(self.processor)), logps=True), **changes
+        )
+
+
+class Forced:
+    """Draws the tokens of replies that exist."""
+
+    def __init__(self, replies: Sequence[Sequence[int]]) -> None:
+        self._left = [list(reply) for reply in replies]
+
+    def __call__(self, logits: torch.Tensor, rows: Sequence[int]) -> torch.Tensor:
+        return torch.tensor([self._left[row].pop(0) if self._left[row] else 0 for row in rows])
+
+
+def limits_of(sampling: Sampling) -> Limits:
+    return Limits(sampling.max_tokens, sampling.ends, sampling.suppressed, sampling.min_tokens)
+
+
+def own_logps(
+    net: PreTrainedModel,
+    processor: ProcessorMixin,
+    prompts: Sequence[EncodedPrompt],
+    replies: Sequence[Reply],
+    sampling: Sampling,
+) -> list[list[float]]:
+    """Log-probabilities of the engine's tokens by this project's decoding."""
+    forced = decode(
+        net,
+        processor,
+        prompts,
+        Forced([reply.ids for reply in replies]),
+        limits_of(sampling),
+        logps_at=sampling.temperature,
+    )
+    return [own.logps[: len(reply.ids)] for own, reply in zip(forced, replies, strict=True)]
+
+
+def furthest(a: Sequence[Sequence[float]], b: Sequence[Sequence[float]]) -> float:
+    return max(float(np.abs(np.subtract(x, y)).max()) for x, y in zip(a, b, strict=True))
+
+
+@contextmanager
+def started(folder: Path, family: str, **options: Any) -> Iterator[Case]:
+    net, processor = tiny(family)
+    save_model(net, processor, folder)
+    net, processor = load_model(folder, "fp32")
+    environ = {**ENVIRON, **options.pop("environ", {})}
+    with EngineProcess.start(folder, SETTINGS, environ=environ, **options) as engine:
+        yield Case(engine, folder, net, processor)
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Case]:
+    with started(tmp_path_factory.mktemp("vllm") / "model", request.param) as case:
+        yield case
+
+
+def test_greedy_replies_are_equal(case: Case) -> None:
+    sampling = case.sampling()
+    # The client compares the prompts' ids.
+    replies = case.client.generate(case.questions(), [Draw(n) for n in range(len(SHOWN))], sampling)
+    own = decode(
+        case.net, case.processor, encode_prompts(case.processor, SHOWN), greedy, limits_of(sampling), logps_at=1.0
+    )
+    assert [reply.ids for reply in replies] == [reply.ids for reply in own]
+    assert furthest([reply.logps for reply in replies], [reply.logps for reply in own]) < TOLERANCE
+
+
+def test_drawn_tokens_have_the_log_probabilities_of_this_projects_model(case: Case) -> None:
+    draws = [Draw(n, f"7/{n}/{g}") for n in range(len(SHOWN)) for g in range(GROUP)]
+    # Tokens that would be drawn often are not, exactly.
+    common = case.client.generate(case.questions(), draws, case.sampling())
+    suppressed = (*case.sampling().suppressed, *{token for reply in common for token in reply.ids[:1]})
+    sampling = case.sampling(suppressed=suppressed)
+    replies = case.client.generate(case.questions(), draws, sampling)
+    assert not {token for reply in replies for token in reply.ids} & set(suppressed)
+    prompts = encode_prompts(case.processor, SHOWN)
+    own = own_logps(case.net, case.processor, [prompts[draw.question] for draw in draws], replies, sampling)
+    assert furthest([reply.logps for reply in replies], own) < TOLERANCE
+    assert len({tuple(reply.ids) for reply in replies}) > len(SHOWN) * (GROUP - 1)
+    assert case.client.generate(case.questions(), draws, sampling) == replies, "a seed repeats its reply"
+    for reply in replies:
+        assert sampling.min_tokens < len(reply.ids) or reply.finish == "length"
+        assert (reply.ids[-1] in sampling.ends) == (reply.finish == "end")
+        assert not set(reply.ids[:-1]) & set(sampling.ends)
+
+
+def test_what_it_cannot_do_is_refused_and_it_goes_on(case: Case, tmp_path: Path) -> None:
+    question = case.questions()[:1]
+    for sampling in (case.sampling(max_tokens=5000), case.sampling(temperature=9.0)):
+        with pytest.raises(RequestRefused):
+            case.client.generate(question, [Draw(0, "s")], sampling)
+    with pytest.raises(RequestRefused):
+        case.client.generate([replace(question[0], prompt_ids=[1, 2, 3])], [Draw(0)], case.sampling())
+    (tmp_path / "w").mkdir()
+    with pytest.raises(WeightsError):
+        case.client.load_weights(tmp_path / "w", "w")
+    case.client.generate(question, [Draw(0, "s")], case.sampling())
+
+
+def trained(case: Case, folder: WeightsFolder) -> tuple[PreTrainedModel, wire.Manifest, Path]:
+    """The model after its vision tower was trained, and the folder of its weights."""
+    net, _ = load_model(case.folder, "fp32")
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for weight in net.base_model.visual.parameters():
+            weight.add_(torch.randn_like(weight) * weight.std().nan_to_num() * 0.5)
+    published = folder.publish("trained", net.save_pretrained, 1 << 20)
+    return net, wire.read_manifest(published.folder), published.folder
+
+
+def difference_after_training(case: Case, tmp_path: Path) -> float:
+    """Furthest log-probability from the trained model's, in replies about videos that were asked
+    about before the vision tower was trained."""
+    sampling, draws = case.sampling(), [Draw(n, f"7/{n}") for n in range(len(SHOWN))]
+    prompts = encode_prompts(case.processor, SHOWN)
+    before = case.client.generate(case.questions(), draws, sampling)
+    assert (
+        furthest([r.logps for r in before], own_logps(case.net, case.processor, prompts, before, sampling)) < TOLERANCE
+    )
+    with WeightsFolder(tmp_path / "w", case.folder) as folder:
+        net, manifest, at = trained(case, folder)
+        moved = furthest([r.logps for r in before], own_logps(net, case.processor, prompts, before, sampling))
+        assert moved > 100 * TOLERANCE, "the tower matters"
+        case.client.load_weights(at, manifest.name)
+        after = case.client.generate(case.questions(), draws, sampling, weights=manifest.name)
+        return furthest([r.logps for r in after], own_logps(net, case.processor, prompts, after, sampling))
+
+
+def test_a_trained_tower_is_seen_in_videos_that_were_asked_about_before(case: Case, tmp_path: Path) -> None:
+    assert difference_after_training(case, tmp_path) < TOLERANCE
+    # And back: the engine ends with the weights that it began with.
+    with WeightsFolder(tmp_path / "back", case.folder) as folder:
+        back = folder.publish("back", case.net.save_pretrained, 1 << 20)
+        case.client.load_weights(back.folder, back.name)
+    test_greedy_replies_are_equal(case)
+
+
+@pytest.mark.parametrize("left_out", ["reset_prefix_cache", "reset_encoder_cache", "reset_mm_cache"])
+def test_every_reset_is_needed(left_out: str, tmp_path: Path) -> None:
+    command = (str(engine_python(ENVIRON)), str(ROOT / "tests/support/engine/without_reset.py"))
+    with started(tmp_path / "model", "qwen2_5_vl", command=command, environ={LEFT_OUT: left_out}) as case:
+        try:
+            difference = difference_after_training(case, tmp_path)
+        except EngineError as error:
+            print(left_out, error)
+            return
+        print(left_out, difference)
+        assert difference > 10 * TOLERANCE
+
+
+def test_it_ends_when_its_parent_is_killed(tmp_path: Path) -> None:
+    net, processor = tiny("qwen2_5_vl")
+    save_model(net, processor, tmp_path / "model")
+    script = (
+        "import time\n"
+        "from pathlib import Path\n"
+        "from stages.lib.inference.engine.process import EngineProcess, EngineSettings\n"
+        f"engine = EngineProcess.start(Path({str(tmp_path / 'model')!r}),"
+        " EngineSettings('float32', 512, kv_cache_gb=0.25))\n"
+        "print(engine.pid, flush=True)\n"
+        "time.sleep(600)\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", script], cwd=ROOT, env=ENVIRON, stdout=subprocess.PIPE, text=True
+    ) as parent:
+        assert parent.stdout is not None
+        server = psutil.Process(int(parent.stdout.readline()))
+        pids = [server.pid, *(process.pid for process in server.children(recursive=True))]
+        assert len(pids) > 1, "vLLM has processes of its own"
+        parent.kill()
+    assert_ended(*pids)
+
+
+def test_a_server_that_is_killed_leaves_nothing(tmp_path: Path) -> None:
+    with started(tmp_path / "model", "qwen2_5_vl") as case:
+        server = psutil.Process(case.engine.pid)
+        pids = [server.pid, *(process.pid for process in server.children(recursive=True))]
+        os.kill(server.pid, signal.SIGKILL)
+        with pytest.raises(EngineLost):
+            case.client.generate(case.questions()[:1], [Draw(0)], case.sampling())
+    assert_ended(*pids)

@@ -1,0 +1,1 @@
+"""Engines that speak the rollout engine's protocol without vLLM."""
