@@ -241,9 +241,9 @@ class Answering:
         async with self._turnstile.generating():
             if asked.weights is not None and asked.weights != self._weights:
                 problem = f"it holds the weights {self._weights!r}, and {asked.weights!r} should draw"
-                return _error(409, wire.STALE_WEIGHTS, problem, holds=self._weights)
+                return _error(409, wire.STALE_WEIGHTS, problem)
             if missing := self._videos.missing([digest for question in asked.questions for digest in question.videos]):
-                return _error(409, wire.UNKNOWN_VIDEOS, f"{len(missing)} videos are not held", videos=missing)
+                return _error(409, wire.UNKNOWN_VIDEOS, f"{len(missing)} videos are not held", missing)
             answer = await _unless_gone(request, self._answer(asked))
         return _json(200, answer.encode())
 
@@ -335,5 +335,5 @@ def _json(status: int, body: bytes) -> Response:
     return Response(body, status_code=status, media_type="application/json")
 
 
-def _error(status: int, code: str, problem: str, **more: Sequence[str] | str) -> Response:
-    return _json(status, wire.error_body(code, problem, **more))
+def _error(status: int, code: str, problem: str, videos: Sequence[str] = ()) -> Response:
+    return _json(status, wire.error_body(code, problem, videos))

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Self, TypeVar
 
 import httpx
 
@@ -163,10 +163,10 @@ class EngineClient:
             response = self._request("POST", "/generate", body)
             if response.is_success:
                 return self._checked(questions, draws, self._read(Answer.decode, response.content))
-            error = wire.error_of(response.content)
-            if error["code"] != wire.UNKNOWN_VIDEOS or attempt == _UPLOADS:
+            error = wire.Error.decode(response.content)
+            if error.code != wire.UNKNOWN_VIDEOS or attempt == _UPLOADS:
                 break
-            for digest in error["videos"]:
+            for digest in error.videos:
                 self._send("PUT", f"/videos/{digest}", videos[digest].body)
         raise self._error_of(response)
 
@@ -247,35 +247,31 @@ class EngineClient:
         return response
 
     def _error_of(self, response: httpx.Response) -> EngineError | WeightsError:
-        error = wire.error_of(response.content)
-        problem, remedy = error["problem"], error["remedy"]
-        return _errors(self.address, problem, remedy, error).get(
-            error["code"],
-            EngineError(
-                self.address, f"it answers with HTTP {response.status_code}: {problem}", remedy or "look at its log"
-            ),
+        error, address = wire.Error.decode(response.content), self.address
+        other = "run the engine and the training from one version of VidBridge"
+        match error.code:
+            case wire.UNKNOWN_VIDEOS:
+                return EngineMemory(
+                    address,
+                    f"it cannot hold the videos of one request: {len(error.videos)} are missing again",
+                    "raise VIDBRIDGE_ENGINE_VIDEO_GB (--video-gb of its server), or ask for fewer at a time",
+                )
+            case wire.STALE_WEIGHTS:
+                return StaleWeights(address, error.problem, "load those weights first")
+            case wire.KEY:
+                remedy = f"set {KEY_VARIABLE} to the same key where the engine and the training run"
+                return KeyRefused(address, error.problem, remedy)
+            case wire.OTHER_PROTOCOL:
+                return EngineMismatch(address, error.problem, other)
+            case wire.REFUSED:
+                return RequestRefused(address, error.problem, "correct the request, or the engine's options")
+            case wire.WEIGHTS:
+                remedy = "write them again, in a folder that the engine sees under the same path"
+                return WeightsError(address, error.problem, remedy)
+            case wire.MEMORY:
+                return EngineMemory(address, error.problem, "give the engine more memory, or ask for less at a time")
+            case wire.DIED:
+                return EngineLost(address, error.problem, "look at its log, and start it again")
+        return EngineError(
+            address, f"it answers with HTTP {response.status_code}: {error.problem}", "look at the engine's log"
         )
-
-
-def _errors(address: str, problem: str, remedy: str, error: Mapping[str, Any]) -> dict[str, EngineError | WeightsError]:
-    """The error of each code."""
-    return {
-        wire.UNKNOWN_VIDEOS: EngineMemory(
-            address,
-            f"it cannot hold the videos of one request: {len(error.get('videos', ()))} are missing again",
-            "raise VIDBRIDGE_ENGINE_VIDEO_GB (--video-gb of its server), or ask for fewer at a time",
-        ),
-        wire.STALE_WEIGHTS: StaleWeights(address, problem, remedy or "load those weights first"),
-        wire.KEY: KeyRefused(
-            address, problem, f"set {KEY_VARIABLE} to the same key where the engine and the training run"
-        ),
-        wire.OTHER_PROTOCOL: EngineMismatch(
-            address, problem, "run the engine and the training from one version of VidBridge"
-        ),
-        wire.REFUSED: RequestRefused(address, problem, remedy or "correct the request"),
-        wire.WEIGHTS: WeightsError(
-            address, problem, remedy or "write them again, in a folder that the engine can read"
-        ),
-        wire.MEMORY: EngineMemory(address, problem, remedy or "give the engine more memory"),
-        wire.DIED: EngineLost(address, problem, remedy or "look at its log, and start it again"),
-    }

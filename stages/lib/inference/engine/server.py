@@ -16,8 +16,7 @@ import os
 import platform
 import signal
 import sys
-from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -149,6 +148,12 @@ class VllmEngine:
         if drawn.finish_reason not in ("stop", "length"):
             raise Refused(f"vLLM ended a reply with {drawn.finish_reason!r}")
         ids = list(drawn.token_ids)
+        if drawn.finish_reason == "length" and len(ids) < sampling.max_tokens:
+            # vLLM shortens replies in silence.
+            raise Refused(
+                f"a prompt of {len(output.prompt_token_ids)} tokens and a reply of {sampling.max_tokens} are longer"
+                f" than its --max-model-len"
+            )
         logps = (
             [place[token].logprob for token, place in zip(ids, drawn.logprobs, strict=True)] if sampling.logps else []
         )
@@ -165,11 +170,14 @@ class VllmEngine:
             # Requests whose clients left may still be there.
             await llm.pause_generation(mode="abort", clear_cache=False)
             await llm.collective_rpc("reload_weights", kwargs={"weights_path": str(folder)})
-            # All that was computed with the old weights: keys and values, and the videos' features.
+            # All that was computed with the old weights: keys and values, and the videos' features
+            # (of which the worker has forgotten its own, and the scheduler would rely on them).
             if not await llm.reset_prefix_cache():
                 raise Died("vLLM kept the keys and values of the old weights")
-            await llm.reset_mm_cache()
             await llm.reset_encoder_cache()
+            # It holds processed pixels, which are the same with any weights, on two sides that must
+            # agree.
+            await llm.reset_mm_cache()
             await llm.resume_generation()
         except Died:
             raise
@@ -268,8 +276,9 @@ def serve(make: Any, options: argparse.Namespace) -> None:
         signal.signal(number, lambda *_: end_group())
 
     class Server(uvicorn.Server):
-        def capture_signals(self) -> contextlib.AbstractContextManager[None]:
-            return nullcontext()
+        @contextlib.contextmanager
+        def capture_signals(self) -> Iterator[None]:
+            yield
 
     async def run() -> int:
         engine = make(options)

@@ -10,7 +10,7 @@ torch: only the standard library and numpy are used here.
   :mod:`stages.lib.inference.engine.weights` wrote; answered by a :class:`Health`.
 
 Each request and each answer names :data:`PROTOCOL` in the header :data:`HEADER`. An error has the
-body ``{"error": {"code": ..., "problem": ..., "remedy": ...}}`` with one of the codes below.
+body ``{"error": {"code": ..., "problem": ..., "videos": ...}}`` with one of the codes below.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ VLLM_RELEASES = ("0.32",)
 
 #: 409, with ``videos``: digests that the engine does not hold.
 UNKNOWN_VIDEOS = "unknown_videos"
-#: 409, with ``holds``: the engine holds other weights than the request names.
+#: 409: the engine holds other weights than the request names.
 STALE_WEIGHTS = "stale_weights"
 #: 401.
 KEY = "key"
@@ -295,15 +295,24 @@ def read_manifest(folder: Path) -> Manifest:
     return manifest
 
 
-def error_body(code: str, problem: str, remedy: str = "", **more: Sequence[str] | str) -> bytes:
+def error_body(code: str, problem: str, videos: Sequence[str] = ()) -> bytes:
     """Body of an error."""
-    return json.dumps({"error": {"code": code, "problem": problem, "remedy": remedy, **more}}).encode()
+    return json.dumps({"error": {"code": code, "problem": problem, "videos": list(videos)}}).encode()
 
 
-def error_of(body: bytes) -> dict[str, Any]:
-    """Fields of an error's body; ``code`` is empty if it is none."""
-    try:
-        error = json.loads(body)["error"]
-        return {"remedy": "", **error, "code": str(error["code"]), "problem": str(error["problem"])}
-    except (ValueError, TypeError, KeyError):
-        return {"code": "", "problem": body[:200].decode(errors="replace"), "remedy": ""}
+@dataclass(frozen=True)
+class Error:
+    """What an error's body says. ``code``: empty if it is no error of this protocol."""
+
+    code: str
+    problem: str
+    videos: tuple[str, ...]
+
+    @classmethod
+    def decode(cls, body: bytes) -> Error:
+        """Read any body."""
+        try:
+            error = json.loads(body)["error"]
+            return cls(str(error["code"]), str(error["problem"]), tuple(map(str, error["videos"])))
+        except (ValueError, TypeError, KeyError):
+            return cls("", body[:200].decode(errors="replace"), ())

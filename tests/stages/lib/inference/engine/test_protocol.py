@@ -87,7 +87,7 @@ class Scripted:
 @pytest.fixture
 def scripted() -> Iterator[tuple[Scripted, Served]]:
     engine = Scripted()
-    with served(engine, weights="w0") as at:
+    with served(engine, weights="w0", video_bytes=20_000) as at:
         yield engine, at
 
 
@@ -165,7 +165,7 @@ def test_loaded_weights_draw_and_others_are_refused(saved: Path, tmp_path: Path)
 
 def test_videos_are_sent_once_and_again_when_they_were_pushed_out(scripted: tuple[Scripted, Served]) -> None:
     engine, at = scripted
-    big = [Video(np.full((1, 1024, 2048, 3), n, np.uint8), {"n": n}) for n in range(4)]
+    big = [Video(np.full((1, 50, 50, 3), n, np.uint8), {"n": n}) for n in range(4)]
     with at.client() as client:
         sent: list[str] = []
         client._http.event_hooks["request"] = [lambda request: sent.append(request.method)]
@@ -179,8 +179,8 @@ def test_videos_are_sent_once_and_again_when_they_were_pushed_out(scripted: tupl
         assert engine.shown[-1][0].metadata == {"n": 0}
         with pytest.raises(EngineMemory, match="cannot hold the videos of one request"):
             client.generate([Asked((1,), big)], [Draw(0)], SAMPLING)
-        with pytest.raises(EngineMemory, match="18,874,368 bytes"):
-            client.generate([Asked((1,), (Video(np.zeros((3, 1024, 2048, 3), np.uint8), {}),))], [Draw(0)], SAMPLING)
+        with pytest.raises(EngineMemory, match="22,500 bytes"):
+            client.generate([Asked((1,), (Video(np.zeros((3, 50, 50, 3), np.uint8), {}),))], [Draw(0)], SAMPLING)
 
 
 def test_weights_wait_for_replies_in_progress_and_later_replies_for_them(

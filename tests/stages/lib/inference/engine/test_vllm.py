@@ -58,12 +58,13 @@ pytestmark = [
 SETTINGS = EngineSettings("float32", 1024, videos=2, kv_cache_gb=0.25, video_gb=0.1)
 #: In single precision on a CPU; the difference of two matrix libraries.
 TOLERANCE = 1e-4
-#: An odd number of frames, another shape, a video so long that time's positions pass height's, and
-#: two videos in a prompt.
+#: An odd number of frames, another shape, two videos in a prompt; and a video so long that time's
+#: positions pass height's, and that its prompt fills a block of the prefix cache (128 tokens on a
+#: CPU).
 SHOWN: list[tuple[str, list[Frames]]] = [
     ("What colour is number 1?", [frames(1)]),
     ("What?", [frames(2, 7, (64, 32))]),
-    ("And what colour is it?", [frames(3, 24, (32, 48))]),
+    ("And what colour is it?", [frames(3, 24, (64, 64))]),
     ("Which colour?", [frames(4, 6), frames(5, 4, (48, 64))]),
     ("What colour is number 2?", [frames(1)]),
 ]
@@ -176,8 +177,12 @@ def test_drawn_tokens_have_the_log_probabilities_of_this_projects_model(case: Ca
 
 def test_what_it_cannot_do_is_refused_and_it_goes_on(case: Case, tmp_path: Path) -> None:
     question = case.questions()[:1]
-    for sampling in (case.sampling(max_tokens=5000), case.sampling(temperature=9.0)):
-        with pytest.raises(RequestRefused):
+    too_long = case.sampling(max_tokens=5000, ends=(), min_tokens=0)
+    for sampling, said in (
+        (too_long, "longer than its --max-model-len"),
+        (case.sampling(temperature=9.0), "temperature"),
+    ):
+        with pytest.raises(RequestRefused, match=said):
             case.client.generate(question, [Draw(0, "s")], sampling)
     with pytest.raises(RequestRefused):
         case.client.generate([replace(question[0], prompt_ids=[1, 2, 3])], [Draw(0)], case.sampling())
