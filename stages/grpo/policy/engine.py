@@ -2,12 +2,10 @@
 
 Which engine draws is circumstance and comes from the environment:
 
-- ``VIDBRIDGE_ROLLOUT_ENGINE``: ``hf`` (also when unset; the training processes decode), ``vllm``
-  (an engine is started here), or the address of a running one;
+- ``VIDBRIDGE_ROLLOUT_ENGINE`` (:func:`~stages.lib.inference.engine.process.chosen_engine`): the
+  training processes themselves, an engine that is started here, or the address of a running one;
 - ``VIDBRIDGE_ROLLOUT_ENGINE_LOST``: what to do when it is gone: ``wait`` (also when unset), ``hf``
-  (decode in the training processes from then on), ``fail``;
-- ``VIDBRIDGE_ENGINE_GPUS``, ``VIDBRIDGE_ENGINE_MEMORY``: GPUs of an engine that is started here,
-  and the share of their memory that it takes.
+  (decode in the training processes from then on), ``fail``.
 
 The engine gets the weights of each generation through a folder, and is asked by name for those that
 should draw, so that it never draws with others. It reads the tokens that are trained on, or the
@@ -45,14 +43,13 @@ from stages.lib.training.lora import save_merged
 from stages.params import Precision
 
 LOST_VARIABLE = "VIDBRIDGE_ROLLOUT_ENGINE_LOST"
-GPUS_VARIABLE, MEMORY_VARIABLE = "VIDBRIDGE_ENGINE_GPUS", "VIDBRIDGE_ENGINE_MEMORY"
 Lost = Literal["wait", "hf", "fail"]
 Result = TypeVar("Result")
 #: A prompt and its videos, by key.
 Shown = Callable[[str], tuple[str, Sequence[Frames]]]
 #: Seconds between two attempts to find a lost engine, and between two lines about it.
 _RETRY_S, _TELL_S = 2.0, 60.0
-#: Bytes of a weight in files, by the precision of the training.
+#: Weights in files, by the precision of the training.
 _DTYPES: dict[Precision, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
@@ -66,33 +63,6 @@ def when_lost(environ: Mapping[str, str] = os.environ) -> Lost:
     if value in get_args(Lost):
         return cast(Lost, value)
     raise InputError(LOST_VARIABLE, f"{value!r} is unknown", "set wait, hf or fail, or unset it")
-
-
-def engine_settings(
-    precision: Precision, max_tokens: int, videos: int = 1, environ: Mapping[str, str] = os.environ
-) -> EngineSettings:
-    """Settings of an engine that is started for a training.
-
-    Args:
-        max_tokens: of the longest prompt and its reply.
-
-    Raises:
-        InputError: VIDBRIDGE_ENGINE_MEMORY is no share.
-    """
-    gpus = tuple(gpu.strip() for gpu in environ.get(GPUS_VARIABLE, "").split(",") if gpu.strip())
-    # Beside a training on the same GPU, which has not yet taken its memory.
-    value = environ.get(MEMORY_VARIABLE, "").strip() or ("0.9" if gpus else "0.3")
-    try:
-        memory = float(value)
-    except ValueError:
-        memory = 0.0
-    if not 0 < memory < 1:
-        raise InputError(
-            MEMORY_VARIABLE, f"{value!r} is no share of a GPU's memory", "set a number between 0 and 1, such as 0.3"
-        )
-    return EngineSettings(
-        "bfloat16" if precision == "bf16" else "float32", max_tokens, videos=videos, memory=memory, gpus=gpus
-    )
 
 
 @dataclass(frozen=True)
@@ -277,9 +247,9 @@ def rollouts_by_engine(
     with ExitStack() as stack:
         address, restart = [chosen], None
         if chosen == "vllm":
-            settings = engine_settings(training.precision, training.max_tokens)
             if first:
-                own = _Own(training, settings)
+                dtype: Literal["bfloat16", "float32"] = "bfloat16" if training.precision == "bf16" else "float32"
+                own = _Own(training, EngineSettings.from_environment(dtype, training.max_tokens))
                 stack.callback(own.close)
                 address, restart = [own.address], own.restart
             if processes > 1:

@@ -88,10 +88,11 @@ class HfEngine:
 
 @dataclass(frozen=True)
 class Served:
-    """A stand-in that answers at an address."""
+    """A stand-in that answers at an address; ``ended``: its engine has ended."""
 
     address: str
     answering: Answering
+    ended: threading.Event
 
     def client(self, **options: Any) -> EngineClient:
         return EngineClient(self.address, **options)
@@ -99,11 +100,18 @@ class Served:
 
 @contextmanager
 def served(
-    engine: Any, *, weights: str = "", key: str | None = None, video_bytes: int = 1 << 24, tcp: bool = False
+    engine: Any,
+    *,
+    weights: str = "",
+    key: str | None = None,
+    video_bytes: int = 1 << 24,
+    tcp: bool = False,
+    at: Path | None = None,
 ) -> Iterator[Served]:
-    """Serve an engine in a thread, on a Unix socket or on a free port of loopback."""
+    """Serve an engine in a thread, on a Unix socket (``at`` a path, or anywhere) or on a free port
+    of loopback."""
     with tempfile.TemporaryDirectory(prefix="stand-in-") as folder:
-        socket = f"{folder}/s"
+        socket = f"{folder}/s" if at is None else str(at)
         started: list[Served] = []
 
         async def run() -> None:
@@ -115,13 +123,15 @@ def served(
             while not servers[0].started and not serving.done():
                 await asyncio.sleep(0.005)
             port = servers[0].servers[0].sockets[0].getsockname()[1] if tcp else None
-            started.append(Served(f"http://127.0.0.1:{port}" if tcp else f"{UNIX}{socket}", answering))
+            started.append(Served(f"http://127.0.0.1:{port}" if tcp else f"{UNIX}{socket}", answering, ended))
             await serving
 
         def leave() -> None:
             servers[0].should_exit = True
+            ended.set()
 
         servers: list[uvicorn.Server] = []
+        ended = threading.Event()
         thread = threading.Thread(target=lambda: asyncio.run(run()), daemon=True)
         thread.start()
         until = time.monotonic() + 30
