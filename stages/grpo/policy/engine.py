@@ -285,6 +285,7 @@ class _Own:
         self._process.close()
 
     def _start(self, folder: Path | None) -> EngineProcess:
+        self._training.scratch.mkdir(parents=True, exist_ok=True)
         return EngineProcess.start(
             self._training.model,
             self._settings,

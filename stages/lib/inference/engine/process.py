@@ -292,7 +292,7 @@ class EngineProcess:
                     f"the engine for {model} did not start ({said}). It printed last:\n{self.last_lines()}",
                     "mend what it names, or set VIDBRIDGE_ROLLOUT_ENGINE=hf",
                 )
-            if (self._folder / "socket").exists():
+            if (self.folder / "socket").exists():
                 with suppress(EngineLost):
                     self.client.health()
                     return
