@@ -11,6 +11,9 @@ TESTS := $(LONGEST) $(filter-out $(LONGEST),$(sort $(dir $(shell find tests -min
 
 UV := .tools/bin/uv
 RUN := $(UV) run --frozen --no-sync
+# BARE=1: with the Python that is here and what it has, on a machine where nothing can be installed.
+ENV := $(if $(BARE),,env)
+WITH := $(if $(BARE),$(PYTHON),$(RUN) python)
 # Bytecode of what is hardly ever imported is left to the first process that does: two fifths of the 400 MB of sources.
 SELDOM := /(tests?|testing|databricks|openai|sklearn|deepspeed|apprise|mypy|botocore)/|/transformers/models/|/torch/_inductor/|/sympy/physics/|/pygments/lexers/
 export UV_PROJECT_ENVIRONMENT := .venv
@@ -21,7 +24,7 @@ export DO_NOT_TRACK := 1
 export NO_MKDOCS_2_WARNING := 1
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help env demo test lint test-slow test-gpu test-ops vllm test-vllm docs docs-serve outages exploits crosscheck bench bench-video bench-score bench-eval bench-sft bench-grpo bench-growth bench-gpu bench-learning bench-keep bench-sampler bench-videocap bench-judges zoo clean clean-all
+.PHONY: help env demo test lint test-slow test-gpu test-ops vllm test-vllm docs docs-serve outages exploits crosscheck bench bench-video bench-score bench-eval bench-sft bench-grpo bench-growth bench-gpu bench-gpu-dry gpu-wheels bench-learning bench-keep bench-sampler bench-videocap bench-judges zoo clean clean-all
 
 help:  ## Show what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | column -t -s "$$(printf '\t')"
@@ -83,8 +86,8 @@ test: env  ## Everything CI runs
 test-slow: env  ## Proofs that take minutes
 	$(RUN) pytest -m slow --timeout 1500
 
-test-gpu: env  ## Trainers, adapters and models on the GPU of this machine
-	$(RUN) pytest -m "not slow and not ops" tests/stages/lib/training tests/stages/grpo tests/stages/lib/models
+test-gpu: $(ENV)  ## Trainers, adapters and models on the GPU of this machine (BARE=1: with what is installed)
+	$(WITH) -m tests.support.gpu
 
 # What a team's servers need (MLflow's basic auth, an S3 store for tests, PostgreSQL as a wheel) is not a dependency of this project.
 .tools/ops/bin/python: $(UV) tests/ops/requirements.txt
@@ -149,8 +152,20 @@ bench-sft: env  ## Cost of a supervised step: padded rows, packed rows, two proc
 bench-growth: env  ## Cost of the loss with a prompt once for its group, and how a step grows
 	$(RUN) python -m benchmarks.grpo.growth
 
-bench-gpu: env  ## Steps of SFT and GRPO at 3B and 7B on a GPU, from random weights; the vision tower
-	$(RUN) python -m benchmarks.gpu
+bench-gpu: $(ENV)  ## Steps at 3B and 7B on a GPU in six minutes, from random weights (BARE=1: with what is installed; ARGS=--dry)
+	$(WITH) -m benchmarks.gpu $(ARGS)
+
+bench-gpu-dry: $(ENV)  ## The same code at tiny size, on a CPU too
+	$(WITH) -m benchmarks.gpu --dry $(ARGS)
+
+# What a machine with PyTorch lacks to run all parts, as locked. Its pip installs them without network: see docs/guides/scaling.md.
+GPU_WHEELS := annotated-types|datasets|dill|multiprocess|pydantic|pydantic-core|transformers|trl|typing-inspection
+gpu-wheels: env  ## Wheels for a GPU machine without network, in .vidbridge/gpu/wheels (GPU_PYTHON=3.12)
+	@mkdir -p .vidbridge/gpu
+	$(UV) export --frozen --no-hashes --no-annotate --no-header --quiet | sed 's/ *;.*//' | \
+	  grep -E '^($(GPU_WHEELS))==' > .vidbridge/gpu/wheels.txt
+	.tools/bin/pip download --quiet --disable-pip-version-check --no-deps --only-binary=:all: --python-version $(or $(GPU_PYTHON),3.12) \
+	  --platform manylinux_2_17_x86_64 --platform manylinux_2_28_x86_64 -d .vidbridge/gpu/wheels -r .vidbridge/gpu/wheels.txt
 
 bench-learning: env  ## GRPO over SFT on several seeds, with controls and intervals
 	$(RUN) python -m benchmarks.learning

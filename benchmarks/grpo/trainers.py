@@ -30,7 +30,6 @@ from stages.lib.models.load import freeze, save_model
 from stages.lib.models.packing import SWITCH
 from stages.lib.models.processor import placeholder_ids
 from stages.lib.training.mixture import Example
-from stages.lib.video.encoder import encode
 
 
 @dataclass
@@ -131,6 +130,9 @@ class Rewarded:
 
 
 def plain_trl(folder: Path, shape: Shape, steps: int, examples: int) -> Seen:
+    # Needs ffmpeg, which a machine with a GPU may lack.
+    from stages.lib.video.encoder import encode
+
     model, processor = fresh(folder / "model")
     prompts = []
     for number in range(examples):

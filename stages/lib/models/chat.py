@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from stages.params import Family
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from stages.params import Family
 
 END_OF_TEXT = "<|endoftext|>"
 TURN_START = "<|im_start|>"

@@ -12,7 +12,7 @@ import os
 from collections.abc import Collection
 from pathlib import Path
 from types import MethodType
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from huggingface_hub import constants
@@ -32,8 +32,10 @@ from stages.lib.models.positions import fault_of_rule, place_text_behind_videos
 from stages.lib.models.processor import decode_with_decord
 from stages.lib.models.settings import plain_generation, without_dropout
 from stages.lib.models.tower import attend_by_length
-from stages.params import Precision
 from stages.runtime import paths
+
+if TYPE_CHECKING:
+    from stages.params import Precision
 
 
 class ModelUnavailableError(MachineError, RuntimeError):

@@ -7,7 +7,6 @@ from typing import Any
 
 from transformers import ProcessorMixin
 
-from stages.domain.core.replies import opened_by
 from stages.lib.models.chat import TURN_START
 
 
@@ -38,6 +37,9 @@ def reply_opening(processor: ProcessorMixin) -> str:
     They are part of the reply: parsers read them with it, and training teaches the text behind
     them.
     """
+    # Records of replies take pydantic to import, which a machine that only measures may lack.
+    from stages.domain.core.replies import opened_by
+
     return opened_by(render(processor, "x"))
 
 
