@@ -152,6 +152,7 @@ def _tiny_processor(model: TinyModelParams, tokenizer: Qwen2Tokenizer) -> Proces
     if model.family == "qwen3_vl":
         # Qwen3-VL limits the pixels of all frames together, and would sample frames a second time
         # by default.
+        image.image_mean = image.image_std = (0.5, 0.5, 0.5)  # as its videos'
         whole = {"shortest_edge": smallest, "longest_edge": 768 * _TINY_MAX_SIDE_PX**2}
         video = Qwen3VLVideoProcessor(size=whole, cap_pixels_per_frame=False, do_sample_frames=False, fps=2, **patches)
         processor = Qwen3VLProcessor(
