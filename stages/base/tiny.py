@@ -147,7 +147,9 @@ def _tiny_processor(model: TinyModelParams, tokenizer: Qwen2Tokenizer) -> Proces
     processor: Any
     smallest = (model.vision.patch_px * model.vision.merge) ** 2
     size = {"shortest_edge": smallest, "longest_edge": _TINY_MAX_SIDE_PX**2}
-    image = Qwen2VLImageProcessor(size=size, **patches)
+    # Qwen3-VL normalises pictures as it does videos, with other values than this class has.
+    halves: dict[str, Any] = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3} if model.family == "qwen3_vl" else {}
+    image = Qwen2VLImageProcessor(size=size, **patches, **halves)
     template = chat_template(model.family)
     if model.family == "qwen3_vl":
         # Qwen3-VL limits the pixels of all frames together, and would sample frames a second time

@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import ipaddress
 import itertools
+import json
 import logging
 import os
 import platform
@@ -82,6 +83,7 @@ class VllmEngine:
                 limit_mm_per_prompt={"image": 0, "video": options.videos},
                 # Profiling finds what the largest video takes of a GPU's memory.
                 skip_mm_profiling=on_cpu,
+                mm_device_do_normalize=None if normalises_alike(options.model) else False,
                 enable_log_requests=False,
                 disable_log_stats=True,
                 gpu_memory_utilization=options.memory,
@@ -204,6 +206,19 @@ def _metadata(video: Video) -> dict[str, Any]:
     # A list of its own: the processor of Qwen3-VL pads it in place if the number of frames is odd.
     indices = list(video.metadata["frames_indices"])
     return {**video.metadata, "frames_indices": indices, "do_sample_frames": False}
+
+
+def normalises_alike(model: Path) -> bool:
+    """Whether a model's folder has the same mean and deviation for pictures and videos: on the
+    device, vLLM normalises videos with those for pictures."""
+    parts: dict[str, dict[str, Any]] = {"image_processor": {}, "video_processor": {}}
+    for name, part in (("preprocessor_config", "image_processor"), ("video_preprocessor_config", "video_processor")):
+        if (file := model / f"{name}.json").is_file():
+            parts[part] = json.loads(file.read_text())
+    if (file := model / "processor_config.json").is_file():
+        parts |= {part: own for part, own in json.loads(file.read_text()).items() if part in parts}
+    image, video = parts.values()
+    return all(image.get(name) == video.get(name) for name in ("image_mean", "image_std"))
 
 
 def options_of(arguments: Sequence[str] | None = None) -> argparse.Namespace:

@@ -3,6 +3,7 @@ it. No model is needed for that."""
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -18,7 +19,7 @@ from stages.errors import InputError
 from stages.lib.inference.engine.client import Asked
 from stages.lib.inference.engine.errors import EngineLost, EngineUnavailable
 from stages.lib.inference.engine.process import EngineProcess, EngineSettings, chosen_engine, engine_python
-from stages.lib.inference.engine.server import key_of, options_of
+from stages.lib.inference.engine.server import key_of, normalises_alike, options_of
 from stages.lib.inference.engine.wire import Draw, Sampling, seed_number
 from tests.support.checkout import ROOT
 from tests.support.engine.without_model import DEAF, DIE, END, NO_START
@@ -84,7 +85,7 @@ def test_one_whose_vllm_ends_says_so_and_ends(engine: EngineProcess) -> None:
     assert_ended(engine.pid, worker)
 
 
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
 def test_it_ends_with_the_process_that_started_it(model: Path, how: signal.Signals, tmp_path: Path) -> None:
     script = (
         "import sys, time\n"
@@ -139,6 +140,19 @@ def test_what_the_environment_names() -> None:
                 EngineSettings.from_environment("bfloat16", 9000, environ={name: value})
     with pytest.raises(EngineUnavailable, match=r"make vllm"):
         engine_python({"VIDBRIDGE_ENGINE_ENV": "/nowhere"})
+
+
+def test_videos_that_are_normalised_unlike_pictures_are_noticed(tmp_path: Path) -> None:
+    half, other = {"image_mean": [0.5], "image_std": [0.5]}, {"image_mean": [0.4], "image_std": [0.5]}
+    for image, video, alike in ((half, half, True), (half, other, False)):
+        published = {"preprocessor_config.json": image, "video_preprocessor_config.json": video}
+        saved = {"processor_config.json": {"image_processor": image, "video_processor": video}}
+        for number, files in enumerate((published, saved)):
+            folder = tmp_path / f"{alike}{number}"
+            folder.mkdir()
+            for name, content in files.items():
+                (folder / name).write_text(json.dumps(content))
+            assert normalises_alike(folder) is alike
 
 
 def test_without_a_key_only_this_machine_is_listened_to(model: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,1 +1,0 @@
-from tests.support.training.fixtures import family as family
