@@ -65,7 +65,8 @@ def under_own_class(model: torch.nn.Module) -> Iterator[None]:
         model.__class__ = sharded
 
 
-def load_whole(model: torch.nn.Module, weights: Mapping[str, torch.Tensor]) -> None:
-    """Give a model, sharded or not, the weights of a whole one; every process has them."""
-    options = StateDictOptions(full_state_dict=True, strict=True)
+def load_whole(model: torch.nn.Module, weights: Mapping[str, torch.Tensor], *, strict: bool = True) -> None:
+    """Give a model, sharded or not, the weights of a whole one; every process has them. Unless
+    ``strict``, its other weights stay."""
+    options = StateDictOptions(full_state_dict=True, strict=strict)
     set_model_state_dict(model, dict(weights), options=options)

@@ -15,6 +15,8 @@ from typing import Any
 from stages.runtime.ranks.nodes import BEAT_S, REFUSED, SILENT_S, Job, Nodes, NodesError, processes, scratch_folder
 
 _MOST_BYTES = 1 << 20
+#: Signs of life that a node is waited for when processes of this one fail.
+_CAUSE_BEATS = 5
 #: Longest value that a message shows.
 _SHOWN = 60
 
@@ -84,8 +86,8 @@ class _Meeting:
         with self.lock:
             return [number for number in range(1, self.nodes.count) if number not in self.others]
 
-    def lost(self) -> NodesError | None:
-        """The error of a node that is silent, or whose processes failed."""
+    def lost(self, silent_s: float) -> NodesError | None:
+        """The error of a node that is silent for so long, or whose processes failed."""
         with self.lock:
             for number, node in sorted(self.others.items()):
                 if node.status:
@@ -94,10 +96,10 @@ class _Meeting:
                         f"its processes ended with status {node.status}, so training ended on all nodes",
                         "see the output there, and start again: training goes on from its last checkpoint",
                     )
-                if node.status is None and time.monotonic() - node.seen > SILENT_S:
+                if node.status is None and time.monotonic() - node.seen > silent_s:
                     return NodesError(
                         f"node {number}",
-                        f"was silent for {SILENT_S:g} s, so training ended on all nodes",
+                        f"was silent for {silent_s:g} s, so training ended on all nodes",
                         "see whether it is alive and reaches this one, and start again: training goes on from its"
                         " last checkpoint",
                     )
@@ -183,17 +185,31 @@ def lead(nodes: Nodes, job: Job, environ: Mapping[str, str], port: int) -> int:
             meeting.end("go")
             with processes(job, port, environ) as process:
                 while (status := process.poll()) is None:
-                    if (error := meeting.lost()) is not None:
+                    if (error := meeting.lost(SILENT_S)) is not None:
                         raise error
                     time.sleep(BEAT_S / 5)
-            # Before it ends, a node's processes may end by those of another that failed.
-            if status and (error := meeting.lost()) is not None:
+            # Processes that lose those of another node fail, and say little of the cause.
+            if status and (error := _cause(meeting)) is not None:
                 raise error
         except BaseException:
             _tell(meeting, "failed")
             raise
         _tell(meeting, "failed" if status else "done")
         return status
+
+
+def _cause(meeting: _Meeting) -> NodesError | None:
+    """The error of the node that failed with the processes of this one; None: only those failed."""
+    deadline = time.monotonic() + _CAUSE_BEATS * BEAT_S
+    error = None
+    while error is None and time.monotonic() < deadline:
+        error = meeting.lost(SILENT_S)
+        time.sleep(BEAT_S / 10)
+    error = error or meeting.lost((_CAUSE_BEATS - 1) * BEAT_S)
+    if error is None:
+        return None
+    problem = f"{error.problem} (those of this node failed, too: the earlier error is the cause)"
+    return NodesError(error.field, problem, error.remedy)
 
 
 def _await_all(meeting: _Meeting) -> None:

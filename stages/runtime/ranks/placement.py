@@ -124,6 +124,12 @@ def _fsdp_file(config: str) -> Path:
         raise PlacementError(
             "VIDBRIDGE_FSDP", f"{config}: state_dict_type {saved} saves no model that can be opened", remedy
         )
+    if given.get("cpu_offload"):
+        raise PlacementError(
+            "VIDBRIDGE_FSDP",
+            f"{config}: cpu_offload pins memory, which was never tried here and cannot be without a GPU",
+            "set it to false, or use infra/deepspeed/zero3-offload.json (VIDBRIDGE_DEEPSPEED)",
+        )
     if given.get("cpu_ram_efficient_loading"):
         raise PlacementError(
             "VIDBRIDGE_FSDP",

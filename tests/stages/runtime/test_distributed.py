@@ -65,7 +65,6 @@ ENGINES = {
     "zero3": "deepspeed.runtime.zero.stage3.DeepSpeedZeroOptimizer_Stage3",
     "zero3-offload": "deepspeed.runtime.zero.stage3.DeepSpeedZeroOptimizer_Stage3",
     "full-shard": "torch.distributed.fsdp.FSDPModule",
-    "offload": "torch.distributed.fsdp.FSDPModule",
 }
 linux_only = pytest.mark.skipif(sys.platform != "linux", reason="DeepSpeed is installed on Linux only")
 
@@ -146,7 +145,7 @@ ROWS = ("sft", "grpo", "off-policy")
 
 @linux_only
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [None, "zero2", "zero3", "zero3-offload", "full-shard", "offload"])
+@pytest.mark.parametrize("name", [None, "zero2", "zero3", "zero3-offload", "full-shard"])
 def test_two_processes_take_the_steps_of_one(name: str | None, alone: Path, tmp_path: Path) -> None:
     """SFT and GRPO: losses, gradient norms and weights, whatever the engine; and resumed midway, as
     if never interrupted.
@@ -154,8 +153,10 @@ def test_two_processes_take_the_steps_of_one(name: str | None, alone: Path, tmp_
     Float32; measured: losses differ by up to 5e-7, gradient norms by 1e-6 of themselves, weights by
     8e-6 where they moved by 2e-3 or more.
     """
-    told = start("trajectory", tmp_path, alone / "shared", *ROWS, ranks=2, **engine(name))
-    for row in ROWS:
+    # Adapters are restored in another way where the weights are sharded.
+    rows = (*ROWS, "lora") if name == "full-shard" else ROWS
+    told = start("trajectory", tmp_path, alone / "shared", *rows, ranks=2, **engine(name))
+    for row in rows:
         mine, theirs = tmp_path / row / "out", alone / "one" / row / "out"
         assert told[row]["engine"] == (
             "torch.nn.parallel.distributed.DistributedDataParallel" if name is None else ENGINES[name]
@@ -310,6 +311,7 @@ def test_sharded_weights_and_shared_rows_are_read_from_the_environment(tmp_path:
         ("[]", "VIDBRIDGE_FSDP: .*; name a file like infra/fsdp/full-shard.json"),
         ('{"version": 1}', "version 1, and 2 alone is supported"),
         ('{"state_dict_type": "SHARDED_STATE_DICT"}', "SHARDED_STATE_DICT saves no model that can be opened"),
+        ('{"cpu_offload": true}', "cpu_offload pins memory, .*; set it to false, or use .*zero3-offload.json"),
         ('{"cpu_ram_efficient_loading": true}', "cpu_ram_efficient_loading .* set it to false"),
     ):
         given.write_text(text)

@@ -201,16 +201,21 @@ def test_a_node_follows_the_first_one(two: tuple[Nodes, Nodes]) -> None:
     assert told == ["sft foreign: is no training of this project; use the first node's params.yaml"]
 
 
-Start = Callable[..., "subprocess.Popen[str]"]
+def errors_of(home: Path, number: int) -> Path:
+    """What a node wrote to its standard error."""
+    return home / f"errors-{number}.txt"
+
+
+Start = Callable[..., "subprocess.Popen[bytes]"]
 
 
 @pytest.fixture
 def start(tmp_path: Path) -> Iterator[Start]:
     """Start tests.support.training.trajectory as a node; what is left of it is killed."""
-    started: list[subprocess.Popen[str]] = []
+    started: list[subprocess.Popen[bytes]] = []
     address = f"127.0.0.1:{_free_port()}"
 
-    def node(number: int, home: Path, *arguments: object, nodes: int = 2, ranks: int = 1) -> subprocess.Popen[str]:
+    def node(number: int, home: Path, *arguments: object, nodes: int = 2, ranks: int = 1) -> subprocess.Popen[bytes]:
         environ = {
             **os.environ,
             "PYTHONPATH": str(ROOT),
@@ -221,21 +226,18 @@ def start(tmp_path: Path) -> Iterator[Start]:
             "CUDA_VISIBLE_DEVICES": "",
             "HF_HUB_OFFLINE": "1",
         }
-        started.append(
-            subprocess.Popen(
-                [
-                    *(sys.executable, "-W", "ignore", "-m", "tests.support.training.trajectory"),
-                    *map(str, (home, *arguments)),
-                ],
+        command = [sys.executable, "-W", "ignore", "-m", "tests.support.training.trajectory"]
+        with errors_of(home, number).open("wb") as errors:
+            process = subprocess.Popen(
+                [*command, *map(str, (home, *arguments))],
                 cwd=home,
                 env=environ,
                 stdout=subprocess.DEVNULL,
-                stderr=subprocess.PIPE,
-                text=True,
+                stderr=errors,
                 start_new_session=True,
             )
-        )
-        return started[-1]
+        started.append(process)
+        return process
 
     yield node
     for process in started:
@@ -260,9 +262,9 @@ def test_two_nodes_write_the_out_of_one(tmp_path: Path, start: Start) -> None:
         [partial(start, 0, tmp_path / "one", nodes=1, ranks=2)],
         [partial(start, number, tmp_path / "two") for number in (0, 1)],
     ):
-        for process in [begin(tmp_path / "shared", *rows) for begin in processes]:
-            errors = process.communicate(timeout=400)[1]
-            assert process.returncode == 0, errors[-4000:]
+        homes = [begin.args[1] for begin in processes]
+        for number, process in enumerate([begin(tmp_path / "shared", *rows) for begin in processes]):
+            assert process.wait(400) == 0, errors_of(homes[number], number).read_text()[-4000:]
     for row in (*rows, *(f"{row}-resumed" for row in rows)):
         one, two = (tmp_path / name / row / "out" for name in ("one", "two"))
         assert history(two) == history(one)
@@ -282,6 +284,6 @@ def test_a_node_that_is_killed_ends_the_other(tmp_path: Path, start: Start) -> N
         time.sleep(0.1)
     os.killpg(second.pid, signal.SIGKILL)  # the launcher, and torch's agent
     assert first.wait(120) != 0
-    assert "node 1" in first.communicate()[1]
+    assert "node 1" in errors_of(tmp_path, 0).read_text()
     _, alive = psutil.wait_procs(children, 30)
     assert alive == [], "its processes end with it"
