@@ -30,6 +30,7 @@ def come(nodes: Nodes, job: Job, environ: Mapping[str, str]) -> int:
     """
     me: dict[str, Any] = {"node": nodes.number, "who": uuid.uuid4().hex, "setup": job.setup(nodes)}
     answer = _until(nodes, lambda: ask(nodes, me))
+    me["token"] = answer["token"]
     _check_shared(str(answer["token"]))
     while (answer := _until(nodes, lambda: ask(nodes, me)))["state"] == "waiting":
         time.sleep(BEAT_S / 5)

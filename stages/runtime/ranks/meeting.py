@@ -55,6 +55,9 @@ class _Meeting:
         Raises:
             NodesError: the node differs from this one.
         """
+        if asked.get("token", self.token) != self.token:
+            # A node that is late: the training that it came for is over, and this is the next.
+            return {"state": "done", "port": self.port, "token": self.token}
         number, who = int(asked["node"]), str(asked["who"])
         with self.lock:
             known = self.others.get(number)
