@@ -22,6 +22,7 @@ COMMANDS: Mapping[str, Callable[..., None]] = {
     "init": recipes.init,
     "run": run.run,
     "plan": run.plan,
+    "node": run.node,
     "doctor": doctor.doctor,
     "register": registry.register,
     "promote": registry.promote,

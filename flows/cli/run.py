@@ -1,5 +1,5 @@
 """``vidbridge run`` and ``vidbridge plan``: plan, print the plan, run it as a Prefect flow, print
-the results.
+the results. ``vidbridge node``: take part in what another machine runs.
 """
 
 from __future__ import annotations
@@ -93,6 +93,20 @@ def plan(
     from flows.project.run import run as look
 
     look(app.root(), stage, dry_run=True, ask=False, as_json=as_json)
+
+
+def node() -> None:
+    """Take part in the trainings of another machine, the first node, until Ctrl-C.
+
+    That machine runs `vidbridge run` with VIDBRIDGE_NODES and VIDBRIDGE_RDZV; this one has the same
+    values, a VIDBRIDGE_NODE from 1, and the same project on a shared folder. Nothing is written
+    here: outs and MLflow's runs are the first node's.
+
+    Example: VIDBRIDGE_NODES=2 VIDBRIDGE_NODE=1 VIDBRIDGE_RDZV=10.0.0.1:29400 vidbridge node
+    """
+    from flows.project.node import take_part
+
+    take_part(app.root())
 
 
 def _change_params(root: Path, recipe: str | None, settings: list[str]) -> None:

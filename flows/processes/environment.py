@@ -47,6 +47,7 @@ def be_quiet() -> None:
 SHIPPED = {
     "recipes": "infra/recipes",
     "deepspeed": "infra/deepspeed",
+    "fsdp": "infra/fsdp",
     "prefect.yaml": "infra/prefect.yaml",
     "work-pool.json": "infra/work-pool.json",
     "dvc.yaml": "dvc.yaml",

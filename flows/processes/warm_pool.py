@@ -19,10 +19,10 @@ from stages.runtime import warm
 
 def saves_time(params: Params, stages: int) -> bool:
     """Return whether a warm process saves time. It does not for a model of billions of parameters;
-    DeepSpeed's ranks, and a single stage, import for themselves.
+    ranks of DeepSpeed, FSDP and other machines, and a single stage, import for themselves.
     """
-    engine = os.environ.get("VIDBRIDGE_DEEPSPEED")
-    return sys.platform == "linux" and isinstance(params.model, TinyModelParams) and not engine and stages > 1
+    apart = any(os.environ.get(name) for name in ("VIDBRIDGE_DEEPSPEED", "VIDBRIDGE_FSDP", "VIDBRIDGE_NODES"))
+    return sys.platform == "linux" and isinstance(params.model, TinyModelParams) and not apart and stages > 1
 
 
 @contextmanager

@@ -39,6 +39,7 @@ from stages.lib.training.prompt_length import short_enough
 from stages.lib.training.watching import Watch
 from stages.params import CispoLoss, GrpoRow, LiveRatio, SapoLoss, TaskScaleParams
 from stages.runtime.ranks import distributed
+from stages.runtime.ranks.placement import PlacementError, placement
 
 #: Maximum size of the processed videos that are cached for prompts that repeat.
 ENCODED_BYTES = 256 * 2**20
@@ -84,7 +85,7 @@ def train_grpo(
             model.
     """
     use_threads()
-    ranks = distributed.placement().ranks
+    ranks = placement().ranks
     _check(examples, row, ranks)
     completions = row.prompts_per_step * row.rollouts
     per_device, rounds = distributed.share(
@@ -200,19 +201,27 @@ def _check(examples: Sequence[Example], row: GrpoRow, ranks: int) -> None:
             " would lose the"
             " generation it was in the middle of, so set a multiple"
         )
-    if row.gradients_every and distributed.placement().deepspeed is not None:
-        raise distributed.PlacementError(
-            "VIDBRIDGE_DEEPSPEED",
-            f"grpo gradients_every: {row.gradients_every}, but DeepSpeed takes gradients apart while they are computed,"
+    current = placement()
+    if current.sequence > 1:
+        raise PlacementError(
+            "VIDBRIDGE_SEQUENCE_RANKS",
+            f"{current.sequence} processes that share a row, and in GRPO each process has prompts of its own",
+            "unset it for grpo rows; it is for sft",
+        )
+    variable, engine = ("VIDBRIDGE_FSDP", "FSDP") if current.fsdp else ("VIDBRIDGE_DEEPSPEED", "DeepSpeed")
+    if row.gradients_every and current.engine is not None:
+        raise PlacementError(
+            variable,
+            f"grpo gradients_every: {row.gradients_every}, but {engine} takes gradients apart while they are computed,"
             " and those of one task could not be told from another's",
             "unset it, or set gradients_every 0",
         )
-    if row.oversample is not None and row.oversample.max_lag and distributed.placement().zero_stage == 3:
-        raise distributed.PlacementError(
-            "VIDBRIDGE_DEEPSPEED",
-            f"grpo oversample.max_lag: {row.oversample.max_lag}, but under ZeRO-3 all processes pass through the model"
-            " together, and each keeps another number of groups",
-            "set a file of ZeRO stage 2, or max_lag 0",
+    if row.oversample is not None and row.oversample.max_lag and (current.zero_stage == 3 or current.fsdp):
+        raise PlacementError(
+            variable,
+            f"grpo oversample.max_lag: {row.oversample.max_lag}, but under {'FSDP' if current.fsdp else 'ZeRO-3'} all"
+            " processes pass through the model together, and each keeps another number of groups",
+            "set VIDBRIDGE_DEEPSPEED to a file of ZeRO stage 2, or max_lag 0",
         )
     if row.resample_rounds and row.prompts_per_step % ranks:
         raise ValueError(

@@ -28,6 +28,8 @@ from stages.lib.training.prompt_length import short_enough
 from stages.lib.training.watching import Watch
 from stages.params import SftRow
 from stages.runtime.ranks import distributed
+from stages.runtime.ranks.placement import placement
+from stages.sft.long_rows import share_of, share_rows, shared_inputs
 from stages.sft.trainer import Trainer
 
 #: Losses are averaged over this many steps before they are logged.
@@ -71,9 +73,9 @@ def train_sft(
             raise ValueError(
                 f"sample {example.sample_id!r}: has no reply to learn from; add a trace, or leave it out of sft"
             )
-    placement = distributed.placement()
+    current = placement()
     per_device, rounds = distributed.share(
-        "sft samples_per_step", row.samples_per_step, row.samples_per_device, placement.ranks
+        "sft samples_per_step", row.samples_per_step, row.samples_per_device, current.ranks // current.sequence
     )
     # Before the model: with ZeRO-3 alive, loading scatters the weights at once instead of holding a
     # copy in each process.
@@ -94,6 +96,13 @@ def train_sft(
     parameters = count_parameters(model.parameters())
 
     packed, backbone = packs(), model.base_model
+    share = share_of(model, row, packed=packed)
+    dealt = order
+    if share is not None:
+        share_rows(model)
+        # Processes are dealt batches in turn: one after the other is given the same.
+        batches = [order[first : first + per_device] for first in range(0, len(order), per_device)]
+        dealt = [index for batch in batches for _ in range(share.ranks) for index in batch]
 
     def collate(rows: Sequence[dict[str, int]]) -> dict[str, Any]:
         batch = [examples[drawn["example"]] for drawn in rows]
@@ -109,12 +118,14 @@ def train_sft(
             Continuation(prompt, [reply_ids(processor, reply)]) for prompt, reply in zip(prompts, replies, strict=True)
         ]
         inputs = packed_inputs(backbone, processor, continuations, "cpu")
+        if share is not None:
+            inputs = shared_inputs(inputs, share)
         return {**inputs, "labels": inputs["shift_labels"]}  # where transformers counts a step's tokens
 
     trainer = Trainer(
         model=model,
         args=args,
-        train_dataset=datasets.Dataset.from_dict({"example": order}),
+        train_dataset=datasets.Dataset.from_dict({"example": dealt}),
         data_collator=collate,
         processing_class=processor,
         rates=row.learning_rates,

@@ -69,7 +69,7 @@ class Trainer(Resumes, RatesOfParts, SFTTrainer):
         packed = inputs.get(LAYOUT)
         outputs = model(**inputs, use_cache=False, fused_lm_head=True)
         loss: torch.Tensor = -outputs.log_probs.sum() / num_items_in_batch
-        tokens = inputs["attention_mask"].sum() if packed is None else torch.tensor(packed.tokens)
+        tokens = inputs["attention_mask"].sum() if packed is None else torch.tensor(packed.own_tokens)
         sums = (loss, outputs.entropy.sum(), outputs.is_top1.sum(), outputs.label_mask.sum(), tokens)
         self._sums.append(torch.stack([value.detach().double().to(loss.device) for value in sums]))
         # Processes average their gradients.

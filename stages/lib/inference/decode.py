@@ -25,6 +25,7 @@ from stages.lib.inference.stems import Stem, by_length, equal_prompts, stems_of
 from stages.lib.inference.vision_cache import any_process
 from stages.lib.models.processor import SECONDS, EncodedPrompt, padded_ids, prompt_batch
 from stages.lib.models.settings import plain_model
+from stages.lib.models.sharded import gathered
 
 #: Draws the next token of each row, [rows], from logits in single precision, [rows, vocabulary];
 #: the rows are numbers of replies.
@@ -98,8 +99,9 @@ def decode(
 ) -> list[Decoded]:
     """Decode a reply to each prompt, in order. Equal prompts pass through the model once.
 
-    Under ZeRO-3 with scattered weights every process must call this, and all make as many passes
-    through the model as the one with the longest reply.
+    Where processes share the weights every one must call this. Under ZeRO-3 all make as many passes
+    through the model as the one with the longest reply; under FSDP2 each gathers all weights first,
+    and they go their own ways.
 
     Args:
         model: with its adapters and whatever wraps its forward pass, such as autocast.
@@ -107,7 +109,7 @@ def decode(
     """
     together, started = _processes_pass_together(), time.monotonic()
     plain = plain_model(model)
-    with torch.no_grad(), _evaluating(model):
+    with torch.no_grad(), _evaluating(model), gathered(model):
         alike = equal_prompts(prompts)
         stems = stems_of(processor, [prompts[first] for first, *_ in alike], shared=not together)
         read = _read(model, plain, processor, stems, together)

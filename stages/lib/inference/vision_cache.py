@@ -10,6 +10,8 @@ from typing import Any
 
 import torch
 
+from stages.lib.models.sharded import is_scattered
+
 #: Identifies a video: see :func:`fingerprint`.
 Fingerprint = tuple[float, float, int, int, int]
 #: Output of the vision tower for one video: its features, and those of the tapped layers.
@@ -22,8 +24,8 @@ def encode_equal_videos_once(model: Any) -> None:
 
     The features, and the gradients through them, equal those of the stock method; only the
     repetition is gone. If the tower is frozen, the features of a video are cached, so rollouts,
-    log-probabilities, loss and later steps share one pass. Under ZeRO-3 either all processes pass
-    through the tower or none.
+    log-probabilities, loss and later steps share one pass. Under ZeRO-3 and FSDP2 either all
+    processes pass through the tower or none.
     """
     backbone = model.base_model
     stock = backbone.get_video_features
@@ -100,9 +102,9 @@ class _KeptFeatures:
 
 
 def _scattered(tower: torch.nn.Module) -> bool:
-    """True if ZeRO-3 partitions the tower's weights. A pass then gathers them, so either every
+    """True if processes share the tower's weights. A pass then gathers them, so either every
     process makes it or none."""
-    return any(hasattr(weight, "ds_id") for weight in tower.parameters())
+    return any(hasattr(weight, "ds_id") for weight in tower.parameters()) or is_scattered(tower)
 
 
 def any_process(condition: bool, device: torch.device) -> bool:

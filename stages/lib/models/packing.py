@@ -29,6 +29,7 @@ from transformers.masking_utils import sdpa_mask
 
 from stages.errors import MachineError
 from stages.lib.models.processor import EncodedPrompt, join_videos, modality_of
+from stages.lib.models.sequence import Share
 
 #: Name of the attention of models that take packed rows. (With "flash" in it, transformers would
 #: hand over no masks.)
@@ -81,7 +82,7 @@ class _Places(NamedTuple):
             1, 1, longest suffix, longest prefix + longest suffix].
         back_L: of each token of the row, its place in the attention's two outputs, one behind the
             other.
-        scored_S: tokens that are scored, in order.
+        scored_S: tokens that are scored, in order; of a shared row, among this process's tokens.
     """
 
     prefix_NP: torch.Tensor
@@ -94,15 +95,21 @@ class _Places(NamedTuple):
 
 @dataclass(frozen=True)
 class Layout:
-    """Where the groups of a packed row stand."""
+    """Where the groups of a packed row stand; ``share``: of the processes that share it."""
 
     groups: tuple[Group, ...]
-    _places: dict[torch.device, _Places] = field(default_factory=dict, compare=False, repr=False)
+    share: Share | None = field(default=None, compare=False, repr=False)
+    _places: dict[torch.device, _Places] = field(default_factory=dict, init=False, compare=False, repr=False)
 
     @property
     def tokens(self) -> int:
         """Number of tokens of the row."""
         return sum(group.prefix + sum(group.suffixes) for group in self.groups)
+
+    @property
+    def own_tokens(self) -> int:
+        """Number of this process's tokens of the row."""
+        return self.tokens if self.share is None else self.share.lengths(self.tokens)[self.share.rank]
 
     def places(self, device: torch.device) -> _Places:
         """Indices on a device, made once."""
@@ -146,13 +153,19 @@ class Layout:
         mask_MRK = torch.cat(
             [known_MP[:, None].expand(-1, longest_suffix, -1), causal_RR.expand(len(known_MP), -1, -1)], dim=2
         )
+        scored_S = torch.tensor(scored, dtype=torch.long)
+        if self.share is not None:
+            part = self.share.part(at)
+            scored_S = scored_S[(scored_S >= part.start) & (scored_S < part.stop)] - part.start
+            # One without any takes part in the passes all the same.
+            scored_S = scored_S if len(scored_S) else torch.zeros(1, dtype=torch.long)
         return _Places(
             prefix_NP=rows(prefix_starts, longest).to(device),
             suffix_MR=rows(suffix_starts, longest_suffix).to(device) if suffixes else None,
             group_M=group_M.to(device),
             mask_MRK=mask_MRK[:, None].to(device),
             back_L=torch.tensor(back).to(device),
-            scored_S=torch.tensor(scored, dtype=torch.long).to(device),
+            scored_S=scored_S.to(device),
         )
 
 
@@ -271,7 +284,7 @@ def packed_attention(
     """Compute the attention of a packed row, or that of transformers for any other input.
 
     Args:
-        query: [1, heads, tokens, width].
+        query: [1, heads, tokens, width]; of a shared row, this process's tokens.
         key, value: [1, heads of keys, tokens, width].
         packed: layout of the row; its masks come from there.
 
@@ -281,6 +294,9 @@ def packed_attention(
     if packed is None:
         out: tuple[torch.Tensor, None] = sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
         return out
+    share = packed.share
+    if share is not None:
+        query, key, value = (share.all_tokens(part, packed.tokens) for part in (query, key, value))
     places = packed.places(query.device)
     scale, dropout = kwargs.get("scaling"), kwargs.get("dropout", 0.0)
 
@@ -308,7 +324,8 @@ def packed_attention(
         )
         suffix_out = _masked(chosen(query, places.suffix_MR), keys, values, places.mask_MRK, dropout, scale)
         outs.append(suffix_out.transpose(1, 2).flatten(0, 1))
-    return torch.cat(outs).index_select(0, places.back_L)[None], None
+    attended = torch.cat(outs).index_select(0, places.back_L)[None]
+    return attended if share is None else share.all_heads(attended), None
 
 
 def _masked(

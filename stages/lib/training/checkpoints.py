@@ -27,6 +27,7 @@ log = logging.getLogger(__name__)
 _MANIFEST = "manifest.json"
 _TRAINER_STATE = "trainer_state.json"
 _SAVED = "saved.json"
+_FSDP_OPTIMISER = "optimizer.bin"
 #: Model folders saved so far: by step, the sizes of the files by name.
 Saved = dict[int, dict[str, int]]
 
@@ -38,6 +39,7 @@ class CheckpointGone(MachineError, RuntimeError):
 #: Files of the trainer, not of the model, in a folder that transformers' Trainer saves.
 _STATE_FILES = {
     "optimizer.pt",
+    _FSDP_OPTIMISER,
     "scheduler.pt",
     "scaler.pt",
     "training_args.bin",
@@ -140,10 +142,21 @@ def _gone(step: int, saved: Path, missing: str) -> CheckpointGone:
     )
 
 
-def deepspeed_ranks(state: Path) -> int:
-    """Number of processes over which DeepSpeed partitioned the optimiser of a state; 0: saved
-    without DeepSpeed, in one piece."""
-    return len(list(state.glob("global_step*/*_optim_states.pt")))
+#: Engines that a state may be of, beside :func:`with_deepspeed`.
+NO_ENGINE, FSDP = "neither DeepSpeed nor FSDP", "FSDP"
+
+
+def with_deepspeed(ranks: int) -> str:
+    """Name of DeepSpeed on so many processes, over which it partitions the optimiser's state."""
+    return f"DeepSpeed on {ranks} processes"
+
+
+def engine_of_state(state: Path) -> str:
+    """Engine whose optimiser a state holds: what another one cannot read. That of FSDP is whole,
+    and read by any number of processes."""
+    if ranks := len(list(state.glob("global_step*/*_optim_states.pt"))):
+        return with_deepspeed(ranks)
+    return FSDP if (state / _FSDP_OPTIMISER).is_file() else NO_ENGINE
 
 
 def export(state: Path, saved: Path, record: Checkpoint) -> Path:

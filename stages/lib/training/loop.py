@@ -13,20 +13,23 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate.utils import gather_object
+from accelerate.utils import gather_object, save_fsdp_optimizer
 from peft import PeftModel
 from tqdm import tqdm
 from transformers import TrainerCallback
+from transformers.trainer import SCHEDULER_NAME
 from transformers.trainer_callback import PrinterCallback
 
 from stages.domain.core.records import Checkpoint
 from stages.lib.models.harmless import NO_CODE, NO_PICKLE
 from stages.lib.models.processor import SECONDS
+from stages.lib.models.sharded import load_whole, own_class, under_own_class
 from stages.lib.training import checkpoints
 from stages.lib.training.lora import load_adapters, save_merged
 from stages.lib.training.watching import Watch, Watcher, kept
 from stages.params import Precision, TrainingRow
 from stages.runtime.ranks import distributed
+from stages.runtime.ranks.placement import PlacementError, placement
 
 OnMetrics = Callable[[int, dict[str, float]], None]
 OnCheckpoint = Callable[[Checkpoint, Path], None]
@@ -101,6 +104,14 @@ class Resumes:
                 if self.args.should_save:  # type: ignore[attr-defined]
                     save_merged(model, state, Path(output_dir or self.args.output_dir))  # type: ignore[attr-defined]
 
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        model = self.model  # type: ignore[attr-defined]
+        if self.is_fsdp_enabled and state_dict and not isinstance(model, PeftModel):  # type: ignore[attr-defined]
+            # Gathered, a weight with two names is two tensors.
+            state_dict = {name: each for name, each in state_dict.items() if name not in model.all_tied_weights_keys}
+        with under_own_class(model):
+            super()._save(output_dir, state_dict)  # type: ignore[misc]
+
     def _prepare_input(self, data: Any) -> Any:
         prepared = super()._prepare_input(data)  # type: ignore[misc]
         if isinstance(data, Mapping) and SECONDS in data:
@@ -117,8 +128,18 @@ class Resumes:
         if isinstance(model, PeftModel):
             load_adapters(model, Path(resume_from_checkpoint))
             return
-        saved = type(model).from_pretrained(resume_from_checkpoint, dtype=model.dtype, **NO_CODE, **NO_PICKLE)
-        model.load_state_dict(saved.state_dict(), strict=True)
+        saved = own_class(model).from_pretrained(resume_from_checkpoint, dtype=model.dtype, **NO_CODE, **NO_PICKLE)
+        load_whole(model, saved.state_dict())
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        if not self.is_fsdp_enabled:  # type: ignore[attr-defined]
+            super()._save_optimizer_and_scheduler(output_dir)  # type: ignore[misc]
+            return
+        # The stock method saves all weights a second time, as a pickle.
+        plugin = self.accelerator.state.fsdp_plugin  # type: ignore[attr-defined]
+        save_fsdp_optimizer(plugin, self.accelerator, self.optimizer, self.model, output_dir)  # type: ignore[attr-defined]
+        if self.args.should_save:  # type: ignore[attr-defined]
+            torch.save(self.lr_scheduler.state_dict(), Path(output_dir) / SCHEDULER_NAME)  # type: ignore[attr-defined]
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """Write no card: it would name hosts, users and links."""
@@ -141,7 +162,7 @@ def weights_precision(row: TrainingRow) -> Precision:
     DeepSpeed keeps float32 master copies of bf16 weights; without it the weights themselves are the
     masters. Under LoRA the weights need no masters, and the adapters are float32.
     """
-    return row.precision if distributed.placement().deepspeed is not None or row.lora is not None else "fp32"
+    return row.precision if placement().deepspeed is not None or row.lora is not None else "fp32"
 
 
 def train(
@@ -230,13 +251,15 @@ def train(
 def _same_engine(state: Path) -> None:
     """Refuse to resume from a state whose optimiser this run cannot read: transformers would
     silently start with an empty one."""
-    saved, placement = checkpoints.deepspeed_ranks(state), distributed.placement()
-    now = 0 if placement.deepspeed is None else placement.ranks
+    saved, current = checkpoints.engine_of_state(state), placement()
+    if current.deepspeed is not None:
+        now = checkpoints.with_deepspeed(current.ranks)
+    else:
+        now = checkpoints.NO_ENGINE if current.fsdp is None else checkpoints.FSDP
     if saved != now:
-        kinds = [f"DeepSpeed on {ranks} processes" if ranks else "no DeepSpeed" for ranks in (saved, now)]
-        raise distributed.PlacementError(
-            "VIDBRIDGE_DEEPSPEED, VIDBRIDGE_RANKS",
-            f"training was interrupted with {kinds[0]} and cannot go on with {kinds[1]}",
+        raise PlacementError(
+            "VIDBRIDGE_DEEPSPEED, VIDBRIDGE_FSDP, VIDBRIDGE_RANKS",
+            f"training was interrupted with {saved} and cannot go on with {now}",
             f"set them as they were, or delete {state.parent} to begin again",
         )
 

@@ -17,6 +17,7 @@ from peft import LoraConfig, PeftModel
 from peft.utils import SAFETENSORS_WEIGHTS_NAME, load_peft_weights, set_peft_model_state_dict
 from transformers import PreTrainedModel
 
+from stages.lib.models.sharded import is_scattered, load_whole
 from stages.params import VISION_TARGET, LoraParams
 
 log = logging.getLogger(__name__)
@@ -98,8 +99,17 @@ def load_adapters(model: PeftModel, folder: Path) -> None:
         raise ValueError(
             f"{folder}: holds no {SAFETENSORS_WEIGHTS_NAME}, and nothing else is read; remove it to start again"
         )
-    result = set_peft_model_state_dict(model, load_peft_weights(str(folder), device="cpu"))
-    wrong = [*result.unexpected_keys, *(name for name in result.missing_keys if ".lora_" in name)]
+    saved = load_peft_weights(str(folder), device="cpu")
+    if is_scattered(model):
+        # PEFT would copy whole weights into parts. Its files leave out the adapter's name.
+        named = {name.replace(".weight", f".{_ADAPTER}.weight"): weight for name, weight in saved.items()}
+        own = {name for name, _ in model.named_parameters() if ".lora_" in name}
+        wrong = sorted(named.keys() ^ own)
+        if not wrong:
+            load_whole(model, named, strict=False)
+    else:
+        result = set_peft_model_state_dict(model, saved)
+        wrong = [*result.unexpected_keys, *(name for name in result.missing_keys if ".lora_" in name)]
     if wrong:
         raise ValueError(
             f"{folder}: holds adapters of another model or row ({wrong[0]} does not fit); remove it to start again"

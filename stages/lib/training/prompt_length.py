@@ -24,7 +24,7 @@ from stages.lib.rows.jsonl import write_rows
 from stages.lib.training.mixture import Example
 from stages.params import TrainingRow
 from stages.runtime import paths
-from stages.runtime.ranks import distributed
+from stages.runtime.ranks.placement import placement
 
 _REMEDY = "lower synthesize.sampled_frames or model.max_pixels_per_frame, or raise max_prompt_tokens"
 
@@ -63,7 +63,7 @@ def short_enough(
     most = row.max_prompt_tokens
     if most is None:
         return ShortEnough(examples, None)
-    ranks = distributed.placement().ranks
+    ranks = placement().ranks
     mine = range(process, len(examples), ranks)
     counted = dict(gather_object([(number, _tokens(processor, examples[number])) for number in mine]))
     long = [number for number in range(len(examples)) if counted[number] > most]

@@ -1,8 +1,9 @@
-"""Distributed training: number of processes, and DeepSpeed or not. Both are circumstance and come
-from the environment.
+"""Distributed training: number of processes and machines, and an engine that shards weights or
+not: DeepSpeed or FSDP2. All are circumstance and come from the environment.
 
 A verb calls `launch` first. If more than one process is requested, it starts the verb again under
-`torch.distributed.run`, or forks this process on a CPU (:mod:`stages.runtime.ranks.forking`).
+`torch.distributed.run`, or forks this process on a CPU (:mod:`stages.runtime.ranks.forking`). On
+several machines the verb waits for the others first (:mod:`stages.runtime.ranks.nodes`).
 """
 
 from __future__ import annotations
@@ -12,76 +13,26 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 
-from stages.errors import MachineError
 from stages.runtime.machine import idle_cores
-from stages.runtime.ranks.forking import can_fork, fork_ranks
+from stages.runtime.ranks.coming import come
+from stages.runtime.ranks.forking import can_fork, die_with, fork_ranks
+from stages.runtime.ranks.meeting import lead
+from stages.runtime.ranks.nodes import Job, ending_children
+from stages.runtime.ranks.placement import Placement, PlacementError, placement
 
 #: Shards of a step that two processes may take without being told to: the sum of two gradients is
 #: the same in either order, that of more is not, to the last bit.
 SHARDS_OF_TWO = 2
 #: Memory that a process of its own choice must find free; a step of `tiny` takes 1.5 GB.
 RANK_BYTES = 2_000_000_000
-
-
-class PlacementError(MachineError, ValueError):
-    """The environment requests processes or an engine that are not available or did not start."""
-
-
-@dataclass(frozen=True)
-class Placement:
-    """Processes and engine of this training.
-
-    Attributes:
-        ranks: number of training processes.
-        deepspeed: file of the DeepSpeed configuration, or None.
-        zero_stage: ZeRO stage of that configuration; 0 without one.
-    """
-
-    ranks: int
-    deepspeed: Path | None
-    zero_stage: int
-
-
-def placement(environ: Mapping[str, str] = os.environ) -> Placement:
-    """Read VIDBRIDGE_RANKS (default: the number of GPUs, or 1) and VIDBRIDGE_DEEPSPEED (a JSON
-    file; unset: none).
-
-    Raises:
-        PlacementError: a variable has an invalid value.
-    """
-    value = environ.get("VIDBRIDGE_RANKS", "")
-    if value and not (value.isdigit() and int(value) > 0):
-        raise PlacementError(
-            "VIDBRIDGE_RANKS", f"{value!r} is not a number of processes", "set a whole number >= 1, or unset it"
-        )
-    gpus = torch.cuda.device_count()
-    ranks = int(value) if value else max(1, gpus)
-    if gpus and ranks > gpus:
-        raise PlacementError("VIDBRIDGE_RANKS", f"{ranks} processes for {gpus} GPUs", f"set at most {gpus}")
-    config = environ.get("VIDBRIDGE_DEEPSPEED", "")
-    if not config:
-        return Placement(ranks, None, 0)
-    path = Path(config).resolve()
-    try:
-        stage = int(json.loads(path.read_text(encoding="utf-8"))["zero_optimization"]["stage"])
-    except (OSError, json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise PlacementError(
-            "VIDBRIDGE_DEEPSPEED", f"{config}: {error}", "name a file like infra/deepspeed/zero2.json, or unset it"
-        ) from error
-    except (KeyError, TypeError, ValueError) as error:
-        raise PlacementError(
-            "VIDBRIDGE_DEEPSPEED",
-            f"{config}: names no zero_optimization.stage",
-            "name a file like infra/deepspeed/zero2.json, or unset it",
-        ) from error
-    return Placement(ranks, path, stage)
+_LOOPBACK = "127.0.0.1"
 
 
 def launch(module: str, arguments: Sequence[str], *, shards: int = 1) -> int | None:
@@ -100,6 +51,9 @@ def launch(module: str, arguments: Sequence[str], *, shards: int = 1) -> int | N
     """
     current = placement()
     if "LOCAL_RANK" in os.environ:
+        if current.nodes is not None:
+            # The launcher of a lost node is killed with its machine at best.
+            die_with(os.getppid())
         return None
     extra: dict[str, str] = {}
     if shards == SHARDS_OF_TWO and _is_free():
@@ -116,50 +70,63 @@ def launch(module: str, arguments: Sequence[str], *, shards: int = 1) -> int | N
                 f"{' '.join(arguments)}: one process takes both shards of a step in turn, since there are not two idle"
                 " cores with memory for a process each"
             )
-    if current.ranks == 1 and current.deepspeed is None:
+    if current.ranks == 1 and current.engine is None:
         return None
     extra |= rank_environment(current)
+    if current.nodes is not None:
+        nodes = current.nodes
+        configs = {"VIDBRIDGE_DEEPSPEED": current.deepspeed, "VIDBRIDGE_FSDP": current.fsdp}
+        files = {name: file for name, file in configs.items() if file is not None}
+        job = Job(
+            module,
+            tuple(arguments),
+            current.ranks_here,
+            files,
+            lambda port: _command(module, arguments, current, nodes.host, port),
+        )
+        with ending_children():
+            return come(nodes, job, extra) if nodes.number else lead(nodes, job, extra, _free_port(nodes.host))
+    port = _free_port()
     if current.deepspeed is None and not torch.cuda.is_available() and can_fork():
-        return fork_ranks(current.ranks, _free_port(), extra)
-    command = [
+        return fork_ranks(current.ranks, port, extra)
+    command = _command(module, arguments, current, _LOOPBACK, port)
+    return subprocess.run(command, env={**os.environ, **extra}, check=False).returncode
+
+
+def _command(module: str, arguments: Sequence[str], current: Placement, host: str, port: int) -> list[str]:
+    """Command that starts this node's processes, which meet those of other nodes there.
+
+    Not ``--standalone``, and no other rendezvous that chooses the nodes' numbers: torch then keeps
+    the state of the rendezvous as a pickle in a store that listens on every address of the machine
+    without a password, and the launcher unpickles it every few seconds. A static rendezvous has no
+    such state.
+    """
+    count, number = (1, 0) if current.nodes is None else (current.nodes.count, current.nodes.number)
+    return [
         sys.executable,
         "-m",
         "torch.distributed.run",
-        *_rendezvous(),
-        "--nproc_per_node",
-        str(current.ranks),
+        "--rdzv-backend=static",
+        f"--nnodes={count}",
+        f"--node-rank={number}",
+        f"--master-addr={host}",
+        f"--master-port={port}",
+        f"--nproc-per-node={current.ranks_here}",
         "-m",
         module,
         *arguments,
     ]
-    return subprocess.run(command, env={**os.environ, **extra}, check=False).returncode
 
 
 def _is_free() -> bool:
     """Return whether the number of processes is left to us: no GPU, no engine and no number is
     set."""
-    return not (os.environ.get("VIDBRIDGE_RANKS") or os.environ.get("VIDBRIDGE_DEEPSPEED") or torch.cuda.is_available())
+    chosen = ("VIDBRIDGE_RANKS", "VIDBRIDGE_NODES", "VIDBRIDGE_DEEPSPEED", "VIDBRIDGE_FSDP", "VIDBRIDGE_SEQUENCE_RANKS")
+    return not (any(os.environ.get(name) for name in chosen) or torch.cuda.is_available())
 
 
-def _rendezvous() -> list[str]:
-    """Rendezvous arguments by which the processes of this machine find each other.
-
-    Not ``--standalone``: torch then keeps the state of the rendezvous as a pickle in a store that
-    listens on every address of the machine without a password, and the launcher unpickles it every
-    few seconds. A static rendezvous has no such state.
-    """
-    return [
-        "--rdzv-backend=static",
-        "--nnodes=1",
-        "--node-rank=0",
-        "--master-addr=127.0.0.1",
-        f"--master-port={_free_port()}",
-    ]
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
+def _free_port(host: str = _LOOPBACK) -> int:
+    with socket.create_server((host, 0), family=socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
         return int(probe.getsockname()[1])
 
 
@@ -187,14 +154,16 @@ def trainer_placement() -> dict[str, Any]:
     current = placement()
     gpu = torch.cuda.is_available()
     common: dict[str, Any] = {"dataloader_pin_memory": gpu}
-    if current.deepspeed is None:
+    if current.engine is None:
         return {**common, "use_cpu": not gpu}
     if "LOCAL_RANK" not in os.environ:
         raise PlacementError(
-            "VIDBRIDGE_DEEPSPEED",
+            "VIDBRIDGE_FSDP" if current.deepspeed is None else "VIDBRIDGE_DEEPSPEED",
             "set, but no process group was launched",
             "start through the stage's own command, or unset it",
         )
+    if current.fsdp is not None:
+        return {**common, **_fsdp_settings(current.fsdp, gpu)}
     common["deepspeed"] = str(current.deepspeed)
     if gpu:
         return common
@@ -208,12 +177,26 @@ def trainer_placement() -> dict[str, Any]:
     return {**common, "use_cpu": False, "accelerator_config": {"use_configured_state": True}}
 
 
+def _fsdp_settings(config: Path, gpu: bool) -> dict[str, Any]:
+    settings: dict[str, Any] = {"fsdp": True, "fsdp_config": json.loads(config.read_text(encoding="utf-8"))}
+    if gpu:
+        return settings
+    from accelerate import PartialState
+    from accelerate.utils import DistributedType
+
+    # Accelerate 1.15 asks for a kind of device before it looks at the plugin, and ignores it on a
+    # CPU without a word. Nothing that it does under FSDP2 needs a GPU.
+    PartialState(backend="gloo")
+    PartialState._shared_state["distributed_type"] = DistributedType.MULTI_GPU
+    return {**settings, "use_cpu": False, "accelerator_config": {"use_configured_state": True}}
+
+
 class TrainingEngine(NamedTuple):
     """Engine that runs a training.
 
     Attributes:
-        name: full class name: of DeepSpeed's optimizer, which does the sharding; without DeepSpeed,
-            of the wrapped model.
+        name: full class name: of DeepSpeed's optimizer or FSDP2's class, which do the sharding;
+            without them, of the wrapped model.
         stage: ZeRO stage; 0 without DeepSpeed.
     """
 
@@ -238,6 +221,16 @@ def engine_of(trainer: Any) -> TrainingEngine:
             "start through the stage's own command, which launches them",
         )
     engine = trainer.model_wrapped
+    if current.fsdp is not None:
+        from torch.distributed.fsdp import FSDPModule
+
+        if not isinstance(engine, FSDPModule):
+            raise PlacementError(
+                "VIDBRIDGE_FSDP",
+                f"set, but {_full_name(engine)} trains, which is not sharded",
+                "unset it, or start through the stage's own command",
+            )
+        return TrainingEngine(f"{FSDPModule.__module__}.{FSDPModule.__qualname__}", 0)
     if current.deepspeed is None:
         return TrainingEngine(_full_name(engine), 0)
     from deepspeed import DeepSpeedEngine

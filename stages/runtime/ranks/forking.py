@@ -49,7 +49,7 @@ def fork_ranks(count: int, port: int, extra: Mapping[str, str]) -> int | None:
             # A signal to the group of this process is passed on, once: a second one would end a
             # rank while it records that it was ended.
             os.setpgid(0, 0)
-            _die_with(parent)
+            die_with(parent)
             os.environ.update(
                 {
                     **extra,
@@ -66,7 +66,7 @@ def fork_ranks(count: int, port: int, extra: Mapping[str, str]) -> int | None:
     return _wait(ranks)
 
 
-def _die_with(parent: int) -> None:
+def die_with(parent: int) -> None:
     """End this process when its parent ends, however that does."""
     import ctypes
 

@@ -18,18 +18,13 @@ from stages.lib.models.load import save_model
 from stages.lib.rows.jsonl import read_rows
 from stages.lib.training.mixture import Example
 from stages.runtime.ranks import distributed
-from stages.runtime.ranks.distributed import (
-    Placement,
-    PlacementError,
-    check_saving,
-    launch,
-    placement,
-    rank_environment,
-    share,
-)
+from stages.runtime.ranks.distributed import check_saving, launch, rank_environment, share
+from stages.runtime.ranks.placement import Placement, PlacementError, placement
+from stages.sft.long_rows import share_of
 from tests.support.checkout import ROOT
-from tests.support.training.tiny import Seen, tiny
-from tests.support.training.trainers import sft
+from tests.support.training.compared import furthest, history
+from tests.support.training.tiny import LORA, Seen, sft_row, tiny
+from tests.support.training.trainers import grpo, sft
 from tests.support.training.trajectory import LOSSES
 
 
@@ -69,12 +64,21 @@ ENGINES = {
     "zero2": "deepspeed.runtime.zero.stage_1_and_2.DeepSpeedZeroOptimizer",
     "zero3": "deepspeed.runtime.zero.stage3.DeepSpeedZeroOptimizer_Stage3",
     "zero3-offload": "deepspeed.runtime.zero.stage3.DeepSpeedZeroOptimizer_Stage3",
+    "full-shard": "torch.distributed.fsdp.FSDPModule",
 }
 linux_only = pytest.mark.skipif(sys.platform != "linux", reason="DeepSpeed is installed on Linux only")
 
 
 def config(name: str) -> str:
     return str(ROOT / f"infra/deepspeed/{name}.json")
+
+
+def engine(name: str | None) -> dict[str, str]:
+    """Variable of an engine, by the name of its file."""
+    if name is None:
+        return {}
+    fsdp = str(ROOT / f"infra/fsdp/{name}.json")
+    return {"VIDBRIDGE_FSDP": fsdp} if Path(fsdp).exists() else {"VIDBRIDGE_DEEPSPEED": config(name)}
 
 
 @linux_only
@@ -104,18 +108,19 @@ def test_deepspeed_trains_both_on_two_ranks(
     # Without DeepSpeed its state has no optimiser to go on with, and transformers would go on all
     # the same.
     with pytest.raises(
-        PlacementError, match=r"interrupted with DeepSpeed on 2 processes and cannot go on with no DeepSpeed; set them"
+        PlacementError, match=r"interrupted with DeepSpeed on 2 processes and cannot go on with neither .*; set them"
     ):
         sft(folder, examples, tmp_path / "sft", seen, steps=4)
 
 
 @linux_only
 @pytest.mark.slow
-def test_processes_of_zero3_agree_on_each_pass_through_a_frozen_tower(folder: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["zero3", "full-shard"])
+def test_processes_agree_on_each_pass_through_a_frozen_tower(folder: Path, tmp_path: Path, name: str) -> None:
     """One that remembers a video while another has to see it again would wait for weights that the
     other is not gathering."""
-    told = start("two_ranks", tmp_path, 4, "frozen", ranks=2, VIDBRIDGE_DEEPSPEED=config("zero3"))
-    assert told["grpo"]["engine"] == ENGINES["zero3"]
+    told = start("two_ranks", tmp_path, 4, "frozen", ranks=2, **engine(name))
+    assert told["grpo"]["engine"] == ENGINES[name]
     before, after = (
         load_file(home / "model.safetensors") for home in (tmp_path / "sft/out/final", tmp_path / "grpo/out/final")
     )
@@ -135,30 +140,12 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return home
 
 
-#: Means over the micro-batches of a process, for reading only: how rows are dealt to micro-batches
-#: decides them.
-NOT_COMPARED = ("entropy", "kl", "clip_ratio", "cispo_clip_ratio")
-
-
-def history(out: Path) -> list[dict[str, float]]:
-    rows = [json.loads(line) for line in (out / "history.jsonl").read_text().splitlines()]
-    return [{name: value for name, value in row.items() if not name.startswith(NOT_COMPARED)} for row in rows]
-
-
-def furthest(left: Path, right: Path) -> float:
-    """The largest difference of a weight between two model folders."""
-    mine, other = (load_file(folder / "model.safetensors") for folder in (left, right))
-    shared = mine.keys() & other.keys()
-    assert mine.keys() ^ other.keys() <= {"lm_head.weight"}
-    return max(float((mine[name] - other[name]).abs().max()) for name in shared)
-
-
 ROWS = ("sft", "grpo", "off-policy")
 
 
 @linux_only
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [None, "zero2", "zero3", "zero3-offload"])
+@pytest.mark.parametrize("name", [None, "zero2", "zero3", "zero3-offload", "full-shard"])
 def test_two_processes_take_the_steps_of_one(name: str | None, alone: Path, tmp_path: Path) -> None:
     """SFT and GRPO: losses, gradient norms and weights, whatever the engine; and resumed midway, as
     if never interrupted.
@@ -166,9 +153,10 @@ def test_two_processes_take_the_steps_of_one(name: str | None, alone: Path, tmp_
     Float32; measured: losses differ by up to 5e-7, gradient norms by 1e-6 of themselves, weights by
     8e-6 where they moved by 2e-3 or more.
     """
-    environ = {} if name is None else {"VIDBRIDGE_DEEPSPEED": config(name)}
-    told = start("trajectory", tmp_path, alone / "shared", *ROWS, ranks=2, **environ)
-    for row in ROWS:
+    # Adapters are restored in another way where the weights are sharded.
+    rows = (*ROWS, "lora") if name == "full-shard" else ROWS
+    told = start("trajectory", tmp_path, alone / "shared", *rows, ranks=2, **engine(name))
+    for row in rows:
         mine, theirs = tmp_path / row / "out", alone / "one" / row / "out"
         assert told[row]["engine"] == (
             "torch.nn.parallel.distributed.DistributedDataParallel" if name is None else ENGINES[name]
@@ -188,6 +176,40 @@ def test_two_processes_take_the_steps_of_one(name: str | None, alone: Path, tmp_
         assert told[f"{row}-resumed"]["resumed_from"] == 2
         assert history(again) == [pytest.approx(step, rel=1e-5, abs=2e-6) for step in history(mine)]
         assert furthest(again / "final", mine / "final") < 3e-6
+
+
+@pytest.mark.slow
+def test_processes_that_share_rows_take_the_steps_of_one(alone: Path, tmp_path: Path) -> None:
+    """Each holds half of the tokens and frames of a row; saved and resumed as ever."""
+    told = start("trajectory", tmp_path, alone / "shared", "sft", ranks=2, VIDBRIDGE_SEQUENCE_RANKS="2")
+    theirs = alone / "one/sft/out"
+    for row in ("sft", "sft-resumed"):
+        mine = tmp_path / row / "out"
+        assert history(mine) == [pytest.approx(step, rel=1e-5, abs=2e-6) for step in history(theirs)]
+        assert furthest(mine / "final", theirs / "final") < 3e-5
+    assert told["sft-resumed"]["resumed_from"] == 2
+
+
+@pytest.mark.slow
+def test_a_shared_row_is_the_row_of_one(tmp_path: Path) -> None:
+    """Log-probabilities and gradients of the three families, Qwen3-VL's tapped layers among them;
+    and what a process keeps for the backward pass of 64 frames.
+
+    Measured: log-probabilities equal, gradients to 4e-7 of the largest, .51 to .52 of the bytes a
+    process.
+    """
+    told = start("shared_rows", tmp_path, ranks=2, VIDBRIDGE_SEQUENCE_RANKS="2")
+    assert len(told) == 3
+    for rows in told.values():
+        for row in rows.values():
+            assert row["scored"] > 0
+            # The last tapped layer goes to the last one of the text, at tokens not scored.
+            assert all("deepstack_merger_list.1" in name for name in row["untouched"])
+            assert row["logps"] < 1e-6
+            assert row["gradients"] < 3e-6
+        whole, *shared = rows["long"]["kept_bytes"]
+        assert rows["long"]["tokens"] > 500
+        assert all(own < 0.55 * whole for own in shared)
 
 
 @pytest.mark.slow
@@ -277,6 +299,51 @@ def test_placement_reads_the_environment(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setenv("VIDBRIDGE_RANKS", "1")
     monkeypatch.delenv("VIDBRIDGE_DEEPSPEED", raising=False)
     assert launch("stages.sft.stage", ["x"]) is None
+
+
+def test_sharded_weights_and_shared_rows_are_read_from_the_environment(tmp_path: Path) -> None:
+    given = tmp_path / "f.json"
+    given.write_text("{}")
+    found = placement({"VIDBRIDGE_RANKS": "4", "VIDBRIDGE_FSDP": str(given), "VIDBRIDGE_SEQUENCE_RANKS": "2"})
+    assert (found.engine, found.zero_stage, found.sequence) == (given, 0, 2)
+    for text, fault in (
+        ("{", "VIDBRIDGE_FSDP: .*; name a file like infra/fsdp/full-shard.json"),
+        ("[]", "VIDBRIDGE_FSDP: .*; name a file like infra/fsdp/full-shard.json"),
+        ('{"version": 1}', "version 1, and 2 alone is supported"),
+        ('{"state_dict_type": "SHARDED_STATE_DICT"}', "SHARDED_STATE_DICT saves no model that can be opened"),
+        ('{"cpu_offload": true}', "cpu_offload pins memory, .*; set it to false, or use .*zero3-offload.json"),
+        ('{"cpu_ram_efficient_loading": true}', "cpu_ram_efficient_loading .* set it to false"),
+    ):
+        given.write_text(text)
+        with pytest.raises(PlacementError, match=fault):
+            placement({"VIDBRIDGE_FSDP": str(given)})
+    with pytest.raises(PlacementError, match="VIDBRIDGE_DEEPSPEED, VIDBRIDGE_FSDP: both are set; unset one of them"):
+        placement({"VIDBRIDGE_FSDP": str(given), "VIDBRIDGE_DEEPSPEED": config("zero2")})
+    for value, fault in (("two", "'two' is not a number"), ("3", "3 processes .* and 4 train .*; set a divisor of 4")):
+        with pytest.raises(PlacementError, match=f"VIDBRIDGE_SEQUENCE_RANKS: {fault}"):
+            placement({"VIDBRIDGE_RANKS": "4", "VIDBRIDGE_SEQUENCE_RANKS": value})
+    for path in (ROOT / "infra/fsdp").iterdir():
+        assert placement({"VIDBRIDGE_FSDP": str(path)}).fsdp == path
+
+
+def test_what_cannot_be_shared_is_refused(
+    folder: Path, examples: list[Example], tmp_path: Path, seen: Seen, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VIDBRIDGE_RANKS", "3")
+    monkeypatch.setenv("VIDBRIDGE_SEQUENCE_RANKS", "3")
+    model, _ = tiny("qwen2_5_vl")
+    with pytest.raises(
+        PlacementError, match=r"3 processes, and the model has 2 heads, 1 of keys, .* set a divisor of 2"
+    ):
+        share_of(model, sft_row(), packed=True)
+    monkeypatch.setenv("VIDBRIDGE_RANKS", "2")
+    monkeypatch.setenv("VIDBRIDGE_SEQUENCE_RANKS", "2")
+    with pytest.raises(PlacementError, match="padded rows cannot be shared"):
+        share_of(model, sft_row(), packed=False)
+    with pytest.raises(PlacementError, match=r"lora.dropout 0.1: .* set dropout 0.0, or unset the variable"):
+        share_of(model, sft_row(lora={**LORA, "dropout": 0.1}), packed=True)
+    with pytest.raises(PlacementError, match=r"VIDBRIDGE_SEQUENCE_RANKS: 2 .* in GRPO each .*; unset it for grpo rows"):
+        grpo(folder, examples, tmp_path, seen)
 
 
 def test_share() -> None:

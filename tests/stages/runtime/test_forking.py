@@ -14,7 +14,8 @@ import pytest
 
 from stages.lib.models.load import save_model
 from stages.runtime.ranks import distributed
-from stages.runtime.ranks.distributed import Placement, launch
+from stages.runtime.ranks.distributed import launch
+from stages.runtime.ranks.placement import Placement
 from tests.support.checkout import ROOT
 from tests.support.training.shards import ROWS
 from tests.support.training.tiny import tiny

@@ -23,6 +23,7 @@ from stages.params import GrpoRow
 from stages.runtime.ranks.distributed import launch
 from stages.sft import train as cold_start
 from tests.support.training.tiny import (
+    LORA,
     Paying,
     Reward,
     Seen,
@@ -132,6 +133,9 @@ def main(home: Path, shared: Path, *names: str) -> int:
         "grpo": partial(train_grpo, row=grpo(), **rewarded),
         "off-policy": partial(train_grpo, row=grpo(**OFF_POLICY), **rewarded),
         **{name: partial(train_grpo, row=grpo(**changes), **rewarded) for name, changes in LOSSES.items()},
+        "lora": partial(
+            cold_start.train_sft, row=sft_row(**SHARED, samples_per_step=8, samples_per_device=2, lora=LORA)
+        ),
         "alike": partial(train_grpo, row=grpo(loss="grpo"), **paying(alike)),
         # Three prompts: the second one's rollouts are dealt to both of two processes.
         "partly-alike": partial(

@@ -16,7 +16,7 @@ from stages.grpo.train import train_grpo
 from stages.grpo.trainer import VideoGRPOTrainer
 from stages.lib.models.processor import encode_prompts
 from stages.lib.training.mixture import Example
-from stages.runtime.ranks.distributed import PlacementError
+from stages.runtime.ranks.placement import PlacementError
 from tests.support.checkout import ROOT
 from tests.support.training.tiny import Paying, Seen, grpo_row, tiny
 from tests.support.training.video_trainer import VIDEOS, config, rows_of

@@ -250,11 +250,13 @@ def test_a_policy_that_rounding_takes_away_is_named(tmp_path: Path, caplog: pyte
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="DeepSpeed is installed on Linux only")
-@pytest.mark.parametrize("stage", [0, 2, 3])
-def test_adapters_train_on_two_ranks(folder: Path, tmp_path: Path, stage: int) -> None:
-    config = str(ROOT / f"infra/deepspeed/zero{stage}.json") if stage else ""
+@pytest.mark.parametrize("name", ["", "zero2", "zero3", "full-shard"])
+def test_adapters_train_on_two_ranks(folder: Path, tmp_path: Path, name: str) -> None:
+    stage = int(name[4]) if name.startswith("zero") else 0
+    engine = "VIDBRIDGE_FSDP" if name == "full-shard" else "VIDBRIDGE_DEEPSPEED"
+    config = str(next((ROOT / "infra").glob(f"*/{name}.json"))) if name else ""
     few = LORA | {"targets": ["q_proj", "down_proj"]}
-    ranks = {"VIDBRIDGE_RANKS": "2", "VIDBRIDGE_DEEPSPEED": config, "CUDA_VISIBLE_DEVICES": "", "HF_HUB_OFFLINE": "1"}
+    ranks = {"VIDBRIDGE_RANKS": "2", engine: config, "CUDA_VISIBLE_DEVICES": "", "HF_HUB_OFFLINE": "1"}
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-m", "tests.support.training.two_ranks", str(tmp_path), "2", json.dumps(few)],
         cwd=tmp_path,
@@ -267,18 +269,18 @@ def test_adapters_train_on_two_ranks(folder: Path, tmp_path: Path, stage: int) -
     assert done.returncode == 0, done.stderr[-6000:]
     told = json.loads((tmp_path / "told.json").read_text())
     start = folder
-    for name in ("sft", "grpo"):
-        assert told[name]["deepspeed_stage"] == stage
-        assert told[name]["parameters"] == sum(
+    for row in ("sft", "grpo"):
+        assert told[row]["deepspeed_stage"] == stage
+        assert told[row]["parameters"] == sum(
             weights.numel() for weights in load_file(folder / "model.safetensors").values()
         )
-        assert told[name]["trained_parameters"] == 2 * 4 * (64 + 64 + 64 + 64)
-        final = tmp_path / name / "out/final"
+        assert told[row]["trained_parameters"] == 2 * 4 * (64 + 64 + 64 + 64)
+        final = tmp_path / row / "out/final"
         assert moved(start, final) == matrices_of(folder, few["targets"])
         # Gathered from both processes and merged here, against PEFT's way of putting the saved
         # adapters on the start model.
         model, processor = load_model(start, "fp32")
-        attached = PeftModel.from_pretrained(model, str(tmp_path / name / "scratch/state/checkpoint-2"))
+        attached = PeftModel.from_pretrained(model, str(tmp_path / row / "scratch/state/checkpoint-2"))
         assert torch.allclose(logits(attached, processor), logits(load_model(final, "fp32")[0], processor), atol=1e-5)
         start = final
     first = next(values for values in told["metrics"] if "kl" in values)
