@@ -32,6 +32,7 @@ from stages.lib.training.lora import adapters
 from stages.lib.training.mixture import Example
 from stages.params import LoraParams
 from stages.runtime.ranks import distributed
+from stages.runtime.ranks.placement import placement
 
 #: Steps of a training: the first loads kernels, the last is profiled, the others are timed.
 _STEPS = 4
@@ -119,7 +120,7 @@ def offloaded(subject: Subject) -> list[Row]:
     alone = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     asked = {"VIDBRIDGE_RANKS": "1", "VIDBRIDGE_DEEPSPEED": str(_OFFLOAD)}
     with patch.dict(os.environ, alone | asked):
-        os.environ.update(distributed.rank_environment(distributed.placement()))
+        os.environ.update(distributed.rank_environment(placement()))
         return [_ours(subject)]
 
 
