@@ -10,7 +10,7 @@ from pathlib import Path
 
 from stages.domain.core.prompts import sample_prompt
 from stages.domain.core.replies import render_reply
-from stages.lib.inference.engine.process import check_engine
+from stages.lib.engine.process import check_engine
 from stages.lib.judging.batch import usages_of
 from stages.lib.judging.build import held_out_of, referee_of
 from stages.lib.rows.samples import load_samples

@@ -20,11 +20,12 @@ from stages.domain.tasks import UNKNOWN_TASK, mix_vid_qa, task_of
 from stages.domain.tasks.rewards import RewardRules
 from stages.errors import Fault
 from stages.params.data import CorpusParams, IngestParams, SynthesizeParams
+from stages.params.difficulty import DifficultyRow
 from stages.params.evaluation import AblationParams, EvaluationParams, GateParams
 from stages.params.judging import HeldOutJudgeParams, JudgeParams, Judges
 from stages.params.models import ModelParams
 from stages.params.own_tasks import TasksParams, load_own_tasks, own_modules
-from stages.params.training import DifficultyRow, GrpoRow, SftRow
+from stages.params.training import GrpoRow, SftRow
 from stages.params.types import ParamsError, RowName, Table
 from stages.runtime import paths
 from stages.runtime.bounded_yaml import YamlError, read_yaml

@@ -2,7 +2,7 @@
 
 Which engine draws is circumstance and comes from the environment:
 
-- ``VIDBRIDGE_ROLLOUT_ENGINE`` (:func:`~stages.lib.inference.engine.process.chosen_engine`): the
+- ``VIDBRIDGE_ROLLOUT_ENGINE`` (:func:`~stages.lib.engine.process.chosen_engine`): the
   training processes themselves, an engine that is started here, or the address of a running one;
 - ``VIDBRIDGE_ROLLOUT_ENGINE_LOST``: what to do when it is gone: ``wait`` (also when unset), ``hf``
   (decode in the training processes from then on), ``fail``.
@@ -31,13 +31,13 @@ from transformers import ProcessorMixin
 
 from stages.domain.core.frames import Frames
 from stages.errors import InputError
+from stages.lib.engine.client import EngineClient
+from stages.lib.engine.errors import EngineLost, StaleWeights
+from stages.lib.engine.process import EngineProcess, EngineSettings, chosen_engine
+from stages.lib.engine.questions import asked
+from stages.lib.engine.weights import Published, WeightsFolder, weights_root
+from stages.lib.engine.wire import Draw, Sampling
 from stages.lib.inference.decode import Decoded, Limits
-from stages.lib.inference.engine.client import EngineClient
-from stages.lib.inference.engine.errors import EngineLost, StaleWeights
-from stages.lib.inference.engine.process import EngineProcess, EngineSettings, chosen_engine
-from stages.lib.inference.engine.questions import asked
-from stages.lib.inference.engine.weights import Published, WeightsFolder, weights_root
-from stages.lib.inference.engine.wire import Draw, Sampling
 from stages.lib.models.processor import EncodedPrompt
 from stages.lib.training.lora import save_merged
 from stages.params import Precision

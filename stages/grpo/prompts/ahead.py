@@ -30,8 +30,8 @@ from tqdm import tqdm
 
 from stages.grpo.prompts.rounds import DrawsPrompts
 from stages.grpo.step import StepScores
+from stages.lib.engine.errors import EngineLost
 from stages.lib.inference.decode import Decoded, Limits
-from stages.lib.inference.engine.errors import EngineLost
 from stages.lib.models.processor import EncodedPrompt
 from stages.lib.training.checkpoints import CLOCK
 

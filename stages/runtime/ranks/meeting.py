@@ -185,7 +185,7 @@ def lead(nodes: Nodes, job: Job, environ: Mapping[str, str], port: int) -> int:
         print(f"{' '.join(job.arguments)}: waits at {nodes.address} for {nodes.count - 1} more nodes", flush=True)
         try:
             _await_all(meeting)
-            meeting.end("go")
+            _tell(meeting, "go")
             with processes(job, port, environ) as process:
                 while (status := process.poll()) is None:
                     if (error := meeting.lost(SILENT_S)) is not None:
@@ -232,7 +232,7 @@ def _await_all(meeting: _Meeting) -> None:
 
 
 def _tell(meeting: _Meeting, state: str) -> None:
-    """Let every node hear how the training ended, unless it is silent."""
+    """Let every node hear that training begins, or how it ended, unless the node is silent."""
     meeting.end(state)
     told = time.monotonic()
     deadline = told + 3 * BEAT_S

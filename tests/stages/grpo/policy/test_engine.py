@@ -17,13 +17,13 @@ from safetensors.torch import load_file
 from stages.domain.rl.rollouts import RolloutGroup
 from stages.errors import InputError
 from stages.grpo.policy.engine import LOST_VARIABLE, when_lost
-from stages.lib.inference.engine.app import Died
-from stages.lib.inference.engine.errors import EngineError, EngineLost, PromptMismatch
-from stages.lib.inference.engine.process import VARIABLE
-from stages.lib.inference.engine.wire import Question, Reply, Sampling, Video
+from stages.lib.engine.app import Died
+from stages.lib.engine.errors import EngineError, EngineLost, PromptMismatch
+from stages.lib.engine.process import VARIABLE
+from stages.lib.engine.wire import Question, Reply, Sampling, Video
 from stages.lib.rows.jsonl import read_rows
 from stages.lib.training.mixture import Example
-from tests.support.engine.stand_in import HfEngine, served
+from tests.support.servers.engine.stand_in import HfEngine, served
 from tests.support.training.chosen import CHOSEN, partly_dead
 from tests.support.training.tiny import LORA, Seen
 from tests.support.training.trainers import Cut, Killed, grpo, history

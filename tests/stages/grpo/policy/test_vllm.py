@@ -12,8 +12,8 @@ import torch
 from safetensors.torch import load_file
 
 from stages.domain.rl.rollouts import RolloutGroup
-from stages.lib.inference.engine.errors import EngineUnavailable
-from stages.lib.inference.engine.process import ENVIRONMENT_VARIABLE, VARIABLE, engine_python
+from stages.lib.engine.errors import EngineUnavailable
+from stages.lib.engine.process import ENVIRONMENT_VARIABLE, VARIABLE, engine_python
 from stages.lib.models.load import save_model
 from stages.lib.rows.jsonl import read_rows
 from stages.lib.training.mixture import Example

@@ -10,7 +10,7 @@ import os
 from argparse import Namespace
 from typing import Any
 
-from stages.lib.inference.engine.server import VllmEngine, options_of, serve
+from stages.lib.engine.server import VllmEngine, options_of, serve
 
 LEFT_OUT = "STAND_IN_LEFT_OUT"
 

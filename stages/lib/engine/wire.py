@@ -7,7 +7,7 @@ torch: only the standard library and numpy are used here.
 - ``PUT /videos/DIGEST``: the body of a :class:`Video`. The engine keeps as many as fit its limit.
 - ``POST /generate``: a :class:`Request`; answered by an :class:`Answer`.
 - ``POST /weights``: ``{"folder": ..., "name": ...}``: reads the weights of a folder that
-  :mod:`stages.lib.inference.engine.weights` wrote; answered by a :class:`Health`.
+  :mod:`stages.lib.engine.weights` wrote; answered by a :class:`Health`.
 
 Each request and each answer names :data:`PROTOCOL` in the header :data:`HEADER`. An error has the
 body ``{"error": {"code": ..., "problem": ..., "videos": ...}}`` with one of the codes below.
@@ -55,11 +55,6 @@ MANIFEST = "weights.json"
 
 class WireError(ValueError):
     """A message, or a folder of weights, is not what the protocol describes."""
-
-
-def seed_number(seed: str) -> int:
-    """Convert the seed of a reply to a number of 63 bits."""
-    return int.from_bytes(hashlib.sha256(seed.encode()).digest()[:8], "big") >> 1
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,7 +1,7 @@
-"""Server of a rollout engine: vLLM behind the protocol of :mod:`stages.lib.inference.engine.wire`.
+"""Server of a rollout engine: vLLM behind the protocol of :mod:`stages.lib.engine.wire`.
 
 Runs in the engine's environment (``make vllm``), which has none of this project's dependencies:
-``.tools/engine/bin/python -m stages.lib.inference.engine.server --model FOLDER --socket PATH``.
+``.tools/engine/bin/python -m stages.lib.engine.server --model FOLDER --socket PATH``.
 """
 
 from __future__ import annotations
@@ -21,8 +21,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from stages.lib.inference.engine import wire
-from stages.lib.inference.engine.app import (
+from stages.domain.core.digest import seed_number
+from stages.lib.engine import wire
+from stages.lib.engine.app import (
     Answering,
     Died,
     OutOfMemory,
@@ -30,7 +31,7 @@ from stages.lib.inference.engine.app import (
     end_group,
     end_with_parent,
 )
-from stages.lib.inference.engine.wire import Question, Reply, Sampling, Video
+from stages.lib.engine.wire import Question, Reply, Sampling, Video
 
 log = logging.getLogger(__name__)
 
@@ -94,7 +95,7 @@ class VllmEngine:
     async def generate(
         self, question: Question, videos: Sequence[Video], seeds: Sequence[str | None], sampling: Sampling
     ) -> tuple[list[int], list[Reply]]:
-        """See :class:`~stages.lib.inference.engine.app.Engine`.
+        """See :class:`~stages.lib.engine.app.Engine`.
 
         Raises:
             Refused: vLLM refuses the request.
@@ -106,7 +107,7 @@ class VllmEngine:
         def params(seed: str | None) -> Any:
             return SamplingParams(
                 temperature=0.0 if seed is None else sampling.temperature,
-                seed=None if seed is None else wire.seed_number(seed),
+                seed=None if seed is None else seed_number(seed),
                 max_tokens=sampling.max_tokens,
                 min_tokens=sampling.min_tokens,
                 stop_token_ids=list(sampling.ends),
@@ -162,7 +163,7 @@ class VllmEngine:
         return list(output.prompt_token_ids), Reply(ids, logps, "end" if drawn.finish_reason == "stop" else "length")
 
     async def load_weights(self, folder: Path) -> None:
-        """See :class:`~stages.lib.inference.engine.app.Engine`.
+        """See :class:`~stages.lib.engine.app.Engine`.
 
         Raises:
             Died: vLLM ended, or cannot read these weights, and holds neither the old nor the new.
@@ -223,7 +224,7 @@ def normalises_alike(model: Path) -> bool:
 
 def options_of(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """Parse the command line."""
-    parser = argparse.ArgumentParser(prog="python -m stages.lib.inference.engine.server", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m stages.lib.engine.server", description=__doc__)
     parser.add_argument("--model", type=Path, required=True, help="folder of the model")
     parser.add_argument("--socket", type=Path, help="Unix socket to listen on")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on, with --port")

@@ -20,20 +20,20 @@ import torch
 from transformers import PreTrainedModel, ProcessorMixin
 
 from stages.domain.core.frames import Frames
+from stages.lib.engine import wire
+from stages.lib.engine.client import Asked, EngineClient
+from stages.lib.engine.errors import EngineLost, EngineUnavailable, RequestRefused, WeightsError
+from stages.lib.engine.process import EngineProcess, EngineSettings, engine_python
+from stages.lib.engine.questions import asked
+from stages.lib.engine.weights import WeightsFolder
+from stages.lib.engine.wire import Draw, Reply, Sampling
 from stages.lib.inference.decode import Limits, decode, greedy
-from stages.lib.inference.engine import wire
-from stages.lib.inference.engine.client import Asked, EngineClient
-from stages.lib.inference.engine.errors import EngineLost, EngineUnavailable, RequestRefused, WeightsError
-from stages.lib.inference.engine.process import EngineProcess, EngineSettings, engine_python
-from stages.lib.inference.engine.questions import asked
-from stages.lib.inference.engine.weights import WeightsFolder
-from stages.lib.inference.engine.wire import Draw, Reply, Sampling
 from stages.lib.models.load import load_model, save_model
 from stages.lib.models.processor import EncodedPrompt, encode_prompts, placeholder_ids
 from stages.lib.models.settings import end_ids
-from tests.stages.lib.inference.engine.test_process import assert_ended
 from tests.support.checkout import ROOT
-from tests.support.engine.without_reset import LEFT_OUT
+from tests.support.processes.ended import assert_ended
+from tests.support.servers.engine.without_reset import LEFT_OUT
 from tests.support.training.tiny import FAMILIES, frames, tiny
 
 #: Of this checkout, unless it names another.
@@ -245,7 +245,7 @@ def test_without_a_reset_of_the_encoder_cache_the_engine_ends(tmp_path: Path) ->
 
 
 def _without(reset: str, folder: Path) -> AbstractContextManager[Case]:
-    command = (str(engine_python(ENVIRON)), str(ROOT / "tests/support/engine/without_reset.py"))
+    command = (str(engine_python(ENVIRON)), str(ROOT / "tests/support/servers/engine/without_reset.py"))
     return started(folder, "qwen2_5_vl", command=command, environ={LEFT_OUT: reset})
 
 
@@ -255,7 +255,7 @@ def test_it_ends_when_its_parent_is_killed(tmp_path: Path) -> None:
     script = (
         "import time\n"
         "from pathlib import Path\n"
-        "from stages.lib.inference.engine.process import EngineProcess, EngineSettings\n"
+        "from stages.lib.engine.process import EngineProcess, EngineSettings\n"
         f"engine = EngineProcess.start(Path({str(tmp_path / 'model')!r}),"
         " EngineSettings('float32', 512, kv_cache_gb=0.25))\n"
         "print(engine.pid, flush=True)\n"

@@ -14,11 +14,10 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 
-from stages.lib.inference.decode import Limits, SeededDraws, decode, greedy
-from stages.lib.inference.engine import wire
-from stages.lib.inference.engine.app import OutOfMemory, Refused
-from stages.lib.inference.engine.client import Asked, EngineClient
-from stages.lib.inference.engine.errors import (
+from stages.lib.engine import wire
+from stages.lib.engine.app import OutOfMemory, Refused
+from stages.lib.engine.client import Asked, EngineClient
+from stages.lib.engine.errors import (
     EngineError,
     EngineLost,
     EngineMemory,
@@ -29,12 +28,13 @@ from stages.lib.inference.engine.errors import (
     StaleWeights,
     WeightsError,
 )
-from stages.lib.inference.engine.questions import asked
-from stages.lib.inference.engine.wire import Draw, Question, Reply, Sampling, Video, WireError
+from stages.lib.engine.questions import asked
+from stages.lib.engine.wire import Draw, Question, Reply, Sampling, Video, WireError
+from stages.lib.inference.decode import Limits, SeededDraws, decode, greedy
 from stages.lib.models.load import load_model, save_model
 from stages.lib.models.processor import encode_prompts, placeholder_ids
 from stages.lib.models.settings import end_ids
-from tests.support.engine.stand_in import HfEngine, Served, served
+from tests.support.servers.engine.stand_in import HfEngine, Served, served
 from tests.support.training.tiny import frames, tiny
 
 SHOWN = [("What?", [frames(1)]), ("Where?", [frames(2, 6)]), ("Which one?", [frames(1), frames(3, 5, (64, 32))])]

@@ -8,8 +8,8 @@ from functools import lru_cache
 from transformers import ProcessorMixin
 
 from stages.domain.core.frames import Frames
-from stages.lib.inference.engine.client import Asked
-from stages.lib.inference.engine.wire import Video
+from stages.lib.engine.client import Asked
+from stages.lib.engine.wire import Video
 from stages.lib.models.processor import video_metadata
 from stages.lib.models.rendering import render
 

@@ -22,8 +22,8 @@ from typing import Literal, Self
 
 import stages
 from stages.errors import InputError
-from stages.lib.inference.engine.client import UNIX, EngineClient
-from stages.lib.inference.engine.errors import EngineLost, EngineUnavailable
+from stages.lib.engine.client import UNIX, EngineClient
+from stages.lib.engine.errors import EngineLost, EngineUnavailable
 from stages.runtime.project import find_project
 
 log = logging.getLogger(__name__)
@@ -35,7 +35,7 @@ ENVIRONMENT_VARIABLE = "VIDBRIDGE_ENGINE_ENV"
 START_VARIABLE = "VIDBRIDGE_ENGINE_START_S"
 #: Where ``make vllm`` builds it, from the project's folder.
 ENVIRONMENT = Path(".tools/engine")
-_SERVER = "stages.lib.inference.engine.server"
+_SERVER = "stages.lib.engine.server"
 #: Reading and profiling a large model takes minutes.
 _START_S = 900.0
 _STOP_S = 15.0
@@ -174,7 +174,7 @@ def engine_python(environ: Mapping[str, str] = os.environ) -> Path:
     if not python.exists():
         raise EngineUnavailable(
             ENVIRONMENT_VARIABLE if value else VARIABLE,
-            f"{python} does not exist, so there is no engine",
+            f"{python} does not exist, and the engine is built there",
             "build it (make vllm), or set VIDBRIDGE_ROLLOUT_ENGINE=hf",
         )
     return python
@@ -341,5 +341,5 @@ def _number(name: str, default: float, unit: str, environ: Mapping[str, str], mo
         number = 0.0
     if not 0 < number <= most:
         bound = "" if most == 1e6 else f" and <= {most:g}"
-        raise InputError(name, f"{value!r} is no number of {unit}", f"set a number > 0{bound}, or unset it")
+        raise InputError(name, f"{value!r} is not a number of {unit}", f"set a number > 0{bound}, or unset it")
     return number

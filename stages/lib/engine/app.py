@@ -22,8 +22,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from stages.lib.inference.engine import wire
-from stages.lib.inference.engine.wire import Answer, Health, Question, Reply, Sampling, Video, WireError
+from stages.lib.engine import wire
+from stages.lib.engine.wire import Answer, Health, Question, Reply, Sampling, Video, WireError
 
 log = logging.getLogger(__name__)
 

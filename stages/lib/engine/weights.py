@@ -1,7 +1,7 @@
 """Weights for a rollout engine: folders that appear whole, of which the last two are kept.
 
 A folder is written under another name and renamed when it is complete, and its ``weights.json``
-(:class:`~stages.lib.inference.engine.wire.Manifest`) says how large each file is, so that a reader
+(:class:`~stages.lib.engine.wire.Manifest`) says how large each file is, so that a reader
 recognises a half-written or half-removed one.
 """
 
@@ -23,9 +23,9 @@ from typing import NamedTuple, Self
 from safetensors import SafetensorError
 
 from stages.errors import fault_of
-from stages.lib.inference.engine import wire
-from stages.lib.inference.engine.errors import WeightsError
-from stages.lib.inference.engine.wire import Manifest, WireError
+from stages.lib.engine import wire
+from stages.lib.engine.errors import WeightsError
+from stages.lib.engine.wire import Manifest, WireError
 
 #: Folder for weights that the engine reads; it must see it under the same path.
 VARIABLE = "VIDBRIDGE_ENGINE_WEIGHTS"

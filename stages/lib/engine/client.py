@@ -17,8 +17,8 @@ from typing import Self, TypeVar
 import httpx
 
 from stages.errors import InputError
-from stages.lib.inference.engine import wire
-from stages.lib.inference.engine.errors import (
+from stages.lib.engine import wire
+from stages.lib.engine.errors import (
     EngineError,
     EngineLost,
     EngineMemory,
@@ -29,7 +29,7 @@ from stages.lib.inference.engine.errors import (
     StaleWeights,
     WeightsError,
 )
-from stages.lib.inference.engine.wire import Answer, Draw, Health, Question, Reply, Request, Sampling, Video
+from stages.lib.engine.wire import Answer, Draw, Health, Question, Reply, Request, Sampling, Video
 
 #: The engine's key; needed unless it listens on a Unix socket or on loopback.
 KEY_VARIABLE = "VIDBRIDGE_ENGINE_KEY"
@@ -79,7 +79,7 @@ class EngineClient:
             transport, base = httpx.HTTPTransport(), address.rstrip("/")
         else:
             raise InputError(
-                "VIDBRIDGE_ROLLOUT_ENGINE", f"{address!r} is no address", "set unix:PATH or http://HOST:PORT"
+                "VIDBRIDGE_ROLLOUT_ENGINE", f"{address!r} is not an address", "set unix:PATH or http://HOST:PORT"
             )
         headers = {wire.HEADER: str(wire.PROTOCOL)} | ({"Authorization": f"Bearer {key}"} if key else {})
         self._http = httpx.Client(

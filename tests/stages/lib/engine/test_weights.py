@@ -16,9 +16,9 @@ import pytest
 import torch
 from safetensors.numpy import save_file
 
-from stages.lib.inference.engine import weights, wire
-from stages.lib.inference.engine.errors import WeightsError
-from stages.lib.inference.engine.weights import WeightsFolder, weights_root
+from stages.lib.engine import weights, wire
+from stages.lib.engine.errors import WeightsError
+from stages.lib.engine.weights import WeightsFolder, weights_root
 from stages.lib.models.load import load_model, save_model
 from tests.support.checkout import ROOT
 from tests.support.training.tiny import tiny
@@ -74,7 +74,7 @@ def test_what_an_interrupted_publisher_left_is_not_taken_for_weights(tmp_path: P
     script = f"""
         import os
         from pathlib import Path
-        from stages.lib.inference.engine.weights import WeightsFolder
+        from stages.lib.engine.weights import WeightsFolder
         folder = WeightsFolder(Path({str(tmp_path / "w")!r}), Path({str(model)!r}))
         def save(at):
             (at / "model.safetensors").write_bytes(b"xx")
