@@ -32,6 +32,7 @@ from stages.lib.engine.app import (
     end_with_parent,
 )
 from stages.lib.engine.wire import Question, Reply, Sampling, Video
+from stages.lib.engine.worker import TakesWeights
 
 log = logging.getLogger(__name__)
 
@@ -85,6 +86,7 @@ class VllmEngine:
                 # Profiling finds what the largest video takes of a GPU's memory.
                 skip_mm_profiling=on_cpu,
                 mm_device_do_normalize=None if normalises_alike(options.model) else False,
+                worker_extension_cls=f"{TakesWeights.__module__}.{TakesWeights.__name__}",
                 enable_log_requests=False,
                 disable_log_stats=True,
                 gpu_memory_utilization=options.memory,
@@ -172,7 +174,7 @@ class VllmEngine:
         try:
             # Requests whose clients left may still be there.
             await llm.pause_generation(mode="abort", clear_cache=False)
-            await llm.collective_rpc("reload_weights", kwargs={"weights_path": str(folder)})
+            await llm.collective_rpc("take_weights", args=(str(folder),))
             # All that was computed with the old weights: keys and values, and the videos' features
             # (of which the worker has forgotten its own, and the scheduler would rely on them).
             if not await llm.reset_prefix_cache():

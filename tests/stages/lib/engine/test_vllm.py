@@ -230,6 +230,25 @@ def test_a_trained_tower_is_seen_in_videos_that_were_asked_about_before(case: Ca
     test_greedy_replies_are_equal(case)
 
 
+def test_new_weights_of_every_part_draw(case: Case, tmp_path: Path) -> None:
+    net, _ = load_model(case.folder, "fp32")
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for weight in net.parameters():
+            weight.add_(torch.randn_like(weight) * 0.02)
+    sampling, draws = case.sampling(), [Draw(n, f"7/{n}") for n in range(len(SHOWN))]
+    prompts = encode_prompts(case.processor, SHOWN)
+    with WeightsFolder(tmp_path / "w", case.folder) as folder:
+        moved = folder.publish("moved", net.save_pretrained, 1 << 20)
+        case.client.load_weights(moved.folder, moved.name)
+        after = case.client.generate(case.questions(), draws, sampling, weights=moved.name)
+        back = folder.publish("back", case.net.save_pretrained, 1 << 20)
+        case.client.load_weights(back.folder, back.name)
+    drawn = [reply.logps for reply in after]
+    assert furthest(drawn, own_logps(net, case.processor, prompts, after, sampling)) < TOLERANCE
+    assert furthest(drawn, own_logps(case.net, case.processor, prompts, after, sampling)) > 100 * TOLERANCE
+
+
 def test_without_a_reset_of_the_prefix_cache_old_keys_and_values_draw(tmp_path: Path) -> None:
     with _without("reset_prefix_cache", tmp_path / "model") as case:
         assert difference_after_training(case, tmp_path) > 10 * TOLERANCE
