@@ -306,10 +306,17 @@ class DrawsAhead(DrawsPrompts):
     def _rollouts(self, rows: Sequence[EncodedPrompt]) -> list[Decoded]:
         if self._early is not None:
             return self._early.replies
-        if self._engine is None or not self.model.training:
+        engine = self._engine
+        if engine is None or not self.model.training:
             return super()._rollouts(rows)
+        # A further round of a generation, by the present weights.
         draw = self._drawn(self._row_keys, rows, self._seeds(len(rows), self.state.global_step))
-        return self._beside.submit(draw).result()
+        try:
+            return self._beside.submit(draw).result()
+        except EngineLost:
+            if not engine.decodes_when_lost:
+                raise
+            return super()._rollouts(rows)  # the next generation gives the engine up
 
     def _early_scores(self, replies: Sequence[str]) -> StepScores | None:
         """Verdicts on the rollouts of this round, if they were judged ahead."""
