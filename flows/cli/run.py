@@ -96,7 +96,7 @@ def plan(
 
 
 def node() -> None:
-    """Take part in the trainings of another machine, the first node, until Ctrl-C.
+    """Train with the first node of several machines, until Ctrl-C.
 
     That machine runs `vidbridge run` with VIDBRIDGE_NODES and VIDBRIDGE_RDZV; this one has the same
     values, a VIDBRIDGE_NODE from 1, and the same project on a shared folder. Nothing is written

@@ -22,7 +22,7 @@ from stages.lib.inference import prefix_attention
 from stages.lib.models.packing import Continuation
 from stages.lib.models.processor import EncodedPrompt, VideoFields
 from tests.support import gpu
-from tests.support.checkout import ROOT
+from tests.support.checkout import IN_CHECKOUT, ROOT
 from tests.support.processes.bare import bare_python
 
 #: What a machine that is lent is known to lack.
@@ -33,7 +33,7 @@ FIRST, SECOND, THIRD = BY_NAME["vision tower 3B"], BY_NAME["decoding 3B"], BY_NA
 
 def run(python: Path | str, out: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     command = [str(python), "-m", "benchmarks.gpu", "--dry", "--out", str(out), *arguments]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    return subprocess.run(command, cwd=out.parent, env=IN_CHECKOUT, capture_output=True, text=True, check=False)
 
 
 def test_without_trl_pydantic_and_video_readers_the_parts_that_need_none_are_measured(tmp_path: Path) -> None:
@@ -124,10 +124,9 @@ def test_attention_in_half_precision_is_that_of_decoding_within_rounding() -> No
     assert not torch.equal(half, exact)
 
 
-def pytest_run(python: Path | str, *arguments: str) -> subprocess.CompletedProcess[str]:
+def pytest_run(at: Path, python: Path | str, *arguments: str) -> subprocess.CompletedProcess[str]:
     command = [str(python), "-m", "pytest", "-p", "tests.support.processes.collecting", "-rs", *arguments]
-    environ = {**os.environ, "PYTHONPATH": str(ROOT)}
-    return subprocess.run(command, cwd=ROOT, env=environ, capture_output=True, text=True, check=False)
+    return subprocess.run(command, cwd=at, env=IN_CHECKOUT, capture_output=True, text=True, check=False)
 
 
 def test_what_imports_a_missing_package_is_skipped_and_what_is_wrong_here_is_not(tmp_path: Path) -> None:
@@ -136,7 +135,7 @@ def test_what_imports_a_missing_package_is_skipped_and_what_is_wrong_here_is_not
         "def test_needs_it():\n    import no_such_package\ndef test_needs_nothing():\n    pass\n"
     )
     (tmp_path / "test_wrong.py").write_text("from tests.support import no_such_module\n")
-    done = pytest_run(sys.executable, "-c", os.devnull, "-p", "no:cacheprovider", "--noconftest",
+    done = pytest_run(tmp_path, sys.executable, "-c", os.devnull, "-p", "no:cacheprovider", "--noconftest",
                       "--import-mode=importlib", "--continue-on-collection-errors", str(tmp_path))  # fmt: skip
     assert done.stdout.count("no_such_package is not installed here") == 2, done.stdout
     assert "1 passed, 2 skipped, 1 error" in done.stdout, done.stdout
@@ -159,7 +158,10 @@ def test_everything_marked_gpu_is_run_there() -> None:
 def test_without_video_readers_and_mlflow_the_tests_for_a_gpu_are_collected(tmp_path: Path) -> None:
     lacking = [name for name in MISSING if name not in ("trl", "datasets", "pydantic")]
     done = pytest_run(
-        bare_python(tmp_path / "bare", lacking), "--collect-only", "-m", "not slow and not ops", *gpu.FOLDERS
+        tmp_path,
+        bare_python(tmp_path / "bare", lacking),
+        *("-c", str(ROOT / "pyproject.toml"), f"--rootdir={ROOT}", "--collect-only", "-m", "not slow and not ops"),
+        *(str(ROOT / folder) for folder in gpu.FOLDERS),
     )
     assert done.returncode == 0, done.stdout[-2000:]
     assert "tests/stages/lib/models/test_gpu.py" in done.stdout

@@ -9,6 +9,8 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 
+#: Environment of a process elsewhere that imports what is tested.
+IN_CHECKOUT = {**os.environ, "PYTHONPATH": str(ROOT)}
 #: Where runs, reports, benchmarks and the documentation put what they make (``.gitignore`` lists
 #: the same places).
 RESULTS = (

@@ -1,4 +1,4 @@
-"""Digest of parameter values, also used as the seed of random draws, and numbers from seeds."""
+"""Digest of parameter values, also used as the seed of random draws."""
 
 from __future__ import annotations
 
@@ -15,8 +15,3 @@ def digest(value: BaseModel | Mapping[str, Any]) -> str:
     digests."""
     plain = value.model_dump(mode="json") if isinstance(value, BaseModel) else value
     return hashlib.sha256(json.dumps(plain, sort_keys=True, separators=(",", ":")).encode()).hexdigest()[:16]
-
-
-def seed_number(seed: str) -> int:
-    """Convert the seed of a reply to a number of 63 bits."""
-    return int.from_bytes(hashlib.sha256(seed.encode()).digest()[:8], "big") >> 1

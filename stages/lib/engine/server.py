@@ -21,7 +21,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from stages.domain.core.digest import seed_number
 from stages.lib.engine import wire
 from stages.lib.engine.app import (
     Answering,
@@ -32,13 +31,34 @@ from stages.lib.engine.app import (
     end_with_parent,
 )
 from stages.lib.engine.wire import Question, Reply, Sampling, Video
-from stages.lib.engine.worker import TakesWeights
+from stages.lib.inference.seeds import seed_number
 
 log = logging.getLogger(__name__)
 
 _GIB = 1 << 30
 #: Requests in progress may take this long to end when the server is asked to.
 _GRACE_S = 5
+
+
+class TakesWeights:
+    """Extension of vLLM's workers, in whose processes it runs: reads new weights.
+
+    vLLM 0.32 on a CPU multiplies by copies of matrices in another layout. It makes new ones where
+    it reads new weights, but not of the embedding that is the output layer as well: without this,
+    the old output layer would draw.
+    """
+
+    model_runner: Any
+
+    def take_weights(self, folder: str) -> None:
+        """Read the weights of a folder in the form of a published model."""
+        self.model_runner.reload_weights(weights_path=folder)
+
+        from vllm.model_executor.layers.vocab_parallel_embedding import VocabParallelEmbedding
+
+        for layer in self.model_runner.get_model().modules():
+            if isinstance(layer, VocabParallelEmbedding) and hasattr(layer, "cpu_linear"):
+                layer.quant_method.process_weights_after_loading(layer)
 
 
 class VllmEngine:

@@ -19,8 +19,8 @@ import torch
 from transformers import DynamicCache, PreTrainedModel, ProcessorMixin
 from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 
-from stages.domain.core.digest import seed_number
 from stages.lib.inference.prefix_attention import Block, Prefixes, attending_to_prefixes, bias_of, cached_block
+from stages.lib.inference.seeds import seed_number
 from stages.lib.inference.stems import Stem, by_length, equal_prompts, stems_of
 from stages.lib.inference.vision_cache import any_process
 from stages.lib.models.processor import SECONDS, EncodedPrompt, padded_ids, prompt_batch

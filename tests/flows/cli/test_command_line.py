@@ -115,7 +115,7 @@ def test_a_shell_completes_what_the_project_has(done: Path) -> None:
     stages, recipes, settings, names = commands(done, [pressed(words) for words in asked])
     assert stages.stdout.split() == ["grpo@bridge", "grpo@general"]
     assert recipes.stdout.split() == ["vidbridge-r1", "vidbridge-r1-staged"]
-    assert settings.stdout.split() == ["grpo.general.steps="]
+    assert settings.stdout.split() == ["grpo.general.steps=", "grpo.general.staleness="]
     assert names.stdout.split() == ["score", "scratch"]
 
 

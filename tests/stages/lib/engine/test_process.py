@@ -13,14 +13,14 @@ from pathlib import Path
 
 import pytest
 
-from stages.domain.core.digest import seed_number
 from stages.errors import InputError
 from stages.lib.engine.client import Asked
 from stages.lib.engine.errors import EngineLost, EngineUnavailable
 from stages.lib.engine.process import EngineProcess, EngineSettings, chosen_engine, engine_python
 from stages.lib.engine.server import key_of, normalises_alike, options_of
 from stages.lib.engine.wire import Draw, Sampling
-from tests.support.checkout import ROOT
+from stages.lib.inference.seeds import seed_number
+from tests.support.checkout import IN_CHECKOUT, ROOT
 from tests.support.processes.ended import assert_ended
 from tests.support.servers.engine.without_model import DEAF, DIE, END, NO_START
 
@@ -90,7 +90,12 @@ def test_it_ends_with_the_process_that_started_it(model: Path, how: signal.Signa
         "    time.sleep(60)\n"
     )
     with subprocess.Popen(
-        [sys.executable, "-c", script], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+        [sys.executable, "-c", script],
+        cwd=tmp_path,
+        env=IN_CHECKOUT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
     ) as parent:
         assert parent.stdout is not None
         pids = [int(pid) for pid in parent.stdout.readline().split()]

@@ -31,7 +31,7 @@ from stages.lib.inference.decode import Limits, decode, greedy
 from stages.lib.models.load import load_model, save_model
 from stages.lib.models.processor import EncodedPrompt, encode_prompts, placeholder_ids
 from stages.lib.models.settings import end_ids
-from tests.support.checkout import ROOT
+from tests.support.checkout import IN_CHECKOUT, ROOT
 from tests.support.processes.ended import assert_ended
 from tests.support.servers.engine.without_reset import LEFT_OUT
 from tests.support.training.tiny import FAMILIES, frames, tiny
@@ -281,7 +281,7 @@ def test_it_ends_when_its_parent_is_killed(tmp_path: Path) -> None:
         "time.sleep(600)\n"
     )
     with subprocess.Popen(
-        [sys.executable, "-c", script], cwd=ROOT, env=ENVIRON, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", script], cwd=tmp_path, env={**IN_CHECKOUT, **ENVIRON}, stdout=subprocess.PIPE, text=True
     ) as parent:
         assert parent.stdout is not None
         server = psutil.Process(int(parent.stdout.readline()))

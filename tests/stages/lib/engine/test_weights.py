@@ -20,7 +20,7 @@ from stages.lib.engine import weights, wire
 from stages.lib.engine.errors import WeightsError
 from stages.lib.engine.weights import WeightsFolder, weights_root
 from stages.lib.models.load import load_model, save_model
-from tests.support.checkout import ROOT
+from tests.support.checkout import IN_CHECKOUT
 from tests.support.training.tiny import tiny
 
 
@@ -84,7 +84,9 @@ def test_what_an_interrupted_publisher_left_is_not_taken_for_weights(tmp_path: P
             os._exit(9)
         folder.publish("half", half, 1)
     """
-    status = subprocess.run([sys.executable, "-c", textwrap.dedent(script)], cwd=ROOT, check=False).returncode
+    status = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(script)], cwd=tmp_path, env=IN_CHECKOUT, check=False
+    ).returncode
     assert status == 9
     (partial,) = (tmp_path / "w").glob("half*")
     with pytest.raises(wire.WireError, match="half-written"):

@@ -18,10 +18,10 @@ from pathlib import Path
 from time import sleep
 from typing import ClassVar
 
-from stages.domain.core.digest import seed_number
 from stages.lib.engine.app import Died
 from stages.lib.engine.server import options_of, serve
 from stages.lib.engine.wire import Question, Reply, Sampling, Video
+from stages.lib.inference.seeds import seed_number
 
 DIE, END, SLOW = 1, 2, 3
 NO_START, DEAF = "STAND_IN_NO_START", "STAND_IN_DEAF"
