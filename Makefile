@@ -24,7 +24,7 @@ export DO_NOT_TRACK := 1
 export NO_MKDOCS_2_WARNING := 1
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help env demo test lint test-slow test-gpu test-ops vllm test-vllm docs docs-serve outages exploits crosscheck bench bench-video bench-score bench-eval bench-sft bench-grpo bench-growth bench-gpu bench-gpu-dry gpu-wheels bench-learning bench-keep bench-sampler bench-videocap bench-judges zoo clean clean-all
+.PHONY: help env demo test lint test-slow test-gpu test-ops vllm test-vllm docs docs-serve outages exploits crosscheck bench bench-video bench-score bench-eval bench-sft bench-grpo bench-growth bench-engine bench-gpu bench-gpu-dry gpu-wheels bench-learning bench-keep bench-sampler bench-videocap bench-judges zoo clean clean-all
 
 help:  ## Show what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | column -t -s "$$(printf '\t')"
@@ -151,6 +151,9 @@ bench-sft: env  ## Cost of a supervised step: padded rows, packed rows, two proc
 
 bench-growth: env  ## Cost of the loss with a prompt once for its group, and how a step grows
 	$(RUN) python -m benchmarks.grpo.growth
+
+bench-engine: env vllm  ## Rollouts by vLLM against our decoding, and one generation ahead against none
+	$(RUN) python -m benchmarks.engine
 
 bench-gpu: $(ENV)  ## Steps at 3B and 7B on a GPU in six minutes, from random weights (BARE=1: with what is installed; ARGS=--dry)
 	$(WITH) -m benchmarks.gpu $(ARGS)

@@ -171,7 +171,7 @@ class EngineRollouts:
             logps=True,
         )
         replies = self._patiently(
-            lambda: self._client.generate(questions, draws, sampling, weights=self._name), reload=True
+            lambda: self._client.generate(questions, draws, sampling, weights=self._name or None), reload=True
         )
         return [Decoded(reply.ids, reply.logps) for reply in replies]
 
