@@ -58,8 +58,9 @@ def test_training_on_its_rollouts(family: str, freeze: list[str], examples: list
     steps = history(tmp_path)
     assert len(steps) == 4
     assert all(math.isfinite(row["loss"]) and row["grad_norm"] > 0 for row in steps)
-    # Placeholders are never drawn and have a probability in the loss: .007 of an untrained model.
-    assert max(row["sampling/logp_difference/mean"] for row in steps) < 0.01
+    # Placeholders are never drawn and have a probability in the loss, .003 to .011 of an untrained
+    # model: tokens are drawn with a little more than they have in the loss, never with less.
+    assert max(row["sampling/logp_difference/mean"] for row in steps) < 0.02
     assert max(row["sampling/ratio/max"] for row in steps) < 1 + 1e-3
     trained, start = (load_file(tmp_path / f"{at}/model.safetensors") for at in ("out/final", "base"))
     tower = [name for name in start if "visual." in name]
