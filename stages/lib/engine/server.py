@@ -35,6 +35,8 @@ from stages.lib.inference.seeds import seed_number
 
 log = logging.getLogger(__name__)
 
+#: Tokens that are read at once on a CPU, or the longest prompt.
+_CPU_TOKENS = 8192
 _GIB = 1 << 30
 #: Requests in progress may take this long to end when the server is asked to.
 _GRACE_S = 5
@@ -52,10 +54,9 @@ class TakesWeights:
 
     def take_weights(self, folder: str) -> None:
         """Read the weights of a folder in the form of a published model."""
-        self.model_runner.reload_weights(weights_path=folder)
-
         from vllm.model_executor.layers.vocab_parallel_embedding import VocabParallelEmbedding
 
+        self.model_runner.reload_weights(weights_path=folder)
         for layer in self.model_runner.get_model().modules():
             if isinstance(layer, VocabParallelEmbedding) and hasattr(layer, "cpu_linear"):
                 layer.quant_method.process_weights_after_loading(layer)
@@ -99,6 +100,9 @@ class VllmEngine:
                 tensor_parallel_size=options.gpus,
                 enforce_eager=on_cpu,
                 enable_prefix_caching=True,
+                # A prompt's parts draw, too: taking a draw back ends vLLM with a CPU's generators.
+                enable_chunked_prefill=not on_cpu,
+                max_num_batched_tokens=max(options.max_model_len, _CPU_TOKENS) if on_cpu else None,
                 logprobs_mode="processed_logprobs",
                 # Its sampling defaults and the tokens that end a reply come with each request.
                 generation_config="vllm",
