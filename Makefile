@@ -153,7 +153,7 @@ bench-growth: env  ## Cost of the loss with a prompt once for its group, and how
 	$(RUN) python -m benchmarks.grpo.growth
 
 bench-engine: env vllm  ## Rollouts by vLLM against our decoding, and one generation ahead against none
-	$(RUN) python -m benchmarks.engine
+	$(RUN) python -m benchmarks.grpo.engine
 
 bench-gpu: $(ENV)  ## Steps at 3B and 7B on a GPU in six minutes, from random weights (BARE=1: with what is installed; ARGS=--dry)
 	$(WITH) -m benchmarks.gpu $(ARGS)

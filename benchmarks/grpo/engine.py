@@ -150,7 +150,9 @@ def line_of(engine: Engine, shape: Shape, runs: int, steps: int) -> str:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.engine", description=(__doc__ or "").split("\n\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.grpo.engine", description=(__doc__ or "").split("\n\n")[0]
+    )
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--steps", type=int, default=12)
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/speed/engine.md"))
