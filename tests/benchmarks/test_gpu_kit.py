@@ -126,7 +126,9 @@ def test_attention_in_half_precision_is_that_of_decoding_within_rounding() -> No
 
 def pytest_run(at: Path, python: Path | str, *arguments: str) -> subprocess.CompletedProcess[str]:
     command = [str(python), "-m", "pytest", "-p", "tests.support.processes.collecting", "-rs", *arguments]
-    return subprocess.run(command, cwd=at, env=IN_CHECKOUT, capture_output=True, text=True, check=False)
+    # Options of the run that this test is part of are not those of the one that it starts.
+    environ = {name: value for name, value in IN_CHECKOUT.items() if name != "PYTEST_ADDOPTS"}
+    return subprocess.run(command, cwd=at, env=environ, capture_output=True, text=True, check=False)
 
 
 def test_what_imports_a_missing_package_is_skipped_and_what_is_wrong_here_is_not(tmp_path: Path) -> None:
