@@ -165,17 +165,24 @@ class _Beside:
     after an error nobody waits for rollouts."""
 
     def __init__(self) -> None:
-        self._queue: SimpleQueue[tuple[Future[Any], Callable[[], Any]]] = SimpleQueue()
-        threading.Thread(target=self._work, name="rollouts", daemon=True).start()
+        self._queue: SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None] = SimpleQueue()
+        self._thread = threading.Thread(target=self._work, name="rollouts", daemon=True)
+        self._thread.start()
 
     def submit(self, work: Callable[[], Result]) -> Future[Result]:
         future: Future[Result] = Future()
         self._queue.put((future, work))
         return future
 
+    def end(self) -> None:
+        """Do no more; wait a moment for what is being done, since processes that end beside a
+        thread may be ended by an error of torch's."""
+        self._queue.put(None)
+        self._thread.join(1.0)
+
     def _work(self) -> None:
-        while True:
-            future, work = self._queue.get()
+        while (piece := self._queue.get()) is not None:
+            future, work = piece
             try:
                 future.set_result(work())
             except BaseException as error:
@@ -195,7 +202,7 @@ class DrawsAhead(DrawsPrompts):
         #: Rollouts of the present generation's first round, until they have their verdicts.
         self._early: Drawn | None = None
         #: Draws by the engine, its weights, and judging, in the order in which they are asked for.
-        self._beside = _Beside()
+        self._beside: _Beside | None = None
         #: Whether the engine has the latest weights.
         self._loaded: Future[None] | None = None
         self._turn_began = time.monotonic()
@@ -238,9 +245,22 @@ class DrawsAhead(DrawsPrompts):
         keys = [key for key in ahead.prompts_of(generation) for _ in range(self.num_generations)]
         return [row["prompt"] for row in super()._chosen([{"prompt": key} for key in keys[self._own_rows(rows)]])]
 
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        if self._ahead is None:
+            return super().train(*args, **kwargs)
+        self._beside = _Beside()
+        try:
+            return super().train(*args, **kwargs)
+        finally:
+            self._beside.end()
+
+    def _submit(self, work: Callable[[], Result]) -> Future[Result]:
+        assert self._beside is not None, "without `ahead` nothing is drawn beside training"
+        return self._beside.submit(work)
+
     def _send_weights(self) -> None:
         if self._engine is not None:
-            self._loaded = self._beside.submit(self._engine.take_weights(self))
+            self._loaded = self._submit(self._engine.take_weights(self))
 
     def _start(self, generation: int, keys: list[str]) -> Future[Drawn]:
         """Start drawing and judging the rollouts of a generation; without an engine they are drawn
@@ -253,7 +273,7 @@ class DrawsAhead(DrawsPrompts):
             ids, logps = [reply.ids for reply in found], [reply.logps for reply in found]
             return Drawn(generation, step, keys, ids, logps, self._judged(keys, ids))
 
-        return self._beside.submit(finish)
+        return self._submit(finish)
 
     def _drawn(
         self, keys: Sequence[str], rows: Sequence[EncodedPrompt], seeds: Sequence[str]
@@ -312,7 +332,7 @@ class DrawsAhead(DrawsPrompts):
         # A further round of a generation, by the present weights.
         draw = self._drawn(self._row_keys, rows, self._seeds(len(rows), self.state.global_step))
         try:
-            return self._beside.submit(draw).result()
+            return self._submit(draw).result()
         except EngineLost:
             if not engine.decodes_when_lost:
                 raise
