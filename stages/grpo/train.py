@@ -117,7 +117,7 @@ def train_grpo(
         lambda key: (by_id[key].prompt, (by_id[key].load(),)),
         first=args.process_index == 0,
         processes=ranks,
-        size_bytes=4 * parameters,
+        parameters=parameters,
     ) as engine:
         ahead = None
         if engine is not None or row.staleness:

@@ -2,10 +2,11 @@
 
 Which engine draws is circumstance and comes from the environment:
 
-- ``VIDBRIDGE_ROLLOUT_ENGINE`` (:func:`~stages.lib.engine.process.chosen_engine`): the
-  training processes themselves, an engine that is started here, or the address of a running one;
-- ``VIDBRIDGE_ROLLOUT_ENGINE_LOST``: what to do when it is gone: ``wait`` (also when unset), ``hf``
-  (decode in the training processes from then on), ``fail``.
+- ``VIDBRIDGE_ROLLOUT_ENGINE`` (:func:`~stages.lib.engine.process.chosen_engine`): the training
+  processes themselves, an engine that is started here, or the address of a running one;
+- ``VIDBRIDGE_ROLLOUT_ENGINE_LOST`` (:func:`~stages.lib.engine.process.when_lost`): what to do when
+  it is gone: ``wait`` (also when unset), ``hf`` (decode in the training processes from then on),
+  ``fail``.
 
 The engine gets the weights of each generation through a folder, and is asked by name for those that
 should draw, so that it never draws with others. It reads the tokens that are trained on, or the
@@ -14,14 +15,13 @@ training ends.
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar, cast, get_args
+from typing import Any, Literal, TypeVar
 
 import torch
 from accelerate.utils import broadcast_object_list
@@ -30,10 +30,9 @@ from tqdm import tqdm
 from transformers import ProcessorMixin
 
 from stages.domain.core.frames import Frames
-from stages.errors import InputError
 from stages.lib.engine.client import EngineClient
 from stages.lib.engine.errors import EngineLost, StaleWeights
-from stages.lib.engine.process import EngineProcess, EngineSettings, chosen_engine
+from stages.lib.engine.process import LOST_VARIABLE, EngineProcess, EngineSettings, Lost, chosen_engine, when_lost
 from stages.lib.engine.questions import asked
 from stages.lib.engine.weights import Published, WeightsFolder, weights_root
 from stages.lib.engine.wire import Draw, Sampling
@@ -42,8 +41,6 @@ from stages.lib.models.processor import EncodedPrompt
 from stages.lib.training.lora import save_merged
 from stages.params import Precision
 
-LOST_VARIABLE = "VIDBRIDGE_ROLLOUT_ENGINE_LOST"
-Lost = Literal["wait", "hf", "fail"]
 Result = TypeVar("Result")
 #: A prompt and its videos, by key.
 Shown = Callable[[str], tuple[str, Sequence[Frames]]]
@@ -51,18 +48,6 @@ Shown = Callable[[str], tuple[str, Sequence[Frames]]]
 _RETRY_S, _TELL_S = 2.0, 60.0
 #: Weights in files, by the precision of the training.
 _DTYPES: dict[Precision, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16}
-
-
-def when_lost(environ: Mapping[str, str] = os.environ) -> Lost:
-    """Read VIDBRIDGE_ROLLOUT_ENGINE_LOST.
-
-    Raises:
-        InputError: another value than ``wait``, ``hf`` or ``fail``.
-    """
-    value = environ.get(LOST_VARIABLE, "").strip() or "wait"
-    if value in get_args(Lost):
-        return cast(Lost, value)
-    raise InputError(LOST_VARIABLE, f"{value!r} is unknown", "set wait, hf or fail, or unset it")
 
 
 @dataclass(frozen=True)
@@ -87,7 +72,7 @@ class Training:
 
 
 class EngineRollouts:
-    """Rollouts drawn by an engine (:class:`stages.grpo.policy.generation.RolloutEngine`).
+    """Rollouts drawn by an engine.
 
     Args:
         client: connection to it.
@@ -109,9 +94,9 @@ class EngineRollouts:
     ) -> None:
         self._training, self._client, self._weights, self._restart = training, client, weights, restart
         self._processor, self._shown, self._lost = processor, shown, lost
-        self._published: Published | None = None
-        #: Name of the weights that draw, for processes that do not write them, too.
-        self._name = ""
+        #: Weights that draw; None: those that the engine started with. Set in the order of draws,
+        #: so not those that were published last.
+        self._drawing: Published | None = None
         self._step = -1
 
     @property
@@ -131,14 +116,13 @@ class EngineRollouts:
             return lambda: None
         self._step = step
         state = trainer.accelerator.get_state_dict(trainer.model_wrapped)
-        named: list[str] = [""]
+        told: list[Any] = [None]
         if self._weights is not None:
-            published = self._published = self._publish(self._weights, trainer.accelerator, trainer.model, state, step)
-            named = [published.name]
-        name = broadcast_object_list(named)[0] if trainer.accelerator.num_processes > 1 else named[0]
+            told = [self._publish(self._weights, trainer.accelerator, trainer.model, state, step)]
+        published: Published = _of_first(told, trainer.accelerator.num_processes)
 
         def load() -> None:
-            self._name = name
+            self._drawing = published
             if self._weights is not None:
                 self._patiently(lambda: self._client.load_weights(published.folder, published.name))
 
@@ -170,8 +154,10 @@ class EngineRollouts:
             suppressed=limits.suppressed,
             logps=True,
         )
+        assert limits.max_time_s is None, "an engine has no time limit of a reply"
+        weights = None if self._drawing is None else self._drawing.name
         replies = self._patiently(
-            lambda: self._client.generate(questions, draws, sampling, weights=self._name or None), reload=True
+            lambda: self._client.generate(questions, draws, sampling, weights=weights), reload=True
         )
         return [Decoded(reply.ids, reply.logps) for reply in replies]
 
@@ -203,7 +189,7 @@ class EngineRollouts:
                 self._wait(error)
 
     def _wait(self, error: Exception) -> None:
-        """Wait until the engine answers, with the latest weights."""
+        """Wait until the engine answers, with the weights that draw."""
         told = 0.0
         while True:
             if time.monotonic() - told > _TELL_S:
@@ -215,9 +201,10 @@ class EngineRollouts:
             try:
                 if self._restart is not None:
                     self._restart()
-                if self._weights is not None and self._published is not None:
-                    self._client.load_weights(self._published.folder, self._published.name)
-                if self._client.health().weights == self._name:
+                if self._weights is not None and self._drawing is not None:
+                    self._client.load_weights(self._drawing.folder, self._drawing.name)
+                held = self._client.health().weights
+                if self._drawing is None or held == self._drawing.name:
                     return
             except EngineLost as gone:
                 error = gone
@@ -226,14 +213,14 @@ class EngineRollouts:
 
 @contextmanager
 def rollouts_by_engine(
-    training: Training, processor: ProcessorMixin, shown: Shown, *, first: bool, processes: int, size_bytes: int
+    training: Training, processor: ProcessorMixin, shown: Shown, *, first: bool, processes: int, parameters: int
 ) -> Iterator[EngineRollouts | None]:
     """Connect a training to the engine that the environment names, and start it if that is
     ``vllm``; None: the training processes decode. Every process must call it.
 
     Args:
         first: whether this is the first process, which starts the engine and writes its weights.
-        size_bytes: of the weights.
+        parameters: number of the model's.
 
     Raises:
         InputError: a variable has an invalid value.
@@ -246,21 +233,24 @@ def rollouts_by_engine(
         return
     with ExitStack() as stack:
         address, restart = [chosen], None
-        if chosen == "vllm":
-            if first:
-                dtype: Literal["bfloat16", "float32"] = "bfloat16" if training.precision == "bf16" else "float32"
-                own = _Own(training, EngineSettings.from_environment(dtype, training.max_tokens))
-                stack.callback(own.close)
-                address, restart = [own.address], own.restart
-            if processes > 1:
-                address = broadcast_object_list(address)
-        client = stack.enter_context(EngineClient.from_environment(address[0]))
+        if chosen == "vllm" and first:
+            dtype: Literal["bfloat16", "float32"] = "bfloat16" if training.precision == "bf16" else "float32"
+            own = _Own(training, EngineSettings.from_environment(dtype, training.max_tokens))
+            stack.callback(own.close)
+            address, restart = [own.address], own.restart
+        client = stack.enter_context(EngineClient.from_environment(_of_first(address, processes)))
         weights = None
         if first:
             client.health()
-            root = weights_root(training.scratch, size_bytes)
+            size_bytes = parameters * _DTYPES[training.precision].itemsize
+            root = weights_root(training.scratch, size_bytes, training.kept)
             weights = stack.enter_context(WeightsFolder(root, training.model, kept=training.kept))
         yield EngineRollouts(training, client, weights, restart, processor, shown, lost)
+
+
+def _of_first(value: list[Any], processes: int) -> Any:
+    """The value of the first process; every process must call it."""
+    return (broadcast_object_list(value) if processes > 1 else value)[0]
 
 
 class _Own:

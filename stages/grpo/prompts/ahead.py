@@ -4,10 +4,10 @@ With a staleness of *s*, the rollouts of a generation are drawn by the policy th
 generations earlier, so that drawing and judging them need not wait for the steps between. The
 first generations have no earlier policy: theirs is the one that training starts from.
 
-An engine draws while this process trains. Without one this process draws, before it trains, with
-the same result for a given staleness; judging goes on beside training either way. Prompts are
-taken in the order of generations, seeds belong to the generation that trains, and each checkpoint
-has the rollouts that wait: training that is resumed trains on the same ones.
+An engine draws while this process trains. Without one this process draws, before it trains, by the
+same policy; judging goes on beside training either way. Prompts are taken in the order of
+generations, seeds belong to the generation that trains, and each checkpoint has the rollouts that
+wait: training that is resumed trains on the same ones.
 """
 
 from __future__ import annotations
@@ -21,17 +21,18 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
 from queue import SimpleQueue
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from accelerate.utils import gather_object
 from pydantic import TypeAdapter
 from tqdm import tqdm
 
+from stages.grpo.policy.engine import EngineRollouts
 from stages.grpo.prompts.rounds import DrawsPrompts
 from stages.grpo.step import StepScores
 from stages.lib.engine.errors import EngineLost
-from stages.lib.inference.decode import Decoded, Limits
+from stages.lib.inference.decode import Decoded
 from stages.lib.models.processor import EncodedPrompt
 from stages.lib.training.checkpoints import CLOCK
 
@@ -51,7 +52,7 @@ class Drawn:
 
     Attributes:
         generation: that trains on them, from 0.
-        sampled_at: optimiser steps behind the policy that sampled them.
+        sampled_at: optimiser steps that had been made when they were sampled.
         keys: prompt of each.
         ids: token ids of each.
         logps: log-probabilities of the tokens of each.
@@ -71,36 +72,6 @@ class Drawn:
 
 
 _SAVED = TypeAdapter(list[list[Drawn]])
-
-
-class RolloutEngine(Protocol):
-    """Draws rollouts outside of the training processes."""
-
-    @property
-    def decodes_when_lost(self) -> bool:
-        """Whether the training processes decode once the engine is gone."""
-        ...
-
-    def take_weights(self, trainer: Any) -> Callable[[], None]:
-        """Take over the weights of a trainer; every process must call it. Return the work that is
-        to be done before rollouts are drawn with them."""
-        ...
-
-    def draw(
-        self,
-        keys: Sequence[str],
-        prompts: Sequence[EncodedPrompt],
-        seeds: Sequence[str],
-        limits: Limits,
-        temperature: float,
-    ) -> list[Decoded]:
-        """Draw a reply to the prompt of each key, with the log-probabilities of its tokens. May be
-        called from another thread.
-
-        Args:
-            prompts: as the trainer encodes them: the tokens that the engine must read.
-        """
-        ...
 
 
 class Waiting(NamedTuple):
@@ -132,24 +103,26 @@ class Ahead:
     staleness: int
     generations: int
     prompts_of: Callable[[int], Sequence[str]]
-    engine: RolloutEngine | None = None
+    engine: EngineRollouts | None = None
     waiting: deque[Waiting] = field(default_factory=deque)
 
-    def save(self, file: Path, gathered: Sequence[Sequence[Drawn]]) -> None:
-        """Write the waiting rollouts of all processes, in order of processes."""
-        file.write_bytes(_SAVED.dump_json([list(drawn) for drawn in gathered]))
 
-    def load(self, file: Path, process: int, processes: int) -> list[Drawn]:
-        """Rollouts that :meth:`save` wrote, of this process; with another number of processes they
-        are dealt anew, in order, and have no verdicts.
+def save(file: Path, gathered: Sequence[Sequence[Drawn]]) -> None:
+    """Write the waiting rollouts of all processes, in order of processes."""
+    file.write_bytes(_SAVED.dump_json([list(drawn) for drawn in gathered]))
 
-        Raises:
-            FileNotFoundError: the checkpoint was saved by a training without staleness.
-        """
-        saved = _SAVED.validate_json(file.read_bytes())
-        if len(saved) == processes:
-            return saved[process]
-        return [_part(together, process, processes) for together in zip(*saved, strict=True)]
+
+def load(file: Path, process: int, processes: int) -> list[Drawn]:
+    """Read the rollouts that :func:`save` wrote, of one process; with another number of processes
+    they are dealt anew, in order, and have no verdicts.
+
+    Raises:
+        FileNotFoundError: the checkpoint was saved by a training without staleness.
+    """
+    saved = _SAVED.validate_json(file.read_bytes())
+    if len(saved) == processes:
+        return saved[process]
+    return [_part(together, process, processes) for together in zip(*saved, strict=True)]
 
 
 def _part(together: Sequence[Drawn], process: int, processes: int) -> Drawn:
@@ -215,7 +188,7 @@ class DrawsAhead(DrawsPrompts):
         return self._ahead is not None
 
     @property
-    def _engine(self) -> RolloutEngine | None:
+    def _engine(self) -> EngineRollouts | None:
         return None if self._ahead is None else self._ahead.engine
 
     def _judged(self, keys: Sequence[str], ids: Sequence[Sequence[int]]) -> StepScores:
@@ -369,13 +342,13 @@ class DrawsAhead(DrawsPrompts):
             gathered = gather_object([waiting])
             if self.accelerator.is_main_process:
                 folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
-                self._ahead.save(folder / AHEAD_FILE, gathered)
+                save(folder / AHEAD_FILE, gathered)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         super()._load_optimizer_and_scheduler(checkpoint)
         if checkpoint is None or self._ahead is None:
             return
-        for drawn in self._ahead.load(
+        for drawn in load(
             Path(checkpoint) / AHEAD_FILE, self.accelerator.process_index, self.accelerator.num_processes
         ):
             self._ahead.waiting.append(Waiting.of(drawn))

@@ -7,6 +7,7 @@ training.
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -38,10 +39,29 @@ TIMEOUT_VARIABLE = "VIDBRIDGE_ENGINE_TIMEOUT_S"
 #: A group of long replies of a large model takes minutes.
 _TIMEOUT_S = 1800.0
 _CONNECT_S = 10.0
+#: Above what anybody means by a number of seconds or GiB.
+_MOST = 1e6
 #: Times that videos are sent for one request: twice if another client's pushed some out between.
 _UPLOADS = 3
 UNIX = "unix:"
 Message = TypeVar("Message")
+
+
+def number_of(name: str, default: float, unit: str, environ: Mapping[str, str], most: float = _MOST) -> float:
+    """Read a number above 0 from an environment variable.
+
+    Raises:
+        InputError: it is none, or above ``most``.
+    """
+    value = environ.get(name, "").strip()
+    try:
+        number = float(value or default)
+    except ValueError:
+        number = math.nan
+    if not 0 < number <= most:
+        bound = "" if most == _MOST else f" and <= {most:g}"
+        raise InputError(name, f"{value!r} is not a number of {unit}", f"set a number > 0{bound}, or unset it")
+    return number
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,13 +117,7 @@ class EngineClient:
         Raises:
             InputError: the address or the time limit is invalid.
         """
-        value = environ.get(TIMEOUT_VARIABLE, "").strip()
-        try:
-            timeout_s = float(value or _TIMEOUT_S)
-        except ValueError:
-            timeout_s = 0.0
-        if not 0 < timeout_s < float("inf"):
-            raise InputError(TIMEOUT_VARIABLE, f"{value!r} is not a time", "set a number of seconds > 0, or unset it")
+        timeout_s = number_of(TIMEOUT_VARIABLE, _TIMEOUT_S, "seconds", environ)
         return cls(address, key=environ.get(KEY_VARIABLE, "").strip() or None, timeout_s=timeout_s)
 
     def __enter__(self) -> Self:

@@ -18,11 +18,11 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Literal, Self
+from typing import Literal, Self, cast, get_args
 
 import stages
 from stages.errors import InputError
-from stages.lib.engine.client import UNIX, EngineClient
+from stages.lib.engine.client import UNIX, EngineClient, number_of
 from stages.lib.engine.errors import EngineLost, EngineUnavailable
 from stages.runtime.project import find_project
 
@@ -30,6 +30,9 @@ log = logging.getLogger(__name__)
 
 #: `hf`, `vllm`, or the address of an engine.
 VARIABLE = "VIDBRIDGE_ROLLOUT_ENGINE"
+#: What to do when it is gone.
+LOST_VARIABLE = "VIDBRIDGE_ROLLOUT_ENGINE_LOST"
+Lost = Literal["wait", "hf", "fail"]
 #: Folder of the engine's environment.
 ENVIRONMENT_VARIABLE = "VIDBRIDGE_ENGINE_ENV"
 START_VARIABLE = "VIDBRIDGE_ENGINE_START_S"
@@ -73,6 +76,18 @@ def chosen_engine(environ: Mapping[str, str] = os.environ) -> Literal["hf", "vll
     )
 
 
+def when_lost(environ: Mapping[str, str] = os.environ) -> Lost:
+    """Read VIDBRIDGE_ROLLOUT_ENGINE_LOST.
+
+    Raises:
+        InputError: another value than ``wait``, ``hf`` or ``fail``.
+    """
+    value = environ.get(LOST_VARIABLE, "").strip() or "wait"
+    if value in get_args(Lost):
+        return cast(Lost, value)
+    raise InputError(LOST_VARIABLE, f"{value!r} is unknown", "set wait, hf or fail, or unset it")
+
+
 def check_engine(environ: Mapping[str, str] = os.environ) -> str:
     """Check that the chosen engine can be started or answers; return what it is: ``hf``, ``vllm``
     or ``vllm elsewhere``.
@@ -85,8 +100,10 @@ def check_engine(environ: Mapping[str, str] = os.environ) -> str:
     chosen = chosen_engine(environ)
     if chosen == "hf":
         return chosen
+    when_lost(environ)
     if chosen == "vllm":
         engine_python(environ)
+        EngineSettings.from_environment("float32", 1, environ=environ)
         return chosen
     with EngineClient.from_environment(chosen, environ) as client:
         client.health()
@@ -138,9 +155,11 @@ class EngineSettings:
             dtype,
             max_model_len,
             videos,
-            kv_cache_gb=_number("VIDBRIDGE_ENGINE_KV_CACHE_GB", 1.0, "GiB", environ) if cache else None,
-            video_gb=_number("VIDBRIDGE_ENGINE_VIDEO_GB", 4.0, "GiB", environ),
-            memory=_number("VIDBRIDGE_VLLM_MEMORY", 0.9 if gpus else 0.3, "GPU memory, as a share", environ, most=1.0),
+            kv_cache_gb=number_of("VIDBRIDGE_ENGINE_KV_CACHE_GB", 1.0, "GiB", environ) if cache else None,
+            video_gb=number_of("VIDBRIDGE_ENGINE_VIDEO_GB", 4.0, "GiB", environ),
+            memory=number_of(
+                "VIDBRIDGE_VLLM_MEMORY", 0.9 if gpus else 0.3, "GPU memory, as a share", environ, most=1.0
+            ),
             gpus=gpus,
         )
 
@@ -220,7 +239,7 @@ class EngineProcess:
         """
         if command is None:
             command = (str(engine_python(environ)), "-m", _SERVER)
-        patience_s = _number(START_VARIABLE, _START_S, "seconds", environ)
+        patience_s = number_of(START_VARIABLE, _START_S, "seconds", environ)
         # Sockets have short paths.
         if folder is None:
             folder = Path(tempfile.mkdtemp(prefix="vidbridge-engine-"))
@@ -331,15 +350,3 @@ def _environment(folder: Path, settings: EngineSettings, environ: Mapping[str, s
         # Sockets between vLLM's processes.
         "VLLM_RPC_BASE_PATH": str(folder),
     }
-
-
-def _number(name: str, default: float, unit: str, environ: Mapping[str, str], most: float = 1e6) -> float:
-    value = environ.get(name, "").strip()
-    try:
-        number = float(value or default)
-    except ValueError:
-        number = 0.0
-    if not 0 < number <= most:
-        bound = "" if most == 1e6 else f" and <= {most:g}"
-        raise InputError(name, f"{value!r} is not a number of {unit}", f"set a number > 0{bound}, or unset it")
-    return number

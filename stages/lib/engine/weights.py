@@ -150,9 +150,9 @@ class WeightsFolder:
                 shutil.rmtree(folder)
 
 
-def weights_root(scratch: Path, size_bytes: int, environ: Mapping[str, str] = os.environ) -> Path:
+def weights_root(scratch: Path, size_bytes: int, kept: int = KEPT, environ: Mapping[str, str] = os.environ) -> Path:
     """Choose the folder of a training's weights: below ``VIDBRIDGE_ENGINE_WEIGHTS``, else in
-    memory if three times the weights fit there, else in ``scratch``.
+    memory if one more than those that are kept fit there, else in ``scratch``.
 
     Removes what trainings that were killed left in memory.
     """
@@ -165,7 +165,7 @@ def weights_root(scratch: Path, size_bytes: int, environ: Mapping[str, str] = os
     if shared.is_dir():
         for folder in shared.iterdir():
             _remove_unused(folder)
-    fits = shutil.disk_usage(_IN_MEMORY).free >= (KEPT + 1) * size_bytes
+    fits = shutil.disk_usage(_IN_MEMORY).free >= (kept + 1) * size_bytes
     return shared / own if fits else scratch / "weights"
 
 

@@ -16,10 +16,9 @@ from safetensors.torch import load_file
 
 from stages.domain.rl.rollouts import RolloutGroup
 from stages.errors import InputError
-from stages.grpo.policy.engine import LOST_VARIABLE, when_lost
 from stages.lib.engine.app import Died
 from stages.lib.engine.errors import EngineError, EngineLost, PromptMismatch
-from stages.lib.engine.process import VARIABLE
+from stages.lib.engine.process import LOST_VARIABLE, VARIABLE, when_lost
 from stages.lib.engine.wire import Question, Reply, Sampling, Video
 from stages.lib.rows.jsonl import read_rows
 from stages.lib.training.mixture import Example
@@ -149,7 +148,9 @@ def test_resumed_training_is_the_uninterrupted_one(
     assert all(torch.equal(one[name], other[name]) for name in one)
 
 
+@pytest.mark.parametrize("staleness", [0, 2])
 def test_a_lost_engine_is_waited_for(
+    staleness: int,
     folder: Path,
     examples: list[Example],
     tmp_path: Path,
@@ -160,11 +161,11 @@ def test_a_lost_engine_is_waited_for(
 ) -> None:
     monkeypatch.setattr("stages.grpo.policy.engine._RETRY_S", 0.05)
     with served(Noted(folder), at=socket):
-        by_engine(folder, examples, tmp_path / "whole")
+        by_engine(folder, examples, tmp_path / "whole", staleness=staleness)
     done = threading.Event()
 
     def serve_twice() -> None:
-        with served(Noted(folder, dies_at=4), at=socket) as first:
+        with served(Noted(folder, dies_at=6), at=socket) as first:
             serving.set()
             first.ended.wait(60)
         with served(Noted(folder), at=socket):
@@ -175,7 +176,7 @@ def test_a_lost_engine_is_waited_for(
     thread.start()
     serving.wait(60)
     try:
-        by_engine(folder, examples, tmp_path / "lost")
+        by_engine(folder, examples, tmp_path / "lost", staleness=staleness)
     finally:
         done.set()
         thread.join()

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from stages.domain.core.records import Score
-from stages.grpo.prompts.ahead import Ahead, Drawn
+from stages.grpo.prompts.ahead import Drawn, load, save
 from stages.grpo.step import StepScores
 from stages.lib.inference.decode import Limits, SeededDraws, decode
 from stages.lib.models.load import load_model
@@ -35,16 +35,16 @@ def drawn(generation: int, rows: Sequence[int]) -> Drawn:
 
 
 def test_waiting_rollouts_are_saved_whole_and_dealt_to_other_processes(tmp_path: Path) -> None:
-    ahead, file = Ahead(2, 9, lambda _: []), tmp_path / "ahead.json"
+    file = tmp_path / "ahead.json"
     saved = [[drawn(4, (0, 1)), drawn(5, (4, 5))], [drawn(4, (2, 3)), drawn(5, (6, 7))]]
-    ahead.save(file, saved)
-    assert [ahead.load(file, process, 2) for process in (0, 1)] == saved, "with their verdicts, to the last digit"
-    (fourth, fifth) = ahead.load(file, 0, 1)
+    save(file, saved)
+    assert [load(file, process, 2) for process in (0, 1)] == saved, "with their verdicts, to the last digit"
+    (fourth, fifth) = load(file, 0, 1)
     assert (fourth.generation, fourth.keys, fourth.ids) == (4, ["s0", "s1", "s2", "s3"], [[n, 7] for n in range(4)])
     assert (fifth.generation, fifth.keys, fifth.scores) == (5, ["s4", "s5", "s6", "s7"], None)
-    assert [part.keys for part in ahead.load(file, 3, 4)] == [["s3"], ["s7"]]
+    assert [part.keys for part in load(file, 3, 4)] == [["s3"], ["s7"]]
     with pytest.raises(FileNotFoundError):
-        ahead.load(tmp_path / "missing", 0, 1)
+        load(tmp_path / "missing", 0, 1)
 
 
 def test_a_generation_is_sampled_by_the_policy_before(folder: Path, examples: list[Example], tmp_path: Path) -> None:

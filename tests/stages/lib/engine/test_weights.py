@@ -152,17 +152,17 @@ def test_the_folder_is_in_memory_if_the_weights_fit(
     memory.mkdir()
     monkeypatch.setattr(weights, "_IN_MEMORY", memory)
     a, b = tmp_path / "a", tmp_path / "b"
-    root = weights_root(a, 1000, {})
+    root = weights_root(a, 1000, environ={})
     assert root.is_relative_to(memory)
-    assert root == weights_root(a, 1000, {})
-    assert root != weights_root(b, 1000, {})
-    assert weights_root(a, 10**15, {}) == a / "weights"
-    assert weights_root(a, 1, {"VIDBRIDGE_ENGINE_WEIGHTS": str(b)}).parent == b
+    assert root == weights_root(a, 1000, environ={})
+    assert root != weights_root(b, 1000, environ={})
+    assert weights_root(a, 10**15, environ={}) == a / "weights"
+    assert weights_root(a, 1, environ={"VIDBRIDGE_ENGINE_WEIGHTS": str(b)}).parent == b
     # What killed trainings left is removed, and nothing of those that run.
     folder = WeightsFolder(root, model)
     left = WeightsFolder(root.with_name("left"), model)
     weights.os.close(left._lock)
-    weights_root(b, 1000, {})
+    weights_root(b, 1000, environ={})
     assert folder.root.exists()
     assert not left.root.exists()
     folder.close()
