@@ -3,7 +3,10 @@ The engine is a stand-in that speaks the real protocol and decodes as this proje
 
 from __future__ import annotations
 
+import json
 import os
+import subprocess
+import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -22,6 +25,7 @@ from stages.lib.engine.process import LOST_VARIABLE, VARIABLE, when_lost
 from stages.lib.engine.wire import Question, Reply, Sampling, Video
 from stages.lib.rows.jsonl import read_rows
 from stages.lib.training.mixture import Example
+from tests.support.checkout import IN_CHECKOUT, ROOT
 from tests.support.servers.engine.stand_in import HfEngine, served
 from tests.support.training.chosen import CHOSEN, partly_dead
 from tests.support.training.tiny import LORA, Seen
@@ -80,11 +84,17 @@ def replies(home: Path) -> list[list[str]]:
     return [[rollout.score.reply for rollout in group.rollouts] for group in groups]
 
 
-def same(one: Path, other: Path) -> None:
-    """Both trainings had the same rollouts, and learned the same but for rounding."""
+def same(one: Path, other: Path, *, but: str | None = None) -> None:
+    """Both trainings had the same rollouts, and learned the same but for rounding; ``but``: how the
+    names of metrics begin that may differ."""
     assert replies(one) == replies(other)
-    for row, expected in zip(history(one), history(other), strict=True):
-        assert row == pytest.approx(expected, rel=1e-3, abs=2e-5)
+    rows, expected = (
+        [{name: value for name, value in row.items() if but is None or not name.startswith(but)} for row in logged]
+        for logged in (history(one), history(other))
+    )
+    assert len(rows) == len(expected)
+    for row, other_row in zip(rows, expected, strict=True):
+        assert row == pytest.approx(other_row, rel=1e-3, abs=2e-5)
     left, right = (load_file(home / "out/final/model.safetensors") for home in (one, other))
     assert max((left[name] - right[name]).abs().max().item() for name in left) < 1e-4
 
@@ -131,6 +141,33 @@ def test_without_staleness_the_present_weights_draw(
     steps = history(tmp_path)
     assert [row["staleness"] for row in steps] == [0, 0, 0, 0]
     assert max(row["sampling/logp_difference/mean"] for row in steps) < 0.01
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("zero", [None, "zero3"])
+def test_several_processes_have_one_engine(
+    folder: Path, examples: list[Example], tmp_path: Path, socket: Path, by_engine: Callable[..., Any], zero: str | None
+) -> None:
+    row = {**ROW, "prompts_per_step": 4, "completions_per_device": 4, "staleness": 1}
+    with served(Noted(folder), at=socket):
+        by_engine(folder, examples, tmp_path / "one", **row)
+    engine = Noted(folder)
+    with served(engine, at=socket):
+        engines = {} if zero is None else {"VIDBRIDGE_DEEPSPEED": str(ROOT / f"infra/deepspeed/{zero}.json")}
+        done = subprocess.run(
+            [sys.executable, "-m", "tests.support.training.by_engine", tmp_path / "two", folder, json.dumps(row)],
+            cwd=tmp_path,
+            env={**IN_CHECKOUT, **engines, VARIABLE: f"unix:{socket}", "VIDBRIDGE_RANKS": "2"},
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=False,
+        )
+    assert done.returncode == 0, done.stderr[-4000:]
+    assert len(engine.loaded) == 4, "weights once a step, by the first process"
+    # They are about the rows that pass through the loss, and rows that teach nothing fill the gaps
+    # of processes with fewer others.
+    same(tmp_path / "two", tmp_path / "one", but="sampling/")
 
 
 def test_resumed_training_is_the_uninterrupted_one(
