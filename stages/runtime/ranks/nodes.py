@@ -34,6 +34,15 @@ BEAT_S, SILENT_S = 1.0, 30.0
 GRACE_S = 40.0
 #: Status of an answer that refuses a node.
 REFUSED = 409
+#: Variables that decide which path the computation takes: processes would wait for each other, or
+#: sum up gradients of different roundings.
+SWITCHES = (
+    "VIDBRIDGE_SEQUENCE_RANKS",
+    "VIDBRIDGE_SHARED_PREFIX",
+    "VIDBRIDGE_ROLLOUT_ENGINE",
+    "VIDBRIDGE_ROLLOUT_ENGINE_LOST",
+    "VIDBRIDGE_RESUME_ACROSS_CODE",
+)
 
 
 class NodesError(MachineError, ValueError):
@@ -119,12 +128,6 @@ class Job:
         """All that must be equal on all nodes: by what it is, with the variable or place to correct
         it."""
         package = Path(__file__).parents[2]
-        # Variables that decide which path the computation takes: processes would wait for each
-        # other, or sum up gradients of different roundings.
-        switches = {
-            name: os.environ.get(name, "")
-            for name in ("VIDBRIDGE_SHARED_PREFIX", "VIDBRIDGE_ROLLOUT_ENGINE", "VIDBRIDGE_RESUME_ACROSS_CODE")
-        }
         params = Path(paths.PARAMS_FILE)
         return {
             "VIDBRIDGE_NODES": str(nodes.count),
@@ -135,7 +138,7 @@ class Job:
             "code": code_digest([package]),
             paths.PARAMS_FILE: _digest(params) if params.exists() else "",
             **{name: _digest(file) for name, file in self.files.items()},
-            **switches,
+            **{name: os.environ.get(name, "") for name in SWITCHES},
         }
 
 

@@ -24,7 +24,7 @@ from stages.runtime.ranks import nodes as nodes_module
 from stages.runtime.ranks.coming import ask, come, follow
 from stages.runtime.ranks.distributed import _free_port
 from stages.runtime.ranks.meeting import lead
-from stages.runtime.ranks.nodes import Job, Nodes, NodesError, nodes_of
+from stages.runtime.ranks.nodes import SWITCHES, Job, Nodes, NodesError, nodes_of
 from stages.runtime.ranks.placement import placement
 from tests.support.checkout import ROOT
 from tests.support.training.compared import furthest, history
@@ -118,6 +118,20 @@ def test_differences_are_named_on_both(two: tuple[Nodes, Nodes], tmp_path: Path)
         path.write_text(path.name)
     mine, other = (job("", "sft", "a", files={"VIDBRIDGE_DEEPSPEED": path}) for path in configs)
     assert "VIDBRIDGE_DEEPSPEED: differs from the first node" in str(both(*two, mine, other)[0])
+    without = job("", "sft", "a")
+    for one, another in ((mine, without), (without, mine)):
+        for error in both(*two, one, another):
+            assert str(error).startswith("VIDBRIDGE_DEEPSPEED: differs from the first node"), "set on one alone"
+
+
+def test_variables_that_change_the_computation_are_compared(
+    two: tuple[Nodes, Nodes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in SWITCHES:
+        monkeypatch.delenv(name, raising=False)
+    unset = job("", "x").setup(two[1])
+    monkeypatch.setenv("VIDBRIDGE_SEQUENCE_RANKS", "2")
+    assert job("", "x").setup(two[1]) == {**unset, "VIDBRIDGE_SEQUENCE_RANKS": "2"}
 
 
 def test_a_node_that_fails_ends_the_other(two: tuple[Nodes, Nodes]) -> None:
