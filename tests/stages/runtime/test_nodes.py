@@ -21,7 +21,7 @@ import pytest
 from stages.lib.models.load import save_model
 from stages.runtime.ranks import coming, meeting
 from stages.runtime.ranks import nodes as nodes_module
-from stages.runtime.ranks.coming import ask, come, follow
+from stages.runtime.ranks.coming import come, follow
 from stages.runtime.ranks.distributed import _free_port
 from stages.runtime.ranks.meeting import lead
 from stages.runtime.ranks.nodes import SWITCHES, Job, Nodes, NodesError, nodes_of
@@ -159,7 +159,7 @@ def test_a_silent_node_ends_the_other(two: tuple[Nodes, Nodes], monkeypatch: pyt
     thread = threading.Thread(target=leads)
     thread.start()
     said = {"node": 1, "who": "me", "setup": job("", "x").setup(two[1])}
-    coming._until(two[1], lambda: ask(two[1], said))
+    coming._answer(two[1], said)
     thread.join(30)
     assert str(ended[0]).startswith("node 1: was silent for 0.5 s, so training ended on all nodes")
 
