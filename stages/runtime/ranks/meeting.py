@@ -127,7 +127,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._answer(200, self.meeting.note(asked))
         except NodesError as error:
             self._answer(REFUSED, {"field": error.field, "problem": error.problem, "remedy": error.remedy})
-        except (KeyError, TypeError, ValueError) as error:  # not one of our nodes
+        except (AttributeError, KeyError, TypeError, ValueError) as error:  # not one of our nodes
             self._answer(400, {"error": repr(error)})
 
     def _answer(self, status: int, answer: Mapping[str, Any]) -> None:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
+from urllib.error import HTTPError
 
 import psutil
 import pytest
@@ -48,6 +49,7 @@ def test_nodes_are_read_from_the_environment() -> None:
     ("changed", "said"),
     [
         ({"VIDBRIDGE_NODES": "two"}, "VIDBRIDGE_NODES: 'two' is not a number of machines; set a whole number >= 1"),
+        ({"VIDBRIDGE_NODES": "²"}, "VIDBRIDGE_NODES: '²' is not a number of machines"),
         ({"VIDBRIDGE_NODE": "2"}, "VIDBRIDGE_NODE: 2 of 2 nodes .*; number them from 0 to 1"),
         ({"VIDBRIDGE_RDZV": ""}, "VIDBRIDGE_RDZV: '' is not an address, and 2 nodes are to meet; set HOST:PORT"),
         ({"VIDBRIDGE_RDZV": "host:port"}, "VIDBRIDGE_RDZV: 'host:port' is not an address"),
@@ -173,6 +175,15 @@ def test_nobody_comes(two: tuple[Nodes, Nodes]) -> None:
     elsewhere = Nodes(2, 0, "192.0.2.1", two[0].port, 1.0)  # an address of documentation, nobody's
     with pytest.raises(NodesError, match=r"VIDBRIDGE_RDZV: 192.0.2.1:\d+ cannot be listened at: .*this machine"):
         lead(elsewhere, job("", "x"), {}, 4711)
+
+
+@pytest.mark.parametrize("said", [[], {}, {"node": "1", "who": "x", "setup": []}])
+def test_a_strangers_request_is_refused(two: tuple[Nodes, Nodes], said: Any) -> None:
+    with (
+        meeting._open(meeting._Meeting(two[0], job("", "x"), 4711, "token", {})),
+        pytest.raises(HTTPError, match="400"),
+    ):
+        coming.ask(two[1], said)
 
 
 def test_a_folder_of_its_own_is_refused(
