@@ -66,8 +66,7 @@ def shared_inputs(inputs: Mapping[str, Any], share: Share) -> dict[str, Any]:
     """Inputs of :func:`stages.lib.models.packing.packed_inputs` for one of the processes that share
     the row: with the labels of its own tokens."""
     layout: Layout = inputs[LAYOUT]
-    part, scored_S = share.part(layout.tokens), layout.places(torch.device("cpu")).scored_S
-    own_S = (scored_S >= part.start) & (scored_S < part.stop)
+    own_S = share.holds(layout.places(torch.device("cpu")).scored_S, layout.tokens)
     labels = inputs["shift_labels"][:, own_S]
     if not own_S.any():  # it takes part in the passes all the same
         labels = torch.full((1, 1), UNSCORED)

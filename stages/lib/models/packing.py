@@ -155,8 +155,7 @@ class Layout:
         )
         scored_S = torch.tensor(scored, dtype=torch.long)
         if self.share is not None:
-            part = self.share.part(at)
-            scored_S = scored_S[(scored_S >= part.start) & (scored_S < part.stop)] - part.start
+            scored_S = scored_S[self.share.holds(scored_S, at)] - self.share.part(at).start
             # One without any takes part in the passes all the same.
             scored_S = scored_S if len(scored_S) else torch.zeros(1, dtype=torch.long)
         return _Places(

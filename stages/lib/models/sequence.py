@@ -39,6 +39,12 @@ class Share:
         """This process's part of a total."""
         return slice(total * self.rank // self.ranks, total * (self.rank + 1) // self.ranks)
 
+    def holds(self, places_S: torch.Tensor, total: int) -> torch.Tensor:
+        """Whether this process has these places of a total, bool [places]."""
+        part = self.part(total)
+        own_S: torch.Tensor = (places_S >= part.start) & (places_S < part.stop)
+        return own_S
+
     def all_tokens(self, part_1HLD: torch.Tensor, total: int) -> torch.Tensor:
         """Exchange this process's tokens of all heads, [1, heads, own tokens, width], for all
         tokens of its heads, [1, heads / processes, total, width]. Fewer heads of keys than

@@ -29,10 +29,10 @@ def come(nodes: Nodes, job: Job, environ: Mapping[str, str]) -> int:
             scratch folder is not the first node's.
     """
     me: dict[str, Any] = {"node": nodes.number, "who": uuid.uuid4().hex, "setup": job.setup(nodes)}
-    answer = _until(nodes, lambda: ask(nodes, me))
+    answer = _answer(nodes, me)
     me["token"] = answer["token"]
     _check_shared(str(answer["token"]))
-    while (answer := _until(nodes, lambda: ask(nodes, me)))["state"] == "waiting":
+    while (answer := _answer(nodes, me))["state"] == "waiting":
         time.sleep(BEAT_S / 5)
     if answer["state"] != "go":
         raise NodesError("node 0", "ended before all nodes were there", "see its output")
@@ -80,7 +80,7 @@ def ask(nodes: Nodes, said: Mapping[str, Any] | None = None) -> dict[str, Any]:
     return answer
 
 
-def _until(nodes: Nodes, ask: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+def _answer(nodes: Nodes, said: Mapping[str, Any]) -> dict[str, Any]:
     """Answer of the first node, as soon as it gives one.
 
     Raises:
@@ -89,7 +89,7 @@ def _until(nodes: Nodes, ask: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     deadline = time.monotonic() + nodes.patience_s
     while True:
         try:
-            return ask()
+            return ask(nodes, said)
         except OSError as error:
             if time.monotonic() > deadline:
                 raise NodesError(

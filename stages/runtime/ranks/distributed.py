@@ -145,11 +145,11 @@ def trainer_placement() -> dict[str, Any]:
     """Keyword arguments of a trainer's configuration for its devices and engine. Joins the process
     group if there is one.
 
-    On a CPU `use_cpu=True` would make Accelerate silently ignore DeepSpeed, so the state is
+    On a CPU `use_cpu=True` would make Accelerate silently ignore an engine, so the state is
     configured here first.
 
     Raises:
-        PlacementError: DeepSpeed is requested in a process that no launcher started.
+        PlacementError: an engine is requested in a process that no launcher started.
     """
     current = placement()
     gpu = torch.cuda.is_available()

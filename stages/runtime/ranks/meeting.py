@@ -74,10 +74,11 @@ class _Meeting:
             return {"state": self.state, "port": self.port, "token": self.token}
 
     def _check(self, number: int, theirs: Mapping[str, str]) -> None:
-        for name, own in self.setup.items():
-            other = str(theirs.get(name))
+        for name in {**self.setup, **theirs}:
+            own, other = self.setup.get(name, ""), str(theirs.get(name, ""))
             if other != own:
-                shown = "differs from" if len(own) > _SHOWN else f"is {other!r}, and {own!r} on"
+                long = max(len(own), len(other)) > _SHOWN
+                shown = "differs from" if long else f"is {other!r}, and {own!r} on"
                 self.fault = NodesError(
                     name, f"{shown} the first node (node {number})", "make them equal, and start this stage again"
                 )
@@ -126,7 +127,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._answer(200, self.meeting.note(asked))
         except NodesError as error:
             self._answer(REFUSED, {"field": error.field, "problem": error.problem, "remedy": error.remedy})
-        except (KeyError, TypeError, ValueError) as error:  # not one of our nodes
+        except (AttributeError, KeyError, TypeError, ValueError) as error:  # not one of our nodes
             self._answer(400, {"error": repr(error)})
 
     def _answer(self, status: int, answer: Mapping[str, Any]) -> None:

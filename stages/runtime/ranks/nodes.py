@@ -34,6 +34,15 @@ BEAT_S, SILENT_S = 1.0, 30.0
 GRACE_S = 40.0
 #: Status of an answer that refuses a node.
 REFUSED = 409
+#: Variables that decide which path the computation takes: processes would wait for each other, or
+#: sum up gradients of different roundings.
+SWITCHES = (
+    "VIDBRIDGE_SEQUENCE_RANKS",
+    "VIDBRIDGE_SHARED_PREFIX",
+    "VIDBRIDGE_ROLLOUT_ENGINE",
+    "VIDBRIDGE_ROLLOUT_ENGINE_LOST",
+    "VIDBRIDGE_RESUME_ACROSS_CODE",
+)
 
 
 class NodesError(MachineError, ValueError):
@@ -70,8 +79,8 @@ def nodes_of(environ: Mapping[str, str]) -> Nodes | None:
     Raises:
         NodesError: a variable has an invalid value.
     """
-    count = _whole(environ, "VIDBRIDGE_NODES", "1", "a number of machines", 1)
-    number = _whole(environ, "VIDBRIDGE_NODE", "0", "a node's number", 0)
+    count = whole_number(environ, "VIDBRIDGE_NODES", 1, "a number of machines", 1)
+    number = whole_number(environ, "VIDBRIDGE_NODE", 0, "a node's number", 0)
     if number >= count:
         raise NodesError(
             "VIDBRIDGE_NODE", f"{number} of {count} nodes (VIDBRIDGE_NODES)", f"number them from 0 to {count - 1}"
@@ -87,14 +96,29 @@ def nodes_of(environ: Mapping[str, str]) -> Nodes | None:
             f"{given!r} is not an address, and {count} nodes are to meet",
             "set HOST:PORT of the first node, as the others reach it, such as 10.0.0.1:29400",
         )
-    patience = _whole(environ, "VIDBRIDGE_RDZV_TIMEOUT_S", "600", "a number of seconds", 1)
+    patience = whole_number(environ, "VIDBRIDGE_RDZV_TIMEOUT_S", 600, "a number of seconds", 1)
     return Nodes(count, number, host, int(port), float(patience))
 
 
-def _whole(environ: Mapping[str, str], name: str, default: str, what: str, least: int) -> int:
-    value = environ.get(name) or default
-    if not (value.isdigit() and int(value) >= least):
-        raise NodesError(name, f"{value!r} is not {what}", f"set a whole number >= {least}, or unset it")
+def whole_number(
+    environ: Mapping[str, str],
+    name: str,
+    default: int,
+    what: str,
+    least: int,
+    error: Callable[[str, str, str], MachineError] = NodesError,
+) -> int:
+    """Read a whole number of at least ``least``; where it is not set, ``default``.
+
+    Args:
+        what: what it is, for the message.
+
+    Raises:
+        MachineError: ``error``: it is something else.
+    """
+    value = environ.get(name) or str(default)
+    if not (value.isdecimal() and int(value) >= least):
+        raise error(name, f"{value!r} is not {what}", f"set a whole number >= {least}, or unset it")
     return int(value)
 
 
@@ -119,12 +143,6 @@ class Job:
         """All that must be equal on all nodes: by what it is, with the variable or place to correct
         it."""
         package = Path(__file__).parents[2]
-        # Variables that decide which path the computation takes: processes would wait for each
-        # other, or sum up gradients of different roundings.
-        switches = {
-            name: os.environ.get(name, "")
-            for name in ("VIDBRIDGE_SHARED_PREFIX", "VIDBRIDGE_ROLLOUT_ENGINE", "VIDBRIDGE_RESUME_ACROSS_CODE")
-        }
         params = Path(paths.PARAMS_FILE)
         return {
             "VIDBRIDGE_NODES": str(nodes.count),
@@ -135,7 +153,7 @@ class Job:
             "code": code_digest([package]),
             paths.PARAMS_FILE: _digest(params) if params.exists() else "",
             **{name: _digest(file) for name, file in self.files.items()},
-            **switches,
+            **{name: os.environ.get(name, "") for name in SWITCHES},
         }
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from stages.errors import MachineError
-from stages.runtime.ranks.nodes import Nodes, nodes_of
+from stages.runtime.ranks.nodes import Nodes, nodes_of, whole_number
 
 
 class PlacementError(MachineError, ValueError):
@@ -56,54 +56,40 @@ def placement(environ: Mapping[str, str] = os.environ) -> Placement:
     Raises:
         PlacementError, NodesError: a variable has an invalid value.
     """
-    value = environ.get("VIDBRIDGE_RANKS", "")
-    if value and not (value.isdigit() and int(value) > 0):
-        raise PlacementError(
-            "VIDBRIDGE_RANKS", f"{value!r} is not a number of processes", "set a whole number >= 1, or unset it"
-        )
     gpus = torch.cuda.device_count()
-    ranks = int(value) if value else max(1, gpus)
+    processes = "a number of processes"
+    ranks = whole_number(environ, "VIDBRIDGE_RANKS", max(1, gpus), processes, 1, PlacementError)
     if gpus and ranks > gpus:
         raise PlacementError("VIDBRIDGE_RANKS", f"{ranks} processes for {gpus} GPUs", f"set at most {gpus}")
     nodes = nodes_of(environ)
     ranks *= 1 if nodes is None else nodes.count
-    sequence = _sequence(environ, ranks)
+    sequence = whole_number(environ, "VIDBRIDGE_SEQUENCE_RANKS", 1, processes, 1, PlacementError)
+    if ranks % sequence:
+        raise PlacementError(
+            "VIDBRIDGE_SEQUENCE_RANKS",
+            f"{sequence} processes that share a row, and {ranks} train (VIDBRIDGE_RANKS)",
+            f"set a divisor of {ranks}",
+        )
     config, fsdp = environ.get("VIDBRIDGE_DEEPSPEED", ""), environ.get("VIDBRIDGE_FSDP", "")
     if config and fsdp:
         raise PlacementError("VIDBRIDGE_DEEPSPEED, VIDBRIDGE_FSDP", "both are set", "unset one of them")
-    if not config:
-        return Placement(ranks, None, 0, nodes, _fsdp_file(fsdp) if fsdp else None, sequence)
-    path = Path(config).resolve()
+    deepspeed, zero_stage = _deepspeed_file(config) if config else (None, 0)
+    return Placement(ranks, deepspeed, zero_stage, nodes, _fsdp_file(fsdp) if fsdp else None, sequence)
+
+
+def _deepspeed_file(config: str) -> tuple[Path, int]:
+    """File of a configuration of DeepSpeed, and its ZeRO stage.
+
+    Raises:
+        PlacementError: it cannot be read, or names no stage.
+    """
+    path, remedy = Path(config).resolve(), "name a file like infra/deepspeed/zero2.json, or unset it"
     try:
-        stage = int(json.loads(path.read_text(encoding="utf-8"))["zero_optimization"]["stage"])
+        return path, int(json.loads(path.read_text(encoding="utf-8"))["zero_optimization"]["stage"])
     except (OSError, json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise PlacementError(
-            "VIDBRIDGE_DEEPSPEED", f"{config}: {error}", "name a file like infra/deepspeed/zero2.json, or unset it"
-        ) from error
+        raise PlacementError("VIDBRIDGE_DEEPSPEED", f"{config}: {error}", remedy) from error
     except (KeyError, TypeError, ValueError) as error:
-        raise PlacementError(
-            "VIDBRIDGE_DEEPSPEED",
-            f"{config}: names no zero_optimization.stage",
-            "name a file like infra/deepspeed/zero2.json, or unset it",
-        ) from error
-    return Placement(ranks, path, stage, nodes, None, sequence)
-
-
-def _sequence(environ: Mapping[str, str], ranks: int) -> int:
-    value = environ.get("VIDBRIDGE_SEQUENCE_RANKS") or "1"
-    if not (value.isdigit() and int(value) > 0):
-        raise PlacementError(
-            "VIDBRIDGE_SEQUENCE_RANKS",
-            f"{value!r} is not a number of processes",
-            "set a whole number >= 1, or unset it",
-        )
-    if ranks % int(value):
-        raise PlacementError(
-            "VIDBRIDGE_SEQUENCE_RANKS",
-            f"{value} processes that share a row, and {ranks} train (VIDBRIDGE_RANKS)",
-            f"set a divisor of {ranks}",
-        )
-    return int(value)
+        raise PlacementError("VIDBRIDGE_DEEPSPEED", f"{config}: names no zero_optimization.stage", remedy) from error
 
 
 def _fsdp_file(config: str) -> Path:

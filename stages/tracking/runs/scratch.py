@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import ParamSpec, TypeVar
 
 from stages.domain.core.digest import digest
-from stages.runtime import paths as layout
 from stages.runtime.code_digest import code_digest
 from stages.runtime.leases import lease
+from stages.runtime.ranks.nodes import scratch_folder
 from stages.runtime.sources.addresses import is_remote
 from stages.tracking.lineage.declared import declared_stage
 from stages.tracking.lineage.lockfile import StageRecord, is_code, read_lock
@@ -83,8 +83,7 @@ def scratch_of(stage: str) -> Iterator[Scratch]:
         "params": declared.params,
         "inputs": _contents([dep for dep in declared.deps if not is_code(dep)], read_lock(Path())),
     }
-    root = Path(os.environ.get("VIDBRIDGE_SCRATCH", layout.SCRATCH))
-    folder = root / stage.replace("@", "-") / digest(identity)
+    folder = scratch_folder() / stage.replace("@", "-") / digest(identity)
     if not is_first_rank():
         lease.follow(folder)
         yield Scratch(folder, None)

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
+from urllib.error import HTTPError
 
 import psutil
 import pytest
@@ -21,10 +22,10 @@ import pytest
 from stages.lib.models.load import save_model
 from stages.runtime.ranks import coming, meeting
 from stages.runtime.ranks import nodes as nodes_module
-from stages.runtime.ranks.coming import ask, come, follow
+from stages.runtime.ranks.coming import come, follow
 from stages.runtime.ranks.distributed import _free_port
 from stages.runtime.ranks.meeting import lead
-from stages.runtime.ranks.nodes import Job, Nodes, NodesError, nodes_of
+from stages.runtime.ranks.nodes import SWITCHES, Job, Nodes, NodesError, nodes_of
 from stages.runtime.ranks.placement import placement
 from tests.support.checkout import ROOT
 from tests.support.training.compared import furthest, history
@@ -48,6 +49,7 @@ def test_nodes_are_read_from_the_environment() -> None:
     ("changed", "said"),
     [
         ({"VIDBRIDGE_NODES": "two"}, "VIDBRIDGE_NODES: 'two' is not a number of machines; set a whole number >= 1"),
+        ({"VIDBRIDGE_NODES": "²"}, "VIDBRIDGE_NODES: '²' is not a number of machines"),
         ({"VIDBRIDGE_NODE": "2"}, "VIDBRIDGE_NODE: 2 of 2 nodes .*; number them from 0 to 1"),
         ({"VIDBRIDGE_RDZV": ""}, "VIDBRIDGE_RDZV: '' is not an address, and 2 nodes are to meet; set HOST:PORT"),
         ({"VIDBRIDGE_RDZV": "host:port"}, "VIDBRIDGE_RDZV: 'host:port' is not an address"),
@@ -118,6 +120,20 @@ def test_differences_are_named_on_both(two: tuple[Nodes, Nodes], tmp_path: Path)
         path.write_text(path.name)
     mine, other = (job("", "sft", "a", files={"VIDBRIDGE_DEEPSPEED": path}) for path in configs)
     assert "VIDBRIDGE_DEEPSPEED: differs from the first node" in str(both(*two, mine, other)[0])
+    without = job("", "sft", "a")
+    for one, another in ((mine, without), (without, mine)):
+        for error in both(*two, one, another):
+            assert str(error).startswith("VIDBRIDGE_DEEPSPEED: differs from the first node"), "set on one alone"
+
+
+def test_variables_that_change_the_computation_are_compared(
+    two: tuple[Nodes, Nodes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in SWITCHES:
+        monkeypatch.delenv(name, raising=False)
+    unset = job("", "x").setup(two[1])
+    monkeypatch.setenv("VIDBRIDGE_SEQUENCE_RANKS", "2")
+    assert job("", "x").setup(two[1]) == {**unset, "VIDBRIDGE_SEQUENCE_RANKS": "2"}
 
 
 def test_a_node_that_fails_ends_the_other(two: tuple[Nodes, Nodes]) -> None:
@@ -145,7 +161,7 @@ def test_a_silent_node_ends_the_other(two: tuple[Nodes, Nodes], monkeypatch: pyt
     thread = threading.Thread(target=leads)
     thread.start()
     said = {"node": 1, "who": "me", "setup": job("", "x").setup(two[1])}
-    coming._until(two[1], lambda: ask(two[1], said))
+    coming._answer(two[1], said)
     thread.join(30)
     assert str(ended[0]).startswith("node 1: was silent for 0.5 s, so training ended on all nodes")
 
@@ -159,6 +175,15 @@ def test_nobody_comes(two: tuple[Nodes, Nodes]) -> None:
     elsewhere = Nodes(2, 0, "192.0.2.1", two[0].port, 1.0)  # an address of documentation, nobody's
     with pytest.raises(NodesError, match=r"VIDBRIDGE_RDZV: 192.0.2.1:\d+ cannot be listened at: .*this machine"):
         lead(elsewhere, job("", "x"), {}, 4711)
+
+
+@pytest.mark.parametrize("said", [[], {}, {"node": "1", "who": "x", "setup": []}])
+def test_a_strangers_request_is_refused(two: tuple[Nodes, Nodes], said: Any) -> None:
+    with (
+        meeting._open(meeting._Meeting(two[0], job("", "x"), 4711, "token", {})),
+        pytest.raises(HTTPError, match="400"),
+    ):
+        coming.ask(two[1], said)
 
 
 def test_a_folder_of_its_own_is_refused(
