@@ -33,11 +33,11 @@ def endpoint_judge(
     kind: type[JudgeT] = EndpointJudge,
     **changes: Any,
 ) -> JudgeT:
-    """A judge with the cache in ``folder``, one second an attempt and two retries unless
+    """A judge with the cache in ``folder``, half a minute an attempt and two retries unless
     ``environ`` says otherwise."""
     usual = {
         "VIDBRIDGE_JUDGE_CACHE": str(folder / "judge"),
-        "VIDBRIDGE_JUDGE_TIMEOUT_S": "1",
+        "VIDBRIDGE_JUDGE_TIMEOUT_S": "30",
         "VIDBRIDGE_JUDGE_RETRIES": "2",
     }
     return kind(judge_params(**changes), endpoint_settings(server.environment(**{**usual, **(environ or {})})))
