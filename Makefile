@@ -24,7 +24,7 @@ export DO_NOT_TRACK := 1
 export NO_MKDOCS_2_WARNING := 1
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help env demo test lint test-slow test-gpu test-ops vllm test-vllm docs docs-serve outages exploits crosscheck bench bench-video bench-score bench-eval bench-sft bench-grpo bench-growth bench-engine bench-gpu bench-gpu-dry gpu-wheels bench-learning bench-keep bench-sampler bench-videocap bench-judges zoo clean clean-all
+.PHONY: help env demo test lint test-slow test-gpu test-ops vllm test-vllm docs docs-serve outages exploits crosscheck bench bench-video bench-score bench-eval bench-sft bench-grpo bench-growth bench-engine bench-engine-learning bench-gpu bench-gpu-dry gpu-wheels bench-learning bench-keep bench-sampler bench-videocap bench-judges zoo clean clean-all
 
 help:  ## Show what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | column -t -s "$$(printf '\t')"
@@ -172,6 +172,9 @@ gpu-wheels: env  ## Wheels for a GPU machine without network, in .vidbridge/gpu/
 
 bench-learning: env  ## GRPO over SFT on several seeds, with controls and intervals
 	$(RUN) python -m benchmarks.learning
+
+bench-engine-learning: env vllm  ## Training on rollouts by vLLM, and one generation ahead, against our decoding, on several seeds
+	$(RUN) python -m benchmarks.learning.rollout_engines
 
 bench-keep: env  ## Best checkpoint against the last one, of one training a seed
 	$(RUN) python -m benchmarks.learning.keep_best

@@ -126,17 +126,23 @@ def tracking_store(folder: Path) -> dict[str, str]:
     return {"MLFLOW_TRACKING_URI": f"sqlite:///{folder / 'mlflow.db'}"}
 
 
-def reproduce(folder: Path, *targets: str) -> None:
+def reproduce(folder: Path, *targets: str, **changes: str) -> None:
     """Run ``dvc repro`` in the clone; appends its output to ``repro.log`` there.
+
+    Args:
+        changes: variables of its environment.
 
     Raises:
         RuntimeError: it failed.
     """
-    run(folder, "dvc", "repro", *targets)
+    run(folder, "dvc", "repro", *targets, **changes)
 
 
-def run(folder: Path, module: str, *arguments: str) -> None:
+def run(folder: Path, module: str, *arguments: str, **changes: str) -> None:
     """Run ``python -m module`` in the clone; appends its output to ``repro.log`` there.
+
+    Args:
+        changes: variables of its environment.
 
     Raises:
         RuntimeError: it failed.
@@ -148,6 +154,7 @@ def run(folder: Path, module: str, *arguments: str) -> None:
         "VIDBRIDGE_PROJECT": str(folder),
         "VIDBRIDGE_SCRATCH": str(folder / ".vidbridge/scratch"),
         **tracking_store(folder),
+        **changes,
     }
     with (folder / "repro.log").open("a", encoding="utf-8") as log:
         done = subprocess.run(
