@@ -25,13 +25,14 @@ from benchmarks.machine import cpu_s, keep
 from stages.base.tiny import build_tiny
 from stages.domain.core.frames import Frames
 from stages.lib.inference.generate import generate
+from stages.lib.inference.policy import ModelPolicy
 from stages.lib.models.load import use_threads
 from stages.lib.video.encoder import encode
 from stages.lib.video.reader import read_frames
 from stages.params import TinyModelParams, load_params
 from stages.runtime.machine import measured
 from stages.tools.suites import frames as protocol
-from stages.tools.suites.engines.local import LocalModel
+from stages.tools.suites.engines.local import LocalModel, prepare
 from stages.tools.suites.engines.questions import Answer, Question
 from stages.tools.suites.frames import load_at
 
@@ -95,8 +96,9 @@ def main() -> int:
             return answers_of(model, processor, questions, load, QUESTIONS)
 
         def one_by_one() -> list[str]:
+            policy = ModelPolicy(model, processor)
             return [
-                generate(model, processor, [(prompt, load("long"))], max_new_tokens=REPLY_TOKENS, batch_size=1)[0]
+                generate(policy, [(prompt, load("long"))], max_new_tokens=REPLY_TOKENS, batch_size=1)[0]
                 for prompt in prompts
             ]
 
@@ -144,7 +146,9 @@ def answers_of(
     model: Any, processor: Any, questions: Sequence[Question], load: Callable[[str], Frames], batch_size: int
 ) -> list[Answer]:
     answers: list[Answer] = []
-    LocalModel(model, processor, REPLY_TOKENS, 7).answer(questions, set(questions), load, batch_size, answers.extend)
+    prepare(model)
+    local = LocalModel(ModelPolicy(model, processor), REPLY_TOKENS, 7)
+    local.answer(questions, set(questions), load, batch_size, answers.extend)
     assert len(answers) == len(questions)
     return answers
 

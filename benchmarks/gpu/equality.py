@@ -29,6 +29,7 @@ def families() -> list[Row]:
     """
     from benchmarks.grpo.subject import build, tiny_params
     from stages.lib.inference.generate import generate
+    from stages.lib.inference.policy import ModelPolicy
     from stages.lib.models.load import device
     from stages.lib.models.processor import encode_prompts, training_batch
     from stages.params import TinyModelParams
@@ -47,7 +48,9 @@ def families() -> list[Row]:
             with torch.no_grad():
                 inputs = {name: tensor.to(place) for name, tensor in batch.items() if name != "labels"}
                 found.append(model(**inputs).logits.log_softmax(-1).cpu()[seen])
-            replies.append(generate(model, processor, items, max_new_tokens=_TOKENS, batch_size=len(items)))
+            replies.append(
+                generate(ModelPolicy(model, processor), items, max_new_tokens=_TOKENS, batch_size=len(items))
+            )
         largest = (found[0] - found[1]).abs().max().item()
         equal = sum(one == other for one, other in zip(*replies, strict=True))
         rows.append(Row(family, {"largest difference": largest, "equal replies %": 100 * equal / len(items)}))

@@ -8,6 +8,7 @@ from typing import Any
 from benchmarks.gpu.subject import QUESTION, Subject
 from benchmarks.gpu.timing import Row, timed, wait
 from stages.lib.inference.generate import generate
+from stages.lib.inference.policy import ModelPolicy
 from stages.lib.models.load import device
 
 _PROMPTS, _TOKENS, _RUNS = 8, 64, 3
@@ -43,6 +44,6 @@ def answers(subject: Subject) -> list[Row]:
     model, processor = subject.build()
     items = [(QUESTION, subject.video(number)) for number in range(_PROMPTS)]
     tokens = 4 if subject.dry else _TOKENS
-    took = timed(lambda: generate(model, processor, items, max_new_tokens=tokens, batch_size=_PROMPTS))
+    took = timed(lambda: generate(ModelPolicy(model, processor), items, max_new_tokens=tokens, batch_size=_PROMPTS))
     name = f"{_PROMPTS} replies of up to {tokens} tokens"
     return [Row(name, took.values() | {"tokens/s": _PROMPTS * tokens / took.seconds})]

@@ -25,9 +25,10 @@ from benchmarks.grpo.subject import Shape, build, tiny_params, video
 from benchmarks.grpo.trainers import Rewarded, config
 from benchmarks.machine import keep
 from stages.domain.core.frames import Frames
-from stages.grpo.policy.engine import EngineRollouts, Training
+from stages.grpo.policy.engine import EngineRollouts
 from stages.grpo.prompts.ahead import Ahead
 from stages.grpo.trainer import VideoGRPOTrainer
+from stages.lib.engine.connection import Connection, DrawnFor
 from stages.lib.engine.process import EngineProcess, EngineSettings
 from stages.lib.engine.weights import WeightsFolder
 from stages.lib.inference.decode import Limits, SeededDraws, decode
@@ -77,12 +78,13 @@ class Engine:
         self.syncs.append(time.monotonic() - began)
 
     def rollouts(self, shape: Shape) -> EngineRollouts:
-        training = Training("benchmark", self.folder, "fp32", MOST_TOKENS, self.folder, kept=2)
+        drawn_for = DrawnFor("benchmark", self.folder, "float32", MOST_TOKENS, self.folder, size_bytes=1 << 24)
 
         def shown(key: str) -> tuple[str, Sequence[Frames]]:
             return PROMPT, (video(shape, int(key)),)
 
-        return EngineRollouts(training, self.client, self._weights, None, self.processor, shown, "fail")
+        connection = Connection("benchmark", self.client, self._weights, None, "fail")
+        return EngineRollouts(drawn_for, connection, self.processor, shown)
 
 
 def batch(engine: Engine, shape: Shape, runs: int) -> tuple[float, float]:

@@ -4,6 +4,7 @@ as files.
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -56,6 +57,13 @@ def evaluate(
             help="How frames are sent: jpeg (image_url, one a frame) or mp4 (video_url, exactly these frames)."
         ),
     ] = "jpeg",
+    engine: Annotated[
+        str | None,
+        typer.Option(
+            help="What decodes the replies of --model: hf (this process), vllm (started here; make vllm builds it), or"
+            " an engine's address; default: VIDBRIDGE_ROLLOUT_ENGINE, else hf."
+        ),
+    ] = None,
     batch_size: Annotated[
         int | None, typer.Option(min=1, help="Questions per batch; default: evaluation.batch_size.")
     ] = None,
@@ -130,6 +138,7 @@ def evaluate(
         endpoint=endpoint,
         endpoint_model=endpoint_model,
         form=endpoint_video,
+        engine=engine,
         baselines=baselines,
         against=app.as_typed(against),
     )
@@ -184,6 +193,7 @@ def _evaluate(
     endpoint: str | None,
     endpoint_model: str | None,
     form: str,
+    engine: str | None,
     baselines: bool,
     against: Path | None,
 ) -> None:
@@ -202,7 +212,7 @@ def _evaluate(
     from stages.tools.suites.markdown import by_reason
 
     _check_benchmark(order.benchmark)
-    _check_flags(order, model, endpoint, endpoint_model, form)
+    _check_flags(order, model, endpoint, endpoint_model, form, engine)
     if session.project is None and order.benchmark in _OWN:
         raise UsageError(
             "--benchmark",
@@ -210,10 +220,10 @@ def _evaluate(
             f"{WAYS.partition(', or')[0]}",
         )
     params = session.params if session.project is not None else default_params()
-    engine = _engine(session, params, order, model, revision, endpoint, endpoint_model, form)
+    answering = _answering(session, params, order, model, revision, endpoint, endpoint_model, form, engine)
     out = show.console()
-    out.print(one_line(f"{order.benchmark}: {engine.name}"), soft_wrap=True)
-    result = benchmarking.evaluate(session.root, params, order, engine, baselines=baselines, against=against)
+    out.print(one_line(f"{order.benchmark}: {answering.name}"), soft_wrap=True)
+    result = benchmarking.evaluate(session.root, params, order, answering, baselines=baselines, against=against)
     show_result(out, result)
     if unanswered := result.unanswered:
         reasons = by_reason(unanswered)
@@ -230,7 +240,12 @@ def _evaluate(
 
 
 def _check_flags(
-    order: EvaluationRequest, model: str | None, endpoint: str | None, endpoint_model: str | None, form: str
+    order: EvaluationRequest,
+    model: str | None,
+    endpoint: str | None,
+    endpoint_model: str | None,
+    form: str,
+    engine: str | None,
 ) -> None:
     if (model is None) == (endpoint is None):
         raise UsageError(
@@ -246,6 +261,8 @@ def _check_flags(
         raise UsageError(
             "--batch-size", "is of a model that runs here", "an endpoint's is VIDBRIDGE_ENDPOINT_CONCURRENCY"
         )
+    if endpoint is not None and engine is not None:
+        raise UsageError("--engine", "is of a model that is loaded here", "leave it out, or set --model")
     if form not in _FORMS:
         raise UsageError(
             "--endpoint-video", f"{form!r} is unknown", "give jpeg (a picture a frame) or mp4 (one short video)"
@@ -258,7 +275,7 @@ def _check_flags(
         raise UsageError("--videos", "not given", f"name the folder that holds the videos of {order.benchmark}")
 
 
-def _engine(
+def _answering(
     session: Session,
     params: Params,
     order: EvaluationRequest,
@@ -267,13 +284,21 @@ def _engine(
     endpoint: str | None,
     endpoint_model: str | None,
     form: str,
+    engine: str | None,
 ) -> Engine:
     from flows.console import champion
+    from stages.errors import InputError
+    from stages.lib.engine.process import VARIABLE, chosen_engine
     from stages.tools.suites import evaluate as benchmarking
 
     if model is not None:
+        try:
+            drawn_by = chosen_engine(os.environ if engine is None else {VARIABLE: engine})
+        except InputError as error:
+            field = VARIABLE if engine is None else "--engine"
+            raise UsageError(field, error.problem, error.remedy) from error
         champion.warn_of_moved(session, model)
-        return benchmarking.model_engine(session, params, order, model, revision)
+        return benchmarking.model_engine(session, params, order, model, revision, drawn_by)
     assert endpoint is not None
     assert endpoint_model is not None
     return benchmarking.endpoint_engine(

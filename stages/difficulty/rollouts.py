@@ -5,15 +5,17 @@ from __future__ import annotations
 from functools import partial
 
 from tqdm import tqdm
+from transformers import PreTrainedModel
 
 from stages.domain.core.prompts import sample_prompt
 from stages.domain.core.records import Sample
 from stages.domain.rl.difficulty import Rolled, judged
+from stages.lib.engine.policy import opened_policy
 from stages.lib.inference.generate import rollouts
 from stages.lib.inference.vision_cache import encode_equal_videos_once
 from stages.lib.judging.batch import score_replies
 from stages.lib.judging.build import referee_of
-from stages.lib.models.load import device, freeze, load_model, use_threads
+from stages.lib.models.load import freeze, load_model, use_threads
 from stages.lib.models.resizing import fit_of
 from stages.lib.rows.samples import drawn, load_samples
 from stages.lib.video.open import frame_loader
@@ -37,27 +39,38 @@ def candidates(params: Params, name: str) -> list[Sample]:
     return selected
 
 
+def _of_frozen_tower(model: PreTrainedModel) -> None:
+    """Nothing is trained, so the vision features of a video serve all rollouts of its prompt, and
+    other prompts about it."""
+    freeze(model, ["vision"])
+    encode_equal_videos_once(model)
+
+
 def roll_out(params: Params, name: str, samples: list[Sample]) -> list[Rolled]:
     """Roll out the policy that GRPO row ``name`` starts from, and decide for each sample, in order,
     whether it is kept.
 
     Raises:
         ModelUnavailableError: that policy does not exist.
+        EngineError: the engine that the environment names cannot be used.
     """
     row, referee = params.difficulty[name], referee_of(params)
-    policy = paths.final_model(row.init)
-    loader = frame_loader(params, partial(fit_of, policy))
+    start = paths.final_model(row.init)
+    loader = frame_loader(params, partial(fit_of, start))
     use_threads()
-    model, processor = load_model(policy, params.model.precision)
-    model.to(device())  # type: ignore[arg-type]
-    # Nothing is trained, so the vision features of a video serve all rollouts of its prompt, and
-    # other prompts about it.
-    freeze(model, ["vision"])
-    encode_equal_videos_once(model)
-    with tqdm(total=len(samples), desc=f"difficulty@{name}", unit="sample", mininterval=1) as bar:
+    with (
+        opened_policy(
+            lambda: load_model(start, params.model.precision),
+            start,
+            params.model.precision,
+            stage=f"difficulty@{name}",
+            scratch=paths.ENGINES / f"difficulty@{name}",
+            prepare=_of_frozen_tower,
+        ) as policy,
+        tqdm(total=len(samples), desc=f"difficulty@{name}", unit="sample", mininterval=1) as bar,
+    ):
         replies = rollouts(
-            model,
-            processor,
+            policy,
             [(sample_prompt(sample, params.prompt), partial(loader.load, sample)) for sample in samples],
             [f"{params.seed}/difficulty@{name}/{sample.sample_id}" for sample in samples],
             count=row.rollouts,

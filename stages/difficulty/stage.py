@@ -13,6 +13,7 @@ import sys
 from stages.difficulty.histogram import draw_histogram
 from stages.difficulty.rollouts import candidates, roll_out
 from stages.domain.rl.difficulty import counts
+from stages.lib.engine.process import check_engine
 from stages.lib.rows.jsonl import write_json, write_rows
 from stages.params import load_params
 from stages.runtime import paths
@@ -23,7 +24,9 @@ from stages.tracking.runs.run import stage_run
 def main(*arguments: str) -> int:
     params = load_params()
     name = one_row("difficulty", list(arguments), list(params.difficulty))
+    engine = check_engine()  # before a model is loaded
     with stage_run(f"difficulty@{name}", params) as run:
+        run.tag({"rollout_engine": engine})
         samples, out = candidates(params, name), paths.difficulty(name)
         rolled = roll_out(params, name, samples)
         task_counts = counts(rolled)

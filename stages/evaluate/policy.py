@@ -25,15 +25,18 @@ from stages.domain.statistics.metrics import (
     sampled_results,
     task_results,
 )
+from stages.lib.engine.policy import opened_policy
 from stages.lib.evaluation.held_out import evaluation_digest, evaluation_samples
 from stages.lib.evaluation.results import ControlledResult, PolicyScores, SampledScores
 from stages.lib.inference.generate import generate, rollouts
+from stages.lib.inference.policy import Policy
 from stages.lib.judging.batch import check_judged, score_replies, usages_of
 from stages.lib.judging.build import referee_of
-from stages.lib.models.load import device, load_model, use_threads
+from stages.lib.models.load import load_model, use_threads
 from stages.lib.models.resizing import fit_of
 from stages.lib.video.open import frame_loader
 from stages.params import Params, SampledParams
+from stages.runtime import paths
 
 
 @dataclass(frozen=True)
@@ -68,15 +71,12 @@ def evaluate_policy(params: Params, name: str, model_folder: Path) -> PolicyEval
     Raises:
         InputError: the split has no sample.
         ModelUnavailableError: the folder holds no model.
+        EngineError: the engine that the environment names cannot be used.
         JudgeError: the judge cannot be used, or left more of a task's replies without a verdict
             than ``judge.max_unavailable``.
     """
     samples, referee = evaluation_samples(params), referee_of(params)
     loader = frame_loader(params, partial(fit_of, model_folder))
-    use_threads()
-    model, processor = load_model(model_folder, params.model.precision)
-    model.to(device())  # type: ignore[arg-type]
-
     shown_videos = [(sample.timeline, sample.sampled_frames) for sample in samples]
 
     def judged(label: str, shown: Sequence[Sample], replies: Sequence[str]) -> list[Score]:
@@ -86,7 +86,7 @@ def evaluate_policy(params: Params, name: str, model_folder: Path) -> PolicyEval
             check_judged(referee.of(task).judge, values.count(None), len(values), f"{label}, {task}")
         return scores
 
-    def scored(label: str, change: Callable[[Sample, Frames], Frames]) -> list[Score]:
+    def scored(policy: Policy, label: str, change: Callable[[Sample, Frames], Frames]) -> list[Score]:
         # Functions, not frames, so that only one batch of frames is in memory.
         items = [
             (sample_prompt(sample, params.prompt), partial(lambda s: change(s, loader.load(s)), sample))
@@ -94,8 +94,7 @@ def evaluate_policy(params: Params, name: str, model_folder: Path) -> PolicyEval
         ]
         with tqdm(total=len(items), desc=label, unit="reply", mininterval=1) as bar:
             replies = generate(
-                model,
-                processor,
+                policy,
                 items,
                 max_new_tokens=params.evaluation.max_new_tokens,
                 batch_size=params.evaluation.batch_size,
@@ -104,11 +103,10 @@ def evaluate_policy(params: Params, name: str, model_folder: Path) -> PolicyEval
             )
         return judged(label, samples, replies)
 
-    def scored_sampled(label: str, sampled: SampledParams) -> list[Score]:
+    def scored_sampled(policy: Policy, label: str, sampled: SampledParams) -> list[Score]:
         with tqdm(total=len(samples), desc=label, unit="sample", mininterval=1) as bar:
             groups = rollouts(
-                model,
-                processor,
+                policy,
                 [(sample_prompt(sample, params.prompt), partial(loader.load, sample)) for sample in samples],
                 [f"{params.seed}/sampled/{sample.sample_id}" for sample in samples],
                 count=sampled.replies,
@@ -121,15 +119,25 @@ def evaluate_policy(params: Params, name: str, model_folder: Path) -> PolicyEval
         shown = [sample for sample in samples for _ in range(sampled.replies)]
         return judged(label, shown, [reply for group in groups for reply in group])
 
-    video = scored(name, lambda _, frames: frames)
-    black = scored(f"{name} (blank video)", lambda _, frames: blank(frames))
-    # The frames of a sample are shuffled the same way for every policy, so that policies are
-    # compared on the same videos.
-    mixed = scored(
-        f"{name} (shuffled video)", lambda sample, frames: shuffled(frames, f"{params.seed}/{sample.sample_id}")
-    )
+    use_threads()
     drawn = params.evaluation.sampled
-    several = [] if drawn is None else scored_sampled(f"{name} (sampled)", drawn)
+    with opened_policy(
+        lambda: load_model(model_folder, params.model.precision),
+        model_folder,
+        params.model.precision,
+        stage=f"evaluate@{name}",
+        scratch=paths.ENGINES / f"evaluate@{name}",
+    ) as policy:
+        video = scored(policy, name, lambda _, frames: frames)
+        black = scored(policy, f"{name} (blank video)", lambda _, frames: blank(frames))
+        # The frames of a sample are shuffled the same way for every policy, so that policies are
+        # compared on the same videos.
+        mixed = scored(
+            policy,
+            f"{name} (shuffled video)",
+            lambda sample, frames: shuffled(frames, f"{params.seed}/{sample.sample_id}"),
+        )
+        several = [] if drawn is None else scored_sampled(policy, f"{name} (sampled)", drawn)
     table = result_table(params, name, samples, video, black, mixed, several)
     return PolicyEvaluation(table, video, black, mixed, several, loader.counts(), usages_of(referee))
 

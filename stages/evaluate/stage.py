@@ -9,6 +9,7 @@ from __future__ import annotations
 import shutil
 
 from stages.evaluate.policy import evaluate_policy
+from stages.lib.engine.process import check_engine
 from stages.lib.evaluation.results import SampledScores
 from stages.lib.rows.jsonl import write_record, write_rows
 from stages.params import load_params
@@ -20,7 +21,9 @@ from stages.tracking.runs.run import stage_run
 def main(*arguments: str) -> int:
     params = load_params()
     row = one_row("evaluate", list(arguments), list(params.evaluation.of))
+    engine = check_engine()  # before a model is loaded
     with stage_run(f"evaluate@{row}", params) as run:
+        run.tag({"rollout_engine": engine})
         evaluation = evaluate_policy(params, row, paths.final_model(row))
         table = evaluation.table
         write_rows(paths.predictions_file(paths.scores(row)), evaluation.video)

@@ -20,7 +20,7 @@ from stages.errors import InputError
 from stages.grpo.advantages import TaskScales
 from stages.grpo.controls import Controls, changed_item
 from stages.grpo.mixed import Written
-from stages.grpo.policy.engine import Training, rollouts_by_engine
+from stages.grpo.policy.engine import rollouts_by_engine
 from stages.grpo.policy.video import Encode
 from stages.grpo.prompts.ahead import Ahead
 from stages.grpo.prompts.resampling import PromptPool
@@ -29,9 +29,11 @@ from stages.grpo.prompts.surplus import Surplus
 from stages.grpo.rollout_log import RolloutLog
 from stages.grpo.step import Rewards
 from stages.grpo.trainer import VideoGRPOTrainer
+from stages.lib.engine.connection import DrawnFor
 from stages.lib.models.load import freeze, load_model, use_threads
 from stages.lib.models.processor import EncodedPrompt, encode_prompts, reply_ids
 from stages.lib.models.rendering import check_trainable
+from stages.lib.models.settings import longest
 from stages.lib.training.loop import Hooks, count_parameters, settings, train, trained, weights_precision
 from stages.lib.training.lora import adapters
 from stages.lib.training.mixture import Example, draw
@@ -107,9 +109,16 @@ def train_grpo(
     sampler = _sampler(examples, row, f"{seed}/{stage}/order")
     prompts = [examples[index].sample_id for index in order]
     tasks = Counter(examples[index].task for index in order)
-    longest = min(_longest(model), (row.max_prompt_tokens or math.inf) + row.max_completion_tokens)
-    drawn_for = Training(
-        stage, model_folder, row.precision, int(longest), scratch=scratch, kept=max(2, row.staleness + 1)
+    most = min(longest(model), (row.max_prompt_tokens or math.inf) + row.max_completion_tokens)
+    bf16 = row.precision == "bf16"
+    drawn_for = DrawnFor(
+        stage,
+        model_folder,
+        "bfloat16" if bf16 else "float32",
+        int(most),
+        scratch,
+        size_bytes=parameters * (2 if bf16 else 4),
+        kept=max(2, row.staleness + 1),
     )
     with rollouts_by_engine(
         drawn_for,
@@ -117,7 +126,6 @@ def train_grpo(
         lambda key: (by_id[key].prompt, (by_id[key].load(),)),
         first=args.process_index == 0,
         processes=ranks,
-        parameters=parameters,
     ) as engine:
         ahead = None
         if engine is not None or row.staleness:
@@ -178,11 +186,6 @@ def _loaded_in_turn(examples: Sequence[Example]) -> list[Example]:
             return load()
 
     return [replace(example, load=partial(loaded, example.load)) for example in examples]
-
-
-def _longest(model: Any) -> int:
-    """Number of tokens that the model has positions for."""
-    return int(model.config.get_text_config().max_position_embeddings)
 
 
 def _check(examples: Sequence[Example], row: GrpoRow, ranks: int) -> None:

@@ -24,6 +24,7 @@ from stages.grpo.prompts.ahead import DrawsAhead
 from stages.grpo.rollout_log import RolloutLog
 from stages.grpo.step import Rewards, Round, StepScores
 from stages.lib.inference.generate import rollouts
+from stages.lib.inference.policy import ModelPolicy, Policy
 from stages.lib.models.rendering import reply_opening
 from stages.lib.training.loop import Resumes
 from stages.lib.training.rates import RatesOfParts
@@ -323,12 +324,10 @@ class VideoGRPOTrainer(Resumes, RatesOfParts, DrawsAhead, MixesPolicies):
         """Score `count` replies to each of these prompts with its video changed; every process must
         call it."""
         seeds = [f"{controls.seed}/{view}/{self.state.global_step}/{key}" for key in keys]
-        with unwrap_model_for_generation(
-            self.model_wrapped, self.accelerator, gather_deepspeed3_params=self.args.ds3_gather_for_generation
-        ) as model:
-            replies = rollouts(
-                model,
-                self.processing_class,
+
+        def drawn_by(policy: Policy) -> list[list[str]]:
+            return rollouts(
+                policy,
                 [controls.item(key, view) for key in keys],
                 seeds,
                 count=count,
@@ -336,6 +335,13 @@ class VideoGRPOTrainer(Resumes, RatesOfParts, DrawsAhead, MixesPolicies):
                 temperature=self.temperature,
                 batch_size=max(1, controls.batch_size // count),
             )
+
+        replies = self._by_engine(drawn_by)
+        if replies is None:
+            with unwrap_model_for_generation(
+                self.model_wrapped, self.accelerator, gather_deepspeed3_params=self.args.ds3_gather_for_generation
+            ) as model:
+                replies = drawn_by(ModelPolicy(model, self.processing_class))
         with self._judging:
             shares = self._rewards.shares(
                 [key for key in keys for _ in range(count)], [reply for group in replies for reply in group]

@@ -127,6 +127,8 @@ FRAMES = STATE / "frames"
 SOURCES = STATE / "sources"
 #: Answers of judges, unless VIDBRIDGE_JUDGE_CACHE names a folder.
 JUDGE_ANSWERS = STATE / "judge"
+#: Logs of engines that stages started to ask them, and what those need meanwhile.
+ENGINES = STATE / "engines"
 #: Models assembled for loading, and versions as MLflow serves them.
 LOADED = STATE / "loaded"
 SERVABLE = STATE / "servable"

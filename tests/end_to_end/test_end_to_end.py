@@ -20,6 +20,7 @@ from stages.lib.rows.jsonl import read_rows
 from tests.support.checkout import ROOT
 from tests.support.projects.repository import commit, edit, git
 from tests.support.projects.smoke import environment, make_project, succeed
+from tests.support.servers.engine.stand_in import HfEngine, served
 
 pytestmark = pytest.mark.xdist_group("smoke")
 
@@ -103,6 +104,21 @@ def test_the_candidate_is_put_through_our_own_benchmark(project: Path) -> None:
     shared = [row for row in rows if row["id"] in own]
     assert len(shared) == 8
     assert [row for row in shared if row["reply"] != own[row["id"]]] == []
+
+
+def test_an_engine_scores_a_policy_as_this_process_does(project: Path, tmp_path: Path) -> None:
+    with served(HfEngine(project / "models/general/final")) as at:  # other weights than are scored
+        succeed(
+            project,
+            *("python", "-m", "stages", "rescore", "cold-start", "models/cold-start/final", str(tmp_path)),
+            VIDBRIDGE_ROLLOUT_ENGINE=at.address,
+        )
+        with at.client() as client:
+            assert client.health().weights.startswith("evaluate.cold.start-")
+    own, found = (
+        json.loads((folder / "scores.json").read_text()) for folder in (project / "scores/cold-start", tmp_path)
+    )
+    assert {**found, "sampled": own["sampled"]} == own
 
 
 def test_weights_moved_in_every_training_stage(project: Path) -> None:

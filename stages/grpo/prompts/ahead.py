@@ -32,6 +32,7 @@ from stages.grpo.policy.engine import EngineRollouts
 from stages.grpo.prompts.rounds import DrawsPrompts
 from stages.grpo.step import StepScores
 from stages.lib.engine.errors import EngineLost
+from stages.lib.engine.policy import EnginePolicy
 from stages.lib.inference.decode import Decoded
 from stages.lib.models.processor import EncodedPrompt
 from stages.lib.training.checkpoints import CLOCK
@@ -310,6 +311,27 @@ class DrawsAhead(DrawsPrompts):
             if not engine.decodes_when_lost:
                 raise
             return super()._rollouts(rows)  # the next generation gives the engine up
+
+    def _by_engine(self, draw: Callable[[EnginePolicy], Result]) -> Result | None:
+        """Replies that the engine draws with the present weights; every process must call it. None:
+        these processes are to draw them, since there is no engine, or its next generation, which it
+        is drawing, would have to end first."""
+        engine = self._engine
+        if engine is None or self._ahead is None or self._ahead.staleness:
+            return None
+        policy = engine.policy(self.eos_token_ids)
+        lost = False
+        found: Result | None = None
+        try:
+            found = self._submit(lambda: draw(policy)).result()
+        except EngineLost:
+            if not engine.decodes_when_lost:
+                raise
+            lost = True  # the next generation gives the engine up
+        # One process may have lost it and another not.
+        if engine.decodes_when_lost and self._most_of_any_process(int(lost)):
+            return None
+        return found
 
     def _early_scores(self, replies: Sequence[str]) -> StepScores | None:
         """Verdicts on the rollouts of this round, if they were judged ahead."""

@@ -32,6 +32,11 @@ def end_ids(model: PreTrainedModel, processor: ProcessorMixin) -> list[int]:
     return list(dict.fromkeys([int(processor.tokenizer.eos_token_id), *declared]))
 
 
+def longest(model: Any) -> int:
+    """Number of tokens that a model has positions for."""
+    return int(model.config.get_text_config().max_position_embeddings)
+
+
 def without_dropout(model: PreTrainedModel) -> None:
     """Switch off dropout set by a checkpoint's configuration, which would randomise
     log-probabilities and move ratios from 1."""

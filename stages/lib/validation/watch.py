@@ -18,6 +18,7 @@ from stages.domain.core.records import Sample, Score, TaskName
 from stages.domain.tasks.rewards import Referee, RewardRules
 from stages.errors import InputError
 from stages.lib.inference.generate import generate, rollouts
+from stages.lib.inference.policy import ModelPolicy, Policy
 from stages.lib.judging.batch import check_step, score_replies
 from stages.lib.rows.samples import drawn_samples, samples_present
 from stages.lib.training.checkpoints import WATCHED
@@ -117,9 +118,10 @@ def measure(asking: Asking, watch: WatchParams, model: Any, processor: Any, rank
     Raises:
         JudgeUnavailableError: too many replies have no verdict; on every process.
     """
-    scored = _greedy(asking, watch, model, processor, ranks)
+    policy = ModelPolicy(model, processor)
+    scored = _greedy(asking, watch, policy, ranks)
     if watch.sampled is not None:
-        scored += _sampled(asking, watch, model, processor, ranks)
+        scored += _sampled(asking, watch, policy, ranks)
     every = sorted(ranks.gather(scored), key=lambda one: (one.position, -1 if one.number is None else one.number))
     # Together, as those of a step of GRPO: of a task's few replies, one is a large share.
     unjudged = sum(one.score.value is None for one in every)
@@ -127,11 +129,11 @@ def measure(asking: Asking, watch: WatchParams, model: Any, processor: Any, rank
     return metrics(every, watch.sampled.replies if watch.sampled is not None else 0)
 
 
-def _greedy(asking: Asking, watch: WatchParams, model: Any, processor: Any, ranks: Ranks) -> list[Scored]:
+def _greedy(asking: Asking, watch: WatchParams, policy: Policy, ranks: Ranks) -> list[Scored]:
     scored: list[Scored] = []
     for positions, wanted in _dealt(len(asking.samples), asking.batch_size, ranks):
         replies = generate(
-            model, processor, _items(asking, positions), max_new_tokens=watch.max_new_tokens, batch_size=len(positions)
+            policy, _items(asking, positions), max_new_tokens=watch.max_new_tokens, batch_size=len(positions)
         )
         if wanted:
             scores = asking.score([asking.samples[position] for position in positions], replies)
@@ -139,13 +141,12 @@ def _greedy(asking: Asking, watch: WatchParams, model: Any, processor: Any, rank
     return scored
 
 
-def _sampled(asking: Asking, watch: WatchParams, model: Any, processor: Any, ranks: Ranks) -> list[Scored]:
+def _sampled(asking: Asking, watch: WatchParams, policy: Policy, ranks: Ranks) -> list[Scored]:
     assert watch.sampled is not None
     count, scored = watch.sampled.replies, list[Scored]()
     for positions, wanted in _dealt(len(asking.samples), max(1, asking.batch_size // count), ranks):
         groups = rollouts(
-            model,
-            processor,
+            policy,
             _items(asking, positions),
             [f"{asking.seed}/{asking.samples[position].sample_id}" for position in positions],
             count=count,

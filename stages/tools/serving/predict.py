@@ -91,6 +91,7 @@ def predict_with(folder: Path, video: Path, question: str, tell: Callable[[str],
 
 def _ask(folder: Path, usage: Usage, video: Path, question: str) -> Prediction:
     from stages.lib.inference.generate import generate
+    from stages.lib.inference.policy import ModelPolicy
     from stages.lib.models.load import device, load_model, use_threads
     from stages.lib.models.processor import UnfitFramesError
     from stages.lib.video.errors import VideoError
@@ -102,7 +103,8 @@ def _ask(folder: Path, usage: Usage, video: Path, question: str) -> Prediction:
     model.to(device())  # type: ignore[arg-type]
     prompt = render_prompt(question, usage.prompt, analysed=usage.analysed)
     try:
-        text = generate(model, processor, [(prompt, frames)], max_new_tokens=usage.max_new_tokens, batch_size=1)[0]
+        policy = ModelPolicy(model, processor)
+        text = generate(policy, [(prompt, frames)], max_new_tokens=usage.max_new_tokens, batch_size=1)[0]
     except UnfitFramesError as error:
         raise VideoError("unfit-frames", f"{video.name}: {error}") from error
     reply = parse_reply(text)

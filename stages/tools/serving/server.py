@@ -259,19 +259,14 @@ class VideoAnswers(PythonModel):
         self, items: Sequence[tuple[str, Frames]], ends: float, gone: threading.Event | None
     ) -> list[dict[str, Any]]:
         from stages.lib.inference.generate import generate
+        from stages.lib.inference.policy import ModelPolicy
 
         replies: list[str] = []
         for batch in batches(items):
             if gone is not None and gone.is_set():
                 raise Gone
-            replies += generate(
-                self._model,
-                self._processor,
-                batch,
-                max_new_tokens=self._usage.max_new_tokens,
-                batch_size=len(batch),
-                max_time_s=max(ends - time.monotonic(), 0.001),
-            )
+            policy = ModelPolicy(self._model, self._processor, max_time_s=max(ends - time.monotonic(), 0.001))
+            replies += generate(policy, batch, max_new_tokens=self._usage.max_new_tokens, batch_size=len(batch))
             if time.monotonic() >= ends:
                 raise timed_out("generation", self._limits.timeout_s)
         return [answer_row(text, frames.warnings) for text, (_, frames) in zip(replies, items, strict=True)]

@@ -22,6 +22,7 @@ from stages.domain.core.frames import Frames
 from stages.domain.core.prompts import PromptTexts
 from stages.domain.core.records import Clip, Sample
 from stages.errors import InputError
+from stages.lib.engine.process import VARIABLE, check_engine
 from stages.lib.judging.build import judge_of
 from stages.lib.rows.jsonl import iterate_rows, write_record
 from stages.lib.video.errors import VideoError
@@ -60,6 +61,8 @@ from stages.tracking.session import Session
 
 #: Most names of videos in one line of output.
 EXAMPLES = 5
+#: Folder in that of the output with the log of an engine that was started.
+ENGINE_FOLDER = "engine"
 #: Asks the pending ones of the questions, and reports the answers as they arrive.
 Ask = Callable[[Sequence[Question], set[Question], Load, OnAnswers], None]
 
@@ -75,7 +78,7 @@ class EvaluationRequest:
         controls: number of questions that are also asked with a black and with a shuffled video;
             None: all of them.
         max_new_tokens: limit of a reply; None: that of the model or ``params.yaml``.
-        batch_size: of a model in this process; None: ``evaluation.batch_size``.
+        batch_size: of a model that is loaded here; None: ``evaluation.batch_size``.
         sampled: replies to each question that are sampled beside the greedy one; None: none.
     """
 
@@ -107,29 +110,50 @@ class Engine:
 
 
 def model_engine(
-    session: Session, params: Params, request: EvaluationRequest, which: str, revision: str | None
+    session: Session,
+    params: Params,
+    request: EvaluationRequest,
+    which: str,
+    revision: str | None,
+    drawn_by: str = "hf",
 ) -> Engine:
-    """Engine of a model in this process, which is loaded when the first question is asked.
+    """Engine of a model, which is loaded when the first question is asked.
+
+    Args:
+        drawn_by: ``hf`` (decoded in this process), ``vllm`` (an engine that is started here), or
+            the address of a rollout engine.
 
     Raises:
         EngineError, TrackingError: see :func:`stages.tools.suites.engines.models.select_model`.
+        EngineUnavailable, stages.lib.engine.errors.EngineError: that engine cannot be started, or
+            does not answer.
     """
+    check_engine({**os.environ, VARIABLE: drawn_by})
     chosen = select_model(session, params, which, revision)
     most = request.max_new_tokens or chosen.max_new_tokens
     batch_size = request.batch_size or params.evaluation.batch_size
 
     def ask(questions: Sequence[Question], pending: set[Question], load: Load, on_answers: OnAnswers) -> None:
-        from stages.lib.models.load import device, use_threads
-        from stages.tools.suites.engines.local import LocalModel
+        from stages.lib.engine.policy import opened_policy
+        from stages.lib.models.load import use_threads
+        from stages.tools.suites.engines.local import LocalModel, prepare
 
         use_threads()
-        model, processor = chosen.load()
-        model.to(device())  # type: ignore[arg-type]
-        local = LocalModel(model, processor, most, params.seed, request.temperature)
-        local.answer(questions, pending, load, batch_size, on_answers)
+        with opened_policy(
+            chosen.load,
+            chosen.folder,
+            chosen.precision,
+            stage="evaluate",
+            scratch=request.out / ENGINE_FOLDER,
+            prepare=prepare,
+            chosen=drawn_by,
+            one_kind=True,
+        ) as policy:
+            local = LocalModel(policy, most, params.seed, request.temperature)
+            local.answer(questions, pending, load, batch_size, on_answers)
 
     identity = {
-        "engine": "generate",
+        "engine": "generate" if drawn_by == "hf" else "vllm",
         "model": chosen.identity,
         "decoding": {"greedy": True, "max_new_tokens": most, "precision": chosen.precision},
     }

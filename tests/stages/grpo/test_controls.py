@@ -14,8 +14,10 @@ from safetensors.torch import load_file
 from stages.domain.rl.shaping import TemporalContrast
 from stages.grpo.controls import changed_item, contrast_of
 from stages.grpo.train import train_grpo
+from stages.lib.engine.wire import Reply
 from stages.lib.inference.generate import rollouts
 from stages.lib.training.mixture import Example
+from tests.support.servers.engine.stand_in import HfEngine, served
 from tests.support.training.tiny import LORA, Paying, Reward, Seen, grpo_row, length_reward, tasks_of
 
 CONTRAST = {"weight": 0.3, "ratio": 1.0, "rollouts": 2, "min_share": 0.05}
@@ -85,7 +87,7 @@ def test_replies_to_the_shuffled_video_are_drawn_once(
     drawn: list[str] = []
 
     def counting(*args: Any, count: int, **kwargs: Any) -> list[list[str]]:
-        drawn.extend(f"{seed}/{n}" for seed in args[3] for n in range(count))
+        drawn.extend(f"{seed}/{n}" for seed in args[2] for n in range(count))
         return rollouts(*args, count=count, **kwargs)
 
     monkeypatch.setattr("stages.grpo.trainer.rollouts", counting)
@@ -111,6 +113,31 @@ def test_replies_to_the_shuffled_video_are_drawn_once(
     expected, found = controls.metrics[0][1], both.metrics[0][1]
     for name in ("control/video", "control/shuffled_video", "control/blank_video", "gauge/blank_video"):
         assert found[name] == pytest.approx(expected[name]), "the gauges are those of a row without the contrast"
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # an unclosed socket of httpcore
+def test_an_engine_replies_to_changed_videos_too(
+    folder: Path, examples: list[Example], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Counting(HfEngine):
+        groups = 0
+
+        async def generate(self, *request: Any) -> tuple[list[int], list[Reply]]:
+            self.groups += 1
+            return await super().generate(*request)
+
+    rule = {"temporal_contrast": CONTRAST, "scale_rewards": "none", "steps": 2, "save_steps": 2, "controls_every": 2}
+    here, there, engine = Seen(), Seen(), Counting(folder)
+    train(folder, examples, tmp_path / "here", here, **rule)
+    with served(engine) as at:
+        monkeypatch.setenv("VIDBRIDGE_ROLLOUT_ENGINE", at.address)
+        train(folder, examples, tmp_path / "there", there, **rule)
+    assert engine.groups == 2 * 4 + 2 * 4 + 4, "each step's prompts and their shuffled videos; black ones once"
+    for (_, expected), (_, found) in zip(here.metrics, there.metrics, strict=True):
+        # The loss has weights of sampling, too.
+        kept = {name: value for name, value in found.items() if name.startswith(("reward", "control/", "gauge/"))}
+        assert kept == pytest.approx({name: expected[name] for name in kept}, rel=1e-3, abs=2e-5)
+        assert "rewards/temporal_contrast/mean" in kept
 
 
 def test_contrast_is_a_reward_and_resumes(folder: Path, examples: list[Example], tmp_path: Path, seen: Seen) -> None:

@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 from stages.domain.core.replies import final_answer, opened_by, parse_reply
 from stages.grpo.train import train_grpo
 from stages.lib.inference.generate import generate, rollouts
+from stages.lib.inference.policy import ModelPolicy
 from stages.lib.models.load import load_model, save_model
 from stages.lib.models.processor import IGNORE, encode_prompts, training_batch
 from stages.lib.models.rendering import render, reply_opening
@@ -128,18 +129,22 @@ def test_training_rollouts_and_evaluation_read_replies_with_it(
     model, processor = load_model(tmp_path / "sft/final", "fp32")
     shown = [tinted(number, number) for number in range(3)]
     items = [("What colour is number 1?", one) for one in shown]
-    greedy = generate(model, processor, items, max_new_tokens=40, batch_size=3)
+    greedy = generate(ModelPolicy(model, processor), items, max_new_tokens=40, batch_size=3)
     parsed = [parse_reply(reply) for reply in greedy]
     assert [reply and reply.answer for reply in parsed] == ["a red bar", "a green bar", "a blue bar"]
-    drawn = rollouts(model, processor, items[:1], ["s"], count=2, max_new_tokens=40, temperature=1.0, batch_size=1)
+    drawn = rollouts(
+        ModelPolicy(model, processor), items[:1], ["s"], count=2, max_new_tokens=40, temperature=1.0, batch_size=1
+    )
     assert all(reply.startswith(OPEN) for reply in drawn[0])
     answers: list[Answer] = []
     asked = questions([(str(n), str(n), items[n][0]) for n in range(3)], set())
-    LocalModel(model, processor, 40, 0).answer(asked, set(asked), lambda sight: shown[int(sight)], 2, answers.extend)
+    LocalModel(ModelPolicy(model, processor), 40, 0).answer(
+        asked, set(asked), lambda sight: shown[int(sight)], 2, answers.extend
+    )
     assert [answer.reply for answer in answers] == greedy
     assert [strict_choice(reply, ("A red bar", "A green bar", "A blue bar")) for reply in greedy] == ["A", "B", "C"]
     # Cut off while it thinks: no answer, whatever it has said so far.
-    short = generate(model, processor, items[:1], max_new_tokens=2, batch_size=1)
+    short = generate(ModelPolicy(model, processor), items[:1], max_new_tokens=2, batch_size=1)
     assert final_answer(short[0]) is None
 
 
@@ -156,7 +161,7 @@ def test_a_template_that_ends_thinking_is_refused_in_training_and_read_in_evalua
             ValueError, match=r"chat_template: puts '<think>\\n\\n</think>\\n\\n' in front of every reply"
         ):
             train()
-    reply = generate(model, processor, [("What colour?", frames(0))], max_new_tokens=3, batch_size=1)[0]
+    reply = generate(ModelPolicy(model, processor), [("What colour?", frames(0))], max_new_tokens=3, batch_size=1)[0]
     assert reply.startswith(CLOSED)
     assert final_answer(CLOSED + "B") == "B"
     assert final_answer(CLOSED + "<think>I look.</think><answer>B</answer>") == "B"

@@ -11,16 +11,23 @@ from transformers import PreTrainedModel, ProcessorMixin
 
 from stages.domain.core.frames import Frames
 from stages.domain.core.timeline import sample_indices
-from stages.lib.inference.generate import greedy_replies, sampled_replies
+from stages.lib.inference.generate import replies
+from stages.lib.inference.policy import Draws, Policy, Query
 from stages.lib.inference.vision_cache import encode_equal_videos_once
-from stages.lib.models.processor import EncodedPrompt, EncodedVideo, UnfitFramesError, about_video, encode_video
+from stages.lib.models.processor import EncodedVideo, UnfitFramesError, about_video, encode_video
 from stages.lib.video.errors import VideoError
 from stages.tools.suites.engines.questions import Answer, Load, OnAnswers, Question, View, apply_view, seed_of
 
 
+def prepare(model: PreTrainedModel) -> None:
+    """Prepare a model of this process for several questions about a video: its tower is frozen, its
+    features are cached."""
+    model.requires_grad_(False)
+    encode_equal_videos_once(model)
+
+
 class LocalModel:
-    """A model and its processor, prepared for several questions about a video: its tower is frozen,
-    its features are cached.
+    """A policy that is shown videos as it was trained on them.
 
     Args:
         seed: of the frame order of shuffled videos, and of sampled replies.
@@ -29,15 +36,12 @@ class LocalModel:
 
     def __init__(
         self,
-        model: PreTrainedModel,
-        processor: ProcessorMixin,
+        policy: Policy,
         max_new_tokens: int,
         seed: int,
         temperature: float = 0.0,
     ) -> None:
-        model.requires_grad_(False)
-        encode_equal_videos_once(model)
-        self._model, self._processor = model, processor
+        self._policy = policy
         self._max_new_tokens, self._seed, self._temperature = max_new_tokens, seed, temperature
 
     def answer(
@@ -48,7 +52,8 @@ class LocalModel:
         The batches are cut from all ``questions``, whatever is pending: a reply does not depend on
         where an earlier call was interrupted. Greedy and sampled replies share no batch.
         """
-        videos = _Videos(self._processor, load, _room(self._model, self._max_new_tokens), questions, self._seed)
+        room = self._policy.max_tokens - self._max_new_tokens
+        videos = _Videos(self._policy.processor, load, room, questions, self._seed)
         greedy = [question for question in questions if question.number is None]
         sampled = [question for question in questions if question.number is not None]
         for batch in (
@@ -58,29 +63,27 @@ class LocalModel:
         ):
             if pending.isdisjoint(batch):
                 continue
-            prompts: dict[Question, tuple[EncodedPrompt, int]] = {}
+            queries: dict[Question, Query] = {}
             failed: list[Answer] = []
             for question in batch:
                 try:
-                    prompts[question] = videos.prompt(question)
+                    queries[question] = videos.query(question)
                 except VideoError as error:
                     failed.append(Answer(question, None, 0, str(error)))
-            replies = self._replies(prompts)
             answered = [
-                Answer(question, reply, frames, "")
-                for (question, (_, frames)), reply in zip(prompts.items(), replies, strict=True)
+                Answer(question, reply, len(query.frames.pixels), "")
+                for (question, query), reply in zip(queries.items(), self._replies(queries), strict=True)
             ]
             on_answers([answer for answer in (*answered, *failed) if answer.question in pending])
 
-    def _replies(self, prompts: Mapping[Question, tuple[EncodedPrompt, int]]) -> list[str]:
-        """Reply to the prompts of a batch, all greedy or all sampled."""
-        if not prompts:
+    def _replies(self, queries: Mapping[Question, Query]) -> list[str]:
+        """Reply to the queries of a batch, all greedy or all sampled."""
+        if not queries:
             return []
-        encoded = [prompt for prompt, _ in prompts.values()]
-        if next(iter(prompts)).number is None:
-            return greedy_replies(self._model, self._processor, encoded, self._max_new_tokens)
-        seeds = [seed_of(self._seed, question) for question in prompts]
-        return sampled_replies(self._model, self._processor, encoded, seeds, self._max_new_tokens, self._temperature)
+        draws = None
+        if next(iter(queries)).number is not None:
+            draws = Draws([seed_of(self._seed, question) for question in queries], self._temperature)
+        return replies(self._policy, [*queries.values()], self._max_new_tokens, draws)
 
 
 class _Videos:
@@ -97,16 +100,16 @@ class _Videos:
         }
         self._video_key: str | None = None
         self._frames: Frames | VideoError | None = None
-        self._encoded: dict[View, EncodedVideo] = {}
+        self._shown: dict[View, tuple[Frames, EncodedVideo]] = {}
 
-    def prompt(self, question: Question) -> tuple[EncodedPrompt, int]:
-        """Encode the question with its video. Returns the prompt and the number of frames.
+    def query(self, question: Question) -> Query:
+        """Encode the question with its video.
 
         Raises:
             VideoError: the video cannot be read, or the model cannot take it.
         """
         if question.video_key != self._video_key:
-            self._video_key, self._encoded = question.video_key, {}
+            self._video_key, self._shown = question.video_key, {}
             try:
                 self._frames = self._fitted(self._load(question.video_key), self._prompts[question.video_key])
             except VideoError as error:
@@ -116,10 +119,11 @@ class _Videos:
         if isinstance(self._frames, VideoError):
             raise self._frames
         assert self._frames is not None
-        if question.view not in self._encoded:
+        if question.view not in self._shown:
             changed = apply_view(self._frames, question.view, f"{self._seed}/{question.video_key}")
-            self._encoded[question.view] = encode_video(self._processor, changed)
-        return about_video(self._processor, question.prompt, self._encoded[question.view]), len(self._frames.pixels)
+            self._shown[question.view] = changed, encode_video(self._processor, changed)
+        frames, video = self._shown[question.view]
+        return Query(question.prompt, frames, about_video(self._processor, question.prompt, video))
 
     def _fitted(self, frames: Frames, prompts: Sequence[str]) -> Frames:
         """Drop frames if the model cannot take all of them beside the longest of the prompts and a
@@ -128,7 +132,7 @@ class _Videos:
             video = encode_video(self._processor, frames)
             longest = max(len(about_video(self._processor, prompt, video).ids) for prompt in prompts)
             if longest <= self._room:
-                self._encoded["video"] = video
+                self._shown["video"] = frames, video
                 return frames
             count = len(frames.pixels)
             fewer = min(count - 2, count * self._room // longest // 2 * 2)
@@ -144,8 +148,3 @@ def thinned(frames: Frames, count: int) -> Frames:
     """Take ``count`` of the frames, spread evenly, with the first and the last."""
     kept = sample_indices(len(frames.pixels), count)
     return replace(frames, pixels=frames.pixels[list(kept)], indices=tuple(frames.indices[number] for number in kept))
-
-
-def _room(model: PreTrainedModel, max_new_tokens: int) -> int:
-    """Most tokens of a prompt."""
-    return int(model.config.get_text_config().max_position_embeddings) - max_new_tokens

@@ -47,6 +47,7 @@ class SelectedModel:
             of ``params.yaml``.
         has_settings: whether it records them.
         version: in the registry.
+        folder: that it is loaded from; None: the hub's cache.
     """
 
     name: str
@@ -57,6 +58,7 @@ class SelectedModel:
     has_settings: bool
     version: Version | None
     load: Callable[[], tuple[PreTrainedModel, ProcessorMixin]]
+    folder: Path | None = None
 
 
 def select_model(session: Session, params: Params, which: str, revision: str | None) -> SelectedModel:
@@ -148,6 +150,7 @@ def _selected(
         has_settings=usage is not None,
         version=version,
         load=partial(_load_folder, folder, precision, name),
+        folder=folder,
     )
 
 

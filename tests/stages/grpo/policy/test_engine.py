@@ -196,7 +196,7 @@ def test_a_lost_engine_is_waited_for(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr("stages.grpo.policy.engine._RETRY_S", 0.05)
+    monkeypatch.setattr("stages.lib.engine.connection._RETRY_S", 0.05)
     with served(Noted(folder), at=socket):
         by_engine(folder, examples, tmp_path / "whole", staleness=staleness)
     done = threading.Event()

@@ -12,32 +12,15 @@ import torch
 from safetensors.torch import load_file
 
 from stages.domain.rl.rollouts import RolloutGroup
-from stages.lib.engine.errors import EngineUnavailable
-from stages.lib.engine.process import ENVIRONMENT_VARIABLE, VARIABLE, engine_python
+from stages.lib.engine.process import VARIABLE
 from stages.lib.models.load import save_model
 from stages.lib.rows.jsonl import read_rows
 from stages.lib.training.mixture import Example
-from tests.support.checkout import ROOT
+from tests.support.servers.engine.real import ENVIRON, NEEDED
 from tests.support.training.tiny import FAMILIES, Seen, tiny
 from tests.support.training.trainers import Cut, Killed, grpo, history
 
-ENVIRON = {ENVIRONMENT_VARIABLE: str(ROOT / ".tools/engine")}
-
-
-def _missing() -> str | None:
-    try:
-        engine_python(ENVIRON)
-    except EngineUnavailable as error:
-        return str(error)
-    return None
-
-
-pytestmark = [
-    pytest.mark.vllm,
-    pytest.mark.skipif(_missing() is not None, reason=str(_missing())),
-    # httpcore does not close a Unix socket that it could not connect.
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
-]
+pytestmark = NEEDED
 
 ROW: dict[str, Any] = {"steps": 4, "prompts_per_step": 2, "max_completion_tokens": 12, "learning_rate": 3e-3}
 

@@ -22,7 +22,7 @@ from transformers import PreTrainedModel, ProcessorMixin
 from stages.domain.core.frames import Frames
 from stages.lib.engine import wire
 from stages.lib.engine.client import Asked, EngineClient
-from stages.lib.engine.errors import EngineLost, EngineUnavailable, RequestRefused, WeightsError
+from stages.lib.engine.errors import EngineLost, RequestRefused, WeightsError
 from stages.lib.engine.process import EngineProcess, EngineSettings, engine_python
 from stages.lib.engine.questions import asked
 from stages.lib.engine.weights import WeightsFolder
@@ -33,27 +33,11 @@ from stages.lib.models.processor import EncodedPrompt, encode_prompts, placehold
 from stages.lib.models.settings import end_ids
 from tests.support.checkout import IN_CHECKOUT, ROOT
 from tests.support.processes.ended import assert_ended
+from tests.support.servers.engine.real import ENVIRON, NEEDED
 from tests.support.servers.engine.without_reset import LEFT_OUT
 from tests.support.training.tiny import FAMILIES, frames, tiny
 
-#: Of this checkout, unless it names another.
-ENVIRON = {"VIDBRIDGE_ENGINE_ENV": str(ROOT / ".tools/engine"), **os.environ}
-
-
-def _missing() -> str | None:
-    try:
-        engine_python(ENVIRON)
-    except EngineUnavailable as error:
-        return str(error)
-    return None
-
-
-pytestmark = [
-    pytest.mark.vllm,
-    pytest.mark.skipif(_missing() is not None, reason=str(_missing())),
-    # httpcore does not close a Unix socket that it could not connect.
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
-]
+pytestmark = NEEDED
 
 SETTINGS = EngineSettings("float32", 1024, videos=2, kv_cache_gb=0.25, video_gb=0.1)
 #: In single precision on a CPU; the difference of two matrix libraries.
@@ -134,7 +118,7 @@ def started(folder: Path, family: str, **options: Any) -> Iterator[Case]:
     net, processor = tiny(family)
     save_model(net, processor, folder)
     net, processor = load_model(folder, "fp32")
-    environ = {**ENVIRON, **options.pop("environ", {})}
+    environ = {**os.environ, **ENVIRON, **options.pop("environ", {})}
     with EngineProcess.start(folder, SETTINGS, environ=environ, **options) as engine:
         yield Case(engine, folder, net, processor)
 

@@ -14,6 +14,7 @@ from transformers import PreTrainedModel, ProcessorMixin
 
 from stages.lib.inference.decode import Decoded, Draw, Limits, SeededDraws, decode, greedy
 from stages.lib.inference.generate import generate
+from stages.lib.inference.policy import ModelPolicy
 from stages.lib.inference.stems import by_length, equal_prompts, stems_of
 from stages.lib.models.processor import EncodedPrompt, encode_prompts, placeholder_ids, prompt_batch
 from stages.lib.models.settings import end_ids
@@ -197,9 +198,11 @@ def test_equal_videos_come_into_one_batch_and_results_stay_in_order() -> None:
     model, processor = tiny("qwen2_5_vl")
     asked = [(text, shown[0]) for text, shown in ASKED[:4]]
     items = [asked[2], asked[0], asked[3]]
-    alone = [generate(model, processor, [item], max_new_tokens=6, batch_size=1)[0] for item in items]
+    alone = [generate(ModelPolicy(model, processor), [item], max_new_tokens=6, batch_size=1)[0] for item in items]
     with passes(model) as seen:
-        together = generate(model, processor, items, max_new_tokens=6, batch_size=2, videos=["v", "u", "v"])
+        together = generate(
+            ModelPolicy(model, processor), items, max_new_tokens=6, batch_size=2, videos=["v", "u", "v"]
+        )
     assert together == alone
     assert [count for count, tokens in seen if tokens > 20] == [1, 1], "the two questions first, then the other one"
 

@@ -7,6 +7,7 @@ import torch
 
 from stages.lib.inference.decode import SeededDraws
 from stages.lib.inference.generate import rollouts
+from stages.lib.inference.policy import ModelPolicy
 from stages.lib.inference.vision_cache import encode_equal_videos_once
 from tests.support.training.tiny import frames, tiny
 
@@ -34,7 +35,7 @@ def test_a_sample_more_changes_no_other_samples_rollouts(family: str, shared: bo
 
     def drawn(which: list[int], batch_size: int) -> dict[int, list[str]]:
         found = rollouts(
-            *(model, processor, [items[i] for i in which], [seeds[i] for i in which]),
+            *(ModelPolicy(model, processor), [items[i] for i in which], [seeds[i] for i in which]),
             **{"count": 3, "max_new_tokens": 6, "temperature": 1.0, "batch_size": batch_size},
         )
         return dict(zip(which, found, strict=True))

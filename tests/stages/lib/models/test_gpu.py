@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from stages.lib.inference.generate import generate
+from stages.lib.inference.policy import ModelPolicy
 from stages.lib.models.processor import encode_prompts, training_batch
 from tests.support.training.tiny import FAMILIES, frames, tiny
 
@@ -25,6 +26,6 @@ def test_log_probabilities_and_greedy_replies_are_those_of_the_cpu(family: str) 
         with torch.no_grad():
             inputs = {name: tensor.to(device) for name, tensor in batch.items() if name != "labels"}
             found.append(model(**inputs).logits.log_softmax(-1).cpu()[seen])
-        replies.append(generate(model, processor, items, max_new_tokens=8, batch_size=4))
+        replies.append(generate(ModelPolicy(model, processor), items, max_new_tokens=8, batch_size=4))
     torch.testing.assert_close(found[1], found[0], atol=1e-3, rtol=0)
     assert replies[0] == replies[1]

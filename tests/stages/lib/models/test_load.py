@@ -16,6 +16,7 @@ from pydantic import ValidationError
 
 from stages.base.tiny import build_tiny
 from stages.lib.inference.generate import generate
+from stages.lib.inference.policy import ModelPolicy
 from stages.lib.models.chat import REPLY_TAGS
 from stages.lib.models.load import ModelUnavailableError, load_model, load_pretrained, save_model
 from stages.lib.models.processor import UnfitFramesError, encode_prompts, encode_video, reply_ids, training_batch
@@ -249,16 +250,18 @@ def test_control_tokens_in_a_taught_reply_are_text() -> None:
 def test_batched_replies_equal_single_ones(family: str) -> None:
     model, processor = tiny(family)
     items = [(f"What{' colour' * i}?", frames(i, count=4 + 2 * (i % 2))) for i in range(5)]
-    batched = generate(model, processor, items, max_new_tokens=8, batch_size=4)
-    single = [generate(model, processor, [item], max_new_tokens=8, batch_size=1)[0] for item in items]
+    batched = generate(ModelPolicy(model, processor), items, max_new_tokens=8, batch_size=4)
+    single = [generate(ModelPolicy(model, processor), [item], max_new_tokens=8, batch_size=1)[0] for item in items]
     assert batched == single
     lazy = [(prompt, lambda shown=shown: shown) for prompt, shown in items]
     done: list[int] = []
-    assert generate(model, processor, lazy, max_new_tokens=8, batch_size=2, progress=done.append) == batched
+    assert (
+        generate(ModelPolicy(model, processor), lazy, max_new_tokens=8, batch_size=2, progress=done.append) == batched
+    )
     assert done == [2, 2, 1]
     # Generation settings of a pretrained model (Qwen2.5-VL: 1.05) do not apply.
     model.generation_config.repetition_penalty = 5.0
-    assert generate(model, processor, items, max_new_tokens=8, batch_size=4) == batched
+    assert generate(ModelPolicy(model, processor), items, max_new_tokens=8, batch_size=4) == batched
 
 
 def test_chat_message_with_a_file_is_read_by_decord(tmp_path: Path) -> None:

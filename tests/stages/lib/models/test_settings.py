@@ -15,6 +15,7 @@ from transformers import GenerationConfig, PreTrainedModel, ProcessorMixin
 
 from stages.grpo.trainer import VideoGRPOTrainer
 from stages.lib.inference.generate import generate, rollouts
+from stages.lib.inference.policy import ModelPolicy
 from stages.lib.models.load import load_model, load_pretrained, save_model
 from stages.lib.models.processor import EncodedPrompt, encode_prompts, prompt_batch
 from stages.lib.training.lora import adapters
@@ -70,9 +71,15 @@ def hostile(processor: Any) -> dict[str, Any]:
 
 def replies(model: PreTrainedModel, processor: ProcessorMixin) -> tuple[list[str], list[list[str]]]:
     drawn = rollouts(
-        model, processor, ITEMS, ["a", "b", "c"], count=2, max_new_tokens=TOKENS, temperature=1.0, batch_size=3
+        ModelPolicy(model, processor),
+        ITEMS,
+        ["a", "b", "c"],
+        count=2,
+        max_new_tokens=TOKENS,
+        temperature=1.0,
+        batch_size=3,
     )
-    return generate(model, processor, ITEMS, max_new_tokens=TOKENS, batch_size=2), drawn
+    return generate(ModelPolicy(model, processor), ITEMS, max_new_tokens=TOKENS, batch_size=2), drawn
 
 
 def test_greedy_replies_and_rollouts_take_nothing_from_a_checkpoints_settings(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import pytest
 
 from stages.domain.core.frames import Frames
 from stages.lib.inference.generate import generate
+from stages.lib.inference.policy import Policy
 from stages.lib.video.loader import load_video
 from stages.params import load_params
 from stages.runtime.workers import IsolatedWorker
@@ -56,9 +57,9 @@ def test_it_is_asked_as_it_was_trained(
     params.yaml."""
     asked: list[tuple[str, Any]] = []
 
-    def listening(model: Any, processor: Any, items: Any, **settings: Any) -> list[str]:
+    def listening(policy: Policy, items: Any, **settings: Any) -> list[str]:
         asked.extend(items)
-        return generate(model, processor, items, **settings)
+        return generate(policy, items, **settings)
 
     monkeypatch.setattr("stages.lib.inference.generate.generate", listening)
     ask(
@@ -132,7 +133,7 @@ def test_a_reply_that_takes_too_long_is_cut_off(champion: Any, videos: Path, mon
         patch.setattr(inner, "_decoders", lambda file, field, ends: frames)
         patch.setattr(inner, "_limits", replace(inner._limits, timeout_s=0.3))
         patch.setattr(inner, "_usage", inner._usage.model_copy(update={"max_new_tokens": 100_000}))
-        patch.setattr("stages.lib.inference.generate.end_ids", lambda *_: [])
+        patch.setattr("stages.lib.inference.policy.end_ids", lambda *_: [])
         refuses_in_time(champion, "generation: not done within 0.3 s")
     assert ask(champion, ROW) == [RED]
 

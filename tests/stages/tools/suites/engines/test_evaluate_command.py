@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 
 from flows.cli.main import app
 from flows.errors import UsageError
+from stages.lib.engine.errors import EngineLost, EngineUnavailable
 from tests.support.checkout import ROOT
 from tests.support.suites.coloured import about_colours
 
@@ -50,6 +51,11 @@ def given(folder: Path, videos: Path | None, *more: str) -> list[str]:
         ),
         (("--model", "champion", "--endpoint-video", "mp4"), "--endpoint-video: means nothing without --endpoint"),
         (("--model", "champion", "--controls", "4", "--no-controls"), "--controls, --no-controls: contradict"),
+        (("--model", "champion", "--engine", "vlm"), "--engine: 'vlm' is unknown; set hf, vllm (starts one here), or"),
+        (
+            ("--endpoint", "http://127.0.0.1:1/v1", "--endpoint-model", "x", "--engine", "vllm"),
+            "--engine: is of a model that is loaded here",
+        ),
         (("--model", "champion", "--temperature", "0.7"), "--temperature: means nothing without --sampled"),
     ],
 )
@@ -60,6 +66,22 @@ def test_flags_that_make_no_sense(
     done = CliRunner().invoke(app, given(tmp_path, tmp_path, *more))
     assert isinstance(done.exception, UsageError)
     assert said in str(done.exception)
+
+
+def test_an_engine_that_is_not_there_is_told_before_a_model_is_loaded(
+    tmp_path: Path, root: Path, taught: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(root)
+    monkeypatch.setenv("VIDBRIDGE_ENGINE_ENV", str(tmp_path / "nowhere"))
+    done = CliRunner().invoke(app, given(tmp_path, tmp_path, "--model", str(taught), "--engine", "vllm"))
+    assert isinstance(done.exception, EngineUnavailable)
+    assert "nowhere/bin/python does not exist, and the engine is built there; build it (make vllm)" in str(
+        done.exception
+    )
+    monkeypatch.setenv("VIDBRIDGE_ROLLOUT_ENGINE", "http://127.0.0.1:1")
+    done = CliRunner().invoke(app, given(tmp_path, tmp_path, "--model", str(taught)))
+    assert isinstance(done.exception, EngineLost)
+    assert "no engine answers there" in str(done.exception)
 
 
 def test_videos_have_to_be_somewhere(tmp_path: Path, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:

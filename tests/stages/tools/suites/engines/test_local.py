@@ -9,14 +9,20 @@ import multiprocessing
 import os
 import shutil
 import signal
+import threading
 import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tqdm import tqdm
 
+from stages.lib.engine.app import Died
+from stages.lib.engine.errors import EngineLost
+from stages.lib.engine.wire import Reply
 from stages.lib.inference.generate import generate
+from stages.lib.inference.policy import ModelPolicy
 from stages.lib.models.load import load_model, save_model
 from stages.lib.models.processor import encode_prompts
 from stages.lib.rows.jsonl import read_record
@@ -25,7 +31,7 @@ from stages.params import OpenAIJudgeParams, Params
 from stages.runtime.endpoint.settings import JudgeError
 from stages.tools.suites import frames as protocol
 from stages.tools.suites.engines.contents import Contents
-from stages.tools.suites.engines.local import LocalModel, thinned
+from stages.tools.suites.engines.local import LocalModel, prepare, thinned
 from stages.tools.suites.engines.questions import Answer, EngineError, Question, questions
 from stages.tools.suites.engines.videos import VideoLoader, video_key_of
 from stages.tools.suites.evaluate import EvaluationRequest, evaluate, identity_of, model_engine
@@ -36,6 +42,7 @@ from stages.tools.suites.score import read_questions, score
 from stages.tracking.runs.run import TAG
 from stages.tracking.runs.store import experiment_id, open_client
 from stages.tracking.session import Session
+from tests.support.servers.engine.stand_in import HfEngine, Served, served
 from tests.support.suites.annotations import lines, samples, video_mme
 from tests.support.suites.coloured import about_colours, captions, order, replies
 from tests.support.training.tiny import tiny
@@ -119,7 +126,8 @@ def test_a_video_is_decoded_and_seen_once_for_all_its_questions(
         lambda _, inputs, named: seen.append(len(named.get("grid_thw", inputs[-1]))), with_kwargs=True
     )
     answers: list[Answer] = []
-    engine = LocalModel(model, processor, 24, 7)
+    prepare(model)
+    engine = LocalModel(ModelPolicy(model, processor), 24, 7)
     engine.answer(
         asked,
         set(asked),
@@ -136,7 +144,10 @@ def test_a_video_is_decoded_and_seen_once_for_all_its_questions(
         for name in ("red", "green", "blue")
     }
     alone = generate(
-        plain, processor, [(q.prompt, shown[q.video_key]) for q in asked], max_new_tokens=24, batch_size=batch_size
+        ModelPolicy(plain, processor),
+        [(q.prompt, shown[q.video_key]) for q in asked],
+        max_new_tokens=24,
+        batch_size=batch_size,
     )
     assert [answer.reply for answer in answers] == alone
     assert len(set(alone)) >= 3
@@ -161,6 +172,8 @@ def test_what_a_reader_stumbles_over_costs_the_questions_of_its_file_only(
 
 def _child(root: Path, params: Params, given: EvaluationRequest, model: Path) -> None:
     os.environ["PYTHONWARNINGS"] = "ignore"
+    # tqdm's lock is shared with forks: killed while it prints, this one would hold it for ever.
+    tqdm.set_lock(threading.RLock())
     ask(root, params, given, model)
 
 
@@ -265,13 +278,13 @@ def test_frames_that_do_not_fit_into_the_context_are_thinned_out(taught: Path, v
     per_pair = (len(whole.ids) - len(encode_prompts(processor, [("what ?", (thinned(frames, 2),))])[0].ids)) // 7
     model.config.get_text_config().max_position_embeddings = 8 + len(whole.ids) - 3 * per_pair
     question, answers = Question("1", "video", "red", "what ?"), []
-    LocalModel(model, processor, 8, 7).answer([question], {question}, lambda _: frames, 1, answers.extend)
+    LocalModel(ModelPolicy(model, processor), 8, 7).answer([question], {question}, lambda _: frames, 1, answers.extend)
     assert (answers[0].frames, answers[0].reason) == (10, "")
     assert thinned(frames, 10).indices[0] == frames.indices[0]
     assert thinned(frames, 10).indices[-1] == frames.indices[-1]
     model.config.get_text_config().max_position_embeddings = 20
     answers.clear()
-    LocalModel(model, processor, 8, 7).answer([question], {question}, lambda _: frames, 1, answers.extend)
+    LocalModel(ModelPolicy(model, processor), 8, 7).answer([question], {question}, lambda _: frames, 1, answers.extend)
     assert answers[0].reply is None
     assert answers[0].reason.startswith("too-large: ")
 
@@ -287,7 +300,7 @@ def test_frames_that_a_model_does_not_take_are_a_reason(videos: Path) -> None:
     ]
     given = {"single": single, "thread": thread, "red": shown}
     answers: list[Answer] = []
-    LocalModel(*tiny("qwen3_vl"), 8, 7).answer(asked, set(asked), given.__getitem__, 6, answers.extend)
+    LocalModel(ModelPolicy(*tiny("qwen3_vl")), 8, 7).answer(asked, set(asked), given.__getitem__, 6, answers.extend)
     reasons = {answer.question.video_key: answer.reason for answer in answers}
     assert len(answers) == 6
     assert reasons["single"].startswith("unfit-frames: frames: 1, and Qwen3-VL takes at least 2")
@@ -323,6 +336,44 @@ def test_what_can_only_be_used_at_the_end_is_looked_at_before_a_question_is_aske
     with pytest.raises(JudgeError, match="VIDBRIDGE_JUDGE_URL: not set"):
         ask(root, params.model_copy(update={"judge": judge}), judged, taught)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # an unclosed socket of httpcore
+def test_an_engine_answers_alike_and_is_another_evaluation(
+    root: Path, params: Params, taught: Path, videos: Path, tmp_path: Path
+) -> None:
+    class Dies(HfEngine):
+        """Ends in the middle of the first evaluation."""
+
+        asked = 0
+
+        async def generate(self, *request: Any) -> tuple[list[int], list[Reply]]:
+            self.asked += 1
+            if self.asked == 9:
+                raise Died("vLLM ended (out of memory)")
+            return await super().generate(*request)
+
+    annotations = about_colours(tmp_path, 2, "broken")
+    here = order(annotations, videos, tmp_path / "here", batch_size=4)
+    there = order(annotations, videos, tmp_path / "there", batch_size=4)
+    expected = ask(root, params, here, taught)
+
+    def by(at: Served, given: EvaluationRequest) -> dict[str, Any]:
+        engine = model_engine(Session(root), params, given, str(taught), None, at.address)
+        return evaluate(root, params, given, engine, baselines=True, against=None)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("VIDBRIDGE_ROLLOUT_ENGINE_LOST", "hf")
+        with served(Dies(taught)) as at, pytest.raises(EngineLost, match="out of memory"):
+            by(at, there)
+        assert 0 < len(replies(tmp_path / "there")) < len(replies(tmp_path / "here")), "what was answered is kept"
+        with served(HfEngine(taught)) as at:
+            found = by(at, there)
+            named = {"identity": None, "predictions_sha256": None}  # those say who answered
+            assert {**dict(found), **named} == {**dict(expected), **named}
+            assert replies(tmp_path / "there") == replies(tmp_path / "here")
+            with pytest.raises(EngineError, match=r"differs in engine \(\"generate\" there, \"vllm\" now\)"):
+                by(at, here)
 
 
 def test_samples_cut_in_another_way_are_another_evaluation(
