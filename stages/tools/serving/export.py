@@ -44,11 +44,12 @@ _GRID_A_FRAME = "a grid a frame, where all versions of transformers and vLLM agr
 
 @dataclass(frozen=True)
 class ExportedVersion:
-    """The exported version, its folder and its size."""
+    """The exported version, its folder and its size. ``vllm``: the command that serves it."""
 
     version: Version
     folder: Path
     size_bytes: int
+    vllm: str
 
 
 def export_version(session: Session, which: str, out: Path) -> ExportedVersion:
@@ -86,7 +87,10 @@ def export_version(session: Session, which: str, out: Path) -> ExportedVersion:
         config = json.loads((whole / "config.json").read_text(encoding="utf-8"))
         put_bytes(whole, CARD_FILE, card(explanation, usage, config, whole).encode())
         whole.replace(out)
-    return ExportedVersion(version, out, sum(path.stat().st_size for path in out.rglob("*") if path.is_file()))
+    size_bytes = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
+    return ExportedVersion(
+        version, out, size_bytes, vllm_serve.command(out, usage, config, version.model, place=str(out))
+    )
 
 
 def card(explanation: Explanation, usage: Usage, config: Mapping[str, Any], folder: Path) -> str:

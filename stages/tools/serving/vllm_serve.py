@@ -75,6 +75,6 @@ def arguments(folder: Path, usage: Usage, config: Mapping[str, Any], name: str) 
     return out
 
 
-def command(folder: Path, usage: Usage, config: Mapping[str, Any], name: str) -> str:
-    """The command for a shell in the exported folder."""
-    return shlex.join(["vllm", "serve", ".", *arguments(folder, usage, config, name)])
+def command(folder: Path, usage: Usage, config: Mapping[str, Any], name: str, place: str = ".") -> str:
+    """The command for a shell; ``place``: the folder, as it is named there."""
+    return shlex.join(["vllm", "serve", place, *arguments(folder, usage, config, name)])

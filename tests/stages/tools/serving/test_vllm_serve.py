@@ -60,7 +60,7 @@ class Served(NamedTuple):
         )
         encoded = encode_prompts(self.processor, [(prompt, [frames])])
         (reply,) = decode(self.net, self.processor, encoded, greedy, limits, logps_at=1.0)
-        tokenizer: Any = self.processor.tokenizer  # type: ignore[attr-defined]
+        tokenizer: Any = self.processor.tokenizer
         return tokenizer.decode(reply.ids, skip_special_tokens=True), list(reply.logps)
 
     def there(self, prompt: str, video: str, **more: Any) -> tuple[str, list[float], int]:
@@ -108,8 +108,12 @@ def served(folder: Path, usage: Usage, log: Path, clip: Path, monkeypatch: pytes
 
 
 def make_clip(path: Path, seconds: float, *more: str, source: str = "testsrc2=size=64x48:rate=8") -> Path:
-    made = ["-f", "lavfi", "-i", f"{source}:duration={seconds}", "-pix_fmt", "yuv420p", *more, str(path)]
-    subprocess.run([ffmpeg_binary(), "-v", "error", *made], check=True, timeout=60)
+    return encoded(path, "-f", "lavfi", "-i", f"{source}:duration={seconds}", *more)
+
+
+def encoded(path: Path, *arguments: str) -> Path:
+    command = [ffmpeg_binary(), "-v", "error", *arguments, "-pix_fmt", "yuv420p", str(path)]
+    subprocess.run(command, check=True, timeout=60)
     return path
 
 
@@ -119,13 +123,8 @@ def file_url(path: Path) -> str:
 
 def sent(case: Served, frames: Frames) -> tuple[str, dict[str, Any]]:
     """Frames as the card's code sends them: the address, and the request's other settings."""
-    metadata = VideoMetadata(**video_metadata(frames))
-    shown = {
-        "num_frames": -1,
-        "fps": float(metadata.fps),
-        "total_num_frames": metadata.total_num_frames,
-        "frames_indices": list(metadata.frames_indices),
-    }
+    metadata = video_metadata(frames)
+    shown = {"num_frames": -1, **{name: metadata[name] for name in ("fps", "total_num_frames", "frames_indices")}}
     pictures = torch.from_numpy(frames.pixels.copy()).permute(0, 3, 1, 2)
     return "data:video/jpeg;base64," + ",".join(map(case.card["png"], pictures)), {
         "extra_body": {"media_io_kwargs": {"video": shown}}
@@ -172,7 +171,7 @@ def clips(videos: Path, tmp_path: Path) -> list[Path]:
     return [
         make_clip(tmp_path / "moving.mp4", 2),
         make_clip(tmp_path / "long.mp4", 9, source="testsrc2=size=48x64:rate=30000/1001"),
-        videos / "rabbit.mp4",
+        encoded(tmp_path / "rabbit.mp4", "-i", str(videos / "rabbit.mp4"), "-vf", "scale=128:72"),
         make_clip(tmp_path / "eight.mp4", 1),
     ]
 
