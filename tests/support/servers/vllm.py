@@ -29,6 +29,8 @@ ON_CPU = (
     "--max-num-batched-tokens=8192",
     "--max-num-seqs=8",
     "--disable-uvicorn-access-log",
+    # As this project's own decoding counts: without the tokens that are never to be drawn.
+    "--logprobs-mode=processed_logprobs",
 )
 
 

@@ -44,6 +44,15 @@ TOLERANCE = 1e-3
 QUESTIONS = (QUESTION, "What happens first?", "3 4 5")
 
 
+class Told(NamedTuple):
+    """Token ids of a prompt, with those of its video, and of the reply, with its end; the reply's
+    log-probabilities."""
+
+    prompt: list[int]
+    reply: list[int]
+    logps: list[float]
+
+
 class Served(NamedTuple):
     """A model behind ``vllm serve``, what its card defined, and the same model here."""
 
@@ -53,18 +62,17 @@ class Served(NamedTuple):
     net: PreTrainedModel
     processor: ProcessorMixin
 
-    def here(self, prompt: str, frames: Frames) -> tuple[str, list[float]]:
-        """Reply by this project's own decoding, and its log-probabilities."""
+    def here(self, prompt: str, frames: Frames) -> Told:
+        """Tokens of a prompt and its reply by this project's own code, and log-probabilities."""
         limits = Limits(
             self.usage.max_new_tokens, tuple(end_ids(self.net, self.processor)), tuple(placeholder_ids(self.processor))
         )
         encoded = encode_prompts(self.processor, [(prompt, [frames])])
         (reply,) = decode(self.net, self.processor, encoded, greedy, limits, logps_at=1.0)
-        tokenizer: Any = self.processor.tokenizer
-        return tokenizer.decode(reply.ids, skip_special_tokens=True), list(reply.logps)
+        return Told(list(encoded[0].ids), list(reply.ids), list(reply.logps))
 
-    def there(self, prompt: str, video: str, **more: Any) -> tuple[str, list[float], int]:
-        """Reply by the server, its log-probabilities, and the prompt's tokens."""
+    def there(self, prompt: str, video: str, settings: dict[str, Any]) -> Told:
+        """The same by the server."""
         content = [{"type": "video_url", "video_url": {"url": video}}, {"type": "text", "text": prompt}]
         said = self.card["client"].chat.completions.create(
             model=self.name,
@@ -74,10 +82,10 @@ class Served(NamedTuple):
             logprobs=True,
             # As this project's own decoding never draws them.
             logit_bias={str(token): -100 for token in placeholder_ids(self.processor)},
-            **more,
+            extra_body={"return_token_ids": True, **settings},
         )
         (choice,) = said.choices
-        return choice.message.content, [token.logprob for token in choice.logprobs.content], said.usage.prompt_tokens
+        return Told(said.prompt_token_ids, choice.token_ids, [token.logprob for token in choice.logprobs.content])
 
 
 def blocks(folder: Path, language: str) -> list[str]:
@@ -97,11 +105,9 @@ def served(folder: Path, usage: Usage, log: Path, clip: Path, monkeypatch: pytes
     for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy"):
         monkeypatch.delenv(name, raising=False)
     with serving([*arguments, TRUST], folder, log, 1024) as url:
-        shown = load_video(clip, usage.sampled_frames)
-        given: dict[str, Any] = {
-            "frames": torch.from_numpy(shown.pixels.copy()).permute(0, 3, 1, 2),
-            "metadata": VideoMetadata(**video_metadata(shown)),
-        }
+        given: dict[str, Any] = dict(
+            zip(("frames", "metadata"), shown(load_video(clip, usage.sampled_frames)), strict=True)
+        )
         exec(asking.replace("http://127.0.0.1:8000/v1", url).replace("clip.mp4", str(clip)) + sending, given)
         with given["client"]:
             yield Served(given, arguments[arguments.index("--served-model-name") + 1], usage, net, processor)
@@ -121,22 +127,16 @@ def file_url(path: Path) -> str:
     return "data:video/mp4;base64," + base64.b64encode(path.read_bytes()).decode()
 
 
-def sent(case: Served, frames: Frames) -> tuple[str, dict[str, Any]]:
-    """Frames as the card's code sends them: the address, and the request's other settings."""
-    metadata = video_metadata(frames)
-    shown = {"num_frames": -1, **{name: metadata[name] for name in ("fps", "total_num_frames", "frames_indices")}}
-    pictures = torch.from_numpy(frames.pixels.copy()).permute(0, 3, 1, 2)
-    return "data:video/jpeg;base64," + ",".join(map(case.card["png"], pictures)), {
-        "extra_body": {"media_io_kwargs": {"video": shown}}
-    }
+def shown(frames: Frames) -> tuple[torch.Tensor, VideoMetadata]:
+    """Frames and metadata as the card's code takes them."""
+    return torch.from_numpy(frames.pixels.copy()).permute(0, 3, 1, 2), VideoMetadata(**video_metadata(frames))
 
 
-def assert_equal(case: Served, prompt: str, frames: Frames, video: str, **more: Any) -> None:
-    text, logps = case.here(prompt, frames)
-    said, said_logps, tokens = case.there(prompt, video, **more)
-    assert said == text
-    assert tokens == len(encode_prompts(case.processor, [(prompt, [frames])])[0].ids)
-    assert np.abs(np.subtract(said_logps, logps)).max() < TOLERANCE
+def assert_equal(case: Served, prompt: str, frames: Frames, video: str, settings: dict[str, Any]) -> None:
+    here, there = case.here(prompt, frames), case.there(prompt, video, settings)
+    assert there.prompt == here.prompt
+    assert there.reply == here.reply
+    assert np.abs(np.subtract(there.logps, here.logps)).max() < TOLERANCE
 
 
 def check(case: Served, clips: list[Path], folder: Path) -> None:
@@ -146,7 +146,7 @@ def check(case: Served, clips: list[Path], folder: Path) -> None:
     for clip in clips:
         frames = load_video(clip, case.usage.sampled_frames)
         for prompt in prompts:
-            assert_equal(case, prompt, frames, file_url(clip))
+            assert_equal(case, prompt, frames, file_url(clip), {})
     frames = load_video(clips[0], case.usage.sampled_frames)
     pixels = frames.pixels.copy()
     pixels[2:6] = 0
@@ -155,14 +155,11 @@ def check(case: Served, clips: list[Path], folder: Path) -> None:
     flat = load_video(make_clip(folder / "flat.mp4", 2, "-vf", "setsar=3/2"), case.usage.sampled_frames)
     assert (len(set(short.indices)), flat.pixels.shape[2] > 64) == (4, True)
     for other in (masked, short, flat):
-        url, more = sent(case, other)
-        assert_equal(case, prompts[0], other, url, **more)
+        assert_equal(case, prompts[0], other, *case.card["as_frames"](*shown(other)))
     # The control: the sampling that vLLM has for Qwen2.5-VL shows four frames of two seconds.
-    own = {"extra_body": {"media_io_kwargs": {"video": {"video_backend": "qwen2_vl"}}}}
-    _, logps = case.here(prompts[0], frames)
-    _, other_logps, tokens = case.there(prompts[0], file_url(clips[0]), **own)
-    assert tokens < len(encode_prompts(case.processor, [(prompts[0], [frames])])[0].ids)
-    assert abs(other_logps[0] - logps[0]) > TOLERANCE
+    own = {"video": {"video_backend": "qwen2_vl", "min_frames": 4, "max_frames": 768}}
+    there = case.there(prompts[0], file_url(clips[0]), {"media_io_kwargs": own})
+    assert len(there.prompt) < len(case.here(prompts[0], frames).prompt)
 
 
 @pytest.fixture
