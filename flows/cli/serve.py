@@ -90,7 +90,7 @@ def export(
         f"written: {folder} (version {exported.version.number}, {exported.version.stage},"
         f" {exported.size_bytes / 1e6:,.1f} MB)"
     )
-    show.show_next(show.console(), f"vllm serve {folder}", f"mlflow models serve -m {folder} --env-manager local")
+    show.show_next(show.console(), exported.vllm, f"mlflow models serve -m {folder} --env-manager local")
 
 
 def report(out: Annotated[Path, typer.Option(help="The page to write.")] = Path("report.html")) -> None:

@@ -9,6 +9,7 @@ A reader is opened, used once and dropped: an idle decord reader prefetches hund
 
 from __future__ import annotations
 
+import logging
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -27,6 +28,8 @@ from stages.lib.video.errors import VideoError
 from stages.lib.video.folders import read_folder
 from stages.lib.video.probe import DECORD_PIXELS, UNTRUSTED_TIMES, packet_index, probe
 from stages.lib.video.times import PacketIndex
+
+log = logging.getLogger(__name__)
 
 Backend = Literal["decord", "pyav"]
 #: Receives a frame's number and the decoded frame.
@@ -109,11 +112,9 @@ def read_frames(
     if not indices:
         return np.empty((0, facts.height, facts.width, 3), np.uint8), choose(facts)
     backend = choose(facts)
-    pixels = (
-        _read_decord(path, indices, facts, shrunk)
-        if backend == "decord"
-        else _read_pyav(path, indices, facts, shrunk, packets)
-    )
+    pixels = _read_decord(path, indices, facts, shrunk) if backend == "decord" else None
+    if pixels is None:
+        backend, pixels = "pyav", _read_pyav(path, indices, facts, shrunk, packets)
     if stats is not None:
         stats.count(backend, len(indices))
     return pixels, backend
@@ -133,7 +134,9 @@ def _decord_installed() -> bool:
 
 def _read_decord(
     path: Path, indices: Sequence[int], facts: Facts, shrunk: Shrunk | None = None
-) -> npt.NDArray[np.uint8]:
+) -> npt.NDArray[np.uint8] | None:
+    """Read with decord; None if it fails: it does on sound files of some widths (of the even ones
+    below 132 px on 16, 24, 48 and 72: "from_size == to_size"). PyAV tells damage from that."""
     import decord
 
     try:
@@ -142,7 +145,8 @@ def _read_decord(
             raise VideoError("damaged", f"{path.name}: decord counts {len(reader)} frames, the packets {facts.frames}")
         pixels: npt.NDArray[np.uint8] = reader.get_batch(list(indices)).asnumpy()
     except decord.DECORDError as error:
-        raise VideoError("damaged", f"{path.name}: decord: {str(error).splitlines()[-1]}") from error
+        log.debug("%s: decord: %s", path, str(error).splitlines()[-1])
+        return None
     # All frames at once: decord reads small files only.
     return pixels if shrunk is None else np.stack([shrunk(frame) for frame in pixels])
 

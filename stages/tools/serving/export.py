@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from stages.domain.core.prompts import render_prompt
-from stages.domain.core.timeline import SampledFrames, in_words
+from stages.domain.core.timeline import counts, in_words
 from stages.errors import InputError
 from stages.lib.models.harmless import fault_of_files
 from stages.pages.render import fill
 from stages.runtime.paths import AFTER_LAST, POSITIONS
+from stages.tools.serving import vllm_serve
 from stages.tracking.lineage.placing import put_bytes
 from stages.tracking.registry.explain import Explanation, explain
 from stages.tracking.registry.servable import Usage, load_servable, usage_of_version
@@ -43,11 +44,12 @@ _GRID_A_FRAME = "a grid a frame, where all versions of transformers and vLLM agr
 
 @dataclass(frozen=True)
 class ExportedVersion:
-    """The exported version, its folder and its size."""
+    """The exported version, its folder and its size. ``vllm``: the command that serves it."""
 
     version: Version
     folder: Path
     size_bytes: int
+    vllm: str
 
 
 def export_version(session: Session, which: str, out: Path) -> ExportedVersion:
@@ -83,21 +85,21 @@ def export_version(session: Session, which: str, out: Path) -> ExportedVersion:
         # Copied, not linked: edits of the folder must not reach the cache.
         shutil.copytree(source, whole, copy_function=shutil.copyfile)
         config = json.loads((whole / "config.json").read_text(encoding="utf-8"))
-        put_bytes(whole, CARD_FILE, card(explanation, usage, config).encode())
+        put_bytes(whole, CARD_FILE, card(explanation, usage, config, whole).encode())
         whole.replace(out)
-    return ExportedVersion(version, out, sum(path.stat().st_size for path in out.rglob("*") if path.is_file()))
+    size_bytes = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
+    return ExportedVersion(
+        version, out, size_bytes, vllm_serve.command(out, usage, config, version.model, place=str(out))
+    )
 
 
-def _media_io(sampled: SampledFrames) -> dict[str, float]:
-    """Settings of vLLM by which it samples a video nearest to the training."""
-    if isinstance(sampled, int):
-        return {"num_frames": sampled}
-    return {"fps": float(sampled.per_second), "num_frames": sampled.at_most}
+def card(explanation: Explanation, usage: Usage, config: Mapping[str, Any], folder: Path) -> str:
+    """Render the model card for the hub.
 
-
-def card(explanation: Explanation, usage: Usage, config: Mapping[str, Any]) -> str:
-    """Render the model card for the hub. ``config``: the configuration of the weights, which
-    records how they were trained."""
+    Args:
+        config: the configuration of the weights, which records how they were trained.
+        folder: holds the model's processor.
+    """
     own_time = config.get("model_type") != "qwen3_vl"
     version = explanation.version
     return fill(
@@ -106,7 +108,9 @@ def card(explanation: Explanation, usage: Usage, config: Mapping[str, Any]) -> s
         version=version,
         usage=usage,
         frames=in_words(usage.sampled_frames),
-        media_io=_media_io(usage.sampled_frames),
+        vllm=vllm_serve.command(folder, usage, config, version.model),
+        fewest=counts(usage.sampled_frames)[0],
+        limit=vllm_serve.limit_of(usage.sampled_frames),
         commit=explanation.commit or explanation.git_commit,
         ancestors=[ancestor.stage for ancestor in explanation.ancestors],
         data=explanation.data,

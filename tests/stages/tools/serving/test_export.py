@@ -6,16 +6,19 @@ import contextlib
 import io
 import json
 import re
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from stages.domain.core.timeline import SamplingRate
 from stages.errors import InputError
 from stages.lib.video.loader import load_video
 from stages.params import load_params
 from stages.tools.serving.export import card, export_version
+from stages.tools.serving.vllm_serve import limit_of, media_io
 from stages.tools.suites.engines.models import select_model
 from stages.tracking.lineage.uri import TrackingError
 from stages.tracking.registry.explain import explain
@@ -149,10 +152,10 @@ def test_a_card_says_what_a_reader_needs(exported: Path, project: Path, tmp_path
     assert not re.search(r"\{[%{]|[%}]\}(?!')|&#|&lt;", page)
 
 
-def test_a_card_names_the_base_model(project: Path) -> None:
+def test_a_card_names_the_base_model(project: Path, exported: Path) -> None:
     recipe = load_params(ROOT / "infra/recipes/videocap-r1.yaml")
     config = {"model_type": "qwen2_vl", "positions_behind_video": "after_last"}
-    page = card(explain(Session(project), "1"), usage_of(recipe, recipe.candidate), config)
+    page = card(explain(Session(project), "1"), usage_of(recipe, recipe.candidate), config, exported)
     front = yaml.safe_load(page.split("---")[1])
     assert front["base_model"] == recipe.model.name  # type: ignore[union-attr]
     assert front["license"] == "other"
@@ -169,10 +172,13 @@ def test_a_card_says_by_which_rule_text_was_placed_behind_videos(project: Path, 
     )
     assert row in page
     assert "transformers from 5.3 on goes on by the larger" in page
-    old = card(explain(Session(project), "1"), usage, {"model_type": "qwen2_5_vl"})
+    old = card(explain(Session(project), "1"), usage, {"model_type": "qwen2_5_vl"}, exported)
     assert "| positions behind a video | not stated: trained by an older version" in old
     third = card(
-        explain(Session(project), "1"), usage, {"model_type": "qwen3_vl", "positions_behind_video": "after_last"}
+        explain(Session(project), "1"),
+        usage,
+        {"model_type": "qwen3_vl", "positions_behind_video": "after_last"},
+        exported,
     )
     assert "| positions behind a video | a grid a frame" in third
     assert "get_rope_index" not in third
@@ -196,3 +202,11 @@ def test_a_version_of_older_code_says_what_to_do(project: Path, tmp_path: Path) 
         export_version(Session(project), CHAMPION, tmp_path / "model")
     assert register(Session(project)).updated == (1,)
     export_version(Session(project), CHAMPION, tmp_path / "model")
+
+
+def test_a_rate_that_gives_odd_numbers_is_said() -> None:
+    assert media_io(8) == {"video_backend": "qwen3_vl", "min_frames": 8, "max_frames": 8}
+    assert limit_of(8) == ""
+    rate = SamplingRate(per_second=Fraction(2), at_least=4, at_most=1024)
+    assert media_io(rate) == {"video_backend": "qwen3_vl", "fps": 2.0, "min_frames": 4, "max_frames": 1024}
+    assert limit_of(rate) == ", and at most 768 are shown, and 2 a second make an even number of them"
