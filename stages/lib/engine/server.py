@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
-import ipaddress
 import itertools
 import json
 import logging
@@ -30,6 +29,7 @@ from stages.lib.engine.app import (
     end_group,
     end_with_parent,
 )
+from stages.lib.engine.options import key_of, options_of, weights_of
 from stages.lib.engine.wire import Question, Reply, Sampling, Video
 from stages.lib.inference.seeds import seed_number
 
@@ -72,6 +72,7 @@ class VllmEngine:
         from vllm.engine.arg_utils import AsyncEngineArgs
         from vllm.platforms import current_platform
         from vllm.v1.engine.async_llm import AsyncLLM
+        from vllm.v1.executor.uniproc_executor import UniProcExecutor
 
         if not vllm.__version__.startswith(tuple(f"{release}." for release in wire.VLLM_RELEASES)):
             sys.exit(
@@ -98,6 +99,9 @@ class VllmEngine:
                 max_model_len=options.max_model_len,
                 seed=options.seed,
                 tensor_parallel_size=options.gpus,
+                # On a CPU vLLM would start a worker process, to bind threads to cores, which nobody
+                # does here; and wait for it in a loop that takes a core from training.
+                distributed_executor_backend=UniProcExecutor if on_cpu else None,
                 enforce_eager=on_cpu,
                 enable_prefix_caching=True,
                 # A prompt's parts draw, too: taking a draw back ends vLLM with a CPU's generators.
@@ -248,58 +252,6 @@ def normalises_alike(model: Path) -> bool:
     return all(image.get(name) == video.get(name) for name in ("image_mean", "image_std"))
 
 
-def options_of(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    """Parse the command line."""
-    parser = argparse.ArgumentParser(prog="python -m stages.lib.engine.server", description=__doc__)
-    parser.add_argument("--model", type=Path, required=True, help="folder of the model")
-    parser.add_argument("--socket", type=Path, help="Unix socket to listen on")
-    parser.add_argument("--host", default="127.0.0.1", help="address to listen on, with --port")
-    parser.add_argument("--port", type=int, help="port to listen on; other addresses than loopback need a key")
-    parser.add_argument("--name", help="name of the model's weights; default: that in its weights.json, else empty")
-    parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default="bfloat16")
-    parser.add_argument("--max-model-len", type=int, required=True, help="tokens of a prompt and its reply")
-    parser.add_argument("--videos", type=int, default=1, help="videos of a prompt, at most")
-    parser.add_argument("--video-gb", type=float, default=4.0, help="memory for frames, in GiB")
-    parser.add_argument(
-        "--kv-cache-gb",
-        type=float,
-        help="memory for keys and values, in GiB; default: what --memory leaves, on a CPU 1",
-    )
-    parser.add_argument("--memory", type=float, default=0.9, help="share of each GPU's memory")
-    parser.add_argument("--gpus", type=int, default=1, help="GPUs that hold the model together")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--parent", type=int, help="process with which the server ends; it started the server")
-    options = parser.parse_args(arguments)
-    if (options.socket is None) == (options.port is None):
-        parser.error("name --socket or --port")
-    if not (options.model / "config.json").is_file():
-        parser.error(f"--model: {options.model} holds no config.json")
-    options.model = options.model.resolve()
-    return options
-
-
-def key_of(options: argparse.Namespace, environ: Mapping[str, str] = os.environ) -> str | None:
-    """Read the key from VIDBRIDGE_ENGINE_KEY.
-
-    Raises:
-        SystemExit: there is none, and others than this machine's users can reach the server.
-    """
-    key = environ.get("VIDBRIDGE_ENGINE_KEY", "").strip() or None
-    if key is None and options.socket is None and not _is_loopback(options.host):
-        sys.exit(
-            f"error: --host: {options.host} can be reached from elsewhere, and VIDBRIDGE_ENGINE_KEY is not set; set a"
-            f" key, or listen on 127.0.0.1"
-        )
-    return key
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
-
-
 def serve(make: Any, options: argparse.Namespace) -> None:
     """Make an engine, and answer for it until SIGTERM, Ctrl-C, its death, or that of the parent.
 
@@ -379,15 +331,6 @@ def _end_others() -> None:
         with contextlib.suppress(psutil.Error, ProcessLookupError):
             if process.pid != group and os.getpgid(process.pid) == group:
                 process.kill()
-
-
-def weights_of(options: argparse.Namespace) -> str:
-    """Name of the weights in the model's folder."""
-    if options.name is not None:
-        return str(options.name)
-    if not (options.model / wire.MANIFEST).is_file():
-        return ""
-    return wire.read_manifest(options.model).name
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

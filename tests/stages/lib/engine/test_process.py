@@ -16,8 +16,9 @@ import pytest
 from stages.errors import InputError
 from stages.lib.engine.client import Asked
 from stages.lib.engine.errors import EngineLost, EngineUnavailable
+from stages.lib.engine.options import key_of, options_of
 from stages.lib.engine.process import EngineProcess, EngineSettings, chosen_engine, engine_python
-from stages.lib.engine.server import key_of, normalises_alike, options_of
+from stages.lib.engine.server import normalises_alike
 from stages.lib.engine.wire import Draw, Sampling
 from stages.lib.inference.seeds import seed_number
 from tests.support.checkout import IN_CHECKOUT, ROOT

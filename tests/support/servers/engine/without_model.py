@@ -19,7 +19,8 @@ from time import sleep
 from typing import ClassVar
 
 from stages.lib.engine.app import Died
-from stages.lib.engine.server import options_of, serve
+from stages.lib.engine.options import options_of
+from stages.lib.engine.server import serve
 from stages.lib.engine.wire import Question, Reply, Sampling, Video
 from stages.lib.inference.seeds import seed_number
 
