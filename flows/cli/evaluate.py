@@ -15,7 +15,7 @@ from flows.errors import UsageError
 
 if TYPE_CHECKING:
     from stages.params import Params
-    from stages.tools.suites.evaluate import Engine, EvaluationRequest
+    from stages.tools.suites.asking import Engine, EvaluationRequest
     from stages.tracking.session import Session
 
 #: Forms in which an endpoint can receive a video.
@@ -114,7 +114,7 @@ def evaluate(
     200
     """
     from stages.params import SampledParams
-    from stages.tools.suites.evaluate import EvaluationRequest
+    from stages.tools.suites.asking import EvaluationRequest
 
     if no_controls and controls is not None:
         raise UsageError("--controls, --no-controls", "contradict each other", "set one of them")
@@ -289,7 +289,7 @@ def _answering(
     from flows.console import champion
     from stages.errors import InputError
     from stages.lib.engine.process import VARIABLE, chosen_engine
-    from stages.tools.suites import evaluate as benchmarking
+    from stages.tools.suites import asking
 
     if model is not None:
         try:
@@ -298,12 +298,10 @@ def _answering(
             field = VARIABLE if engine is None else "--engine"
             raise UsageError(field, error.problem, error.remedy) from error
         champion.warn_of_moved(session, model)
-        return benchmarking.model_engine(session, params, order, model, revision, drawn_by)
+        return asking.model_engine(session, params, order, model, revision, drawn_by)
     assert endpoint is not None
     assert endpoint_model is not None
-    return benchmarking.endpoint_engine(
-        params, order, endpoint, endpoint_model, revision, "mp4" if form == "mp4" else "jpeg"
-    )
+    return asking.endpoint_engine(params, order, endpoint, endpoint_model, revision, "mp4" if form == "mp4" else "jpeg")
 
 
 def _score(

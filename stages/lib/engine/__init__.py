@@ -1,1 +1,1 @@
-"""Rollout engine: vLLM in an environment and a process of its own, and what speaks to it."""
+"""What speaks to the rollout engine, which has an environment and a process of its own."""

@@ -250,7 +250,7 @@ class EngineClient:
                 "look at its log, and start it again",
             ) from error
         protocol = response.headers.get(wire.HEADER)
-        if protocol is None and response.status_code >= 500:
+        if protocol is None and response.status_code == 500:
             raise EngineError(
                 self.address, f"it failed to answer {path}: HTTP {response.status_code}", "look at its log"
             )

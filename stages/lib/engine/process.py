@@ -38,7 +38,7 @@ ENVIRONMENT_VARIABLE = "VIDBRIDGE_ENGINE_ENV"
 START_VARIABLE = "VIDBRIDGE_ENGINE_START_S"
 #: Where ``make vllm`` builds it, from the project's folder.
 ENVIRONMENT = Path(".tools/engine")
-_SERVER = "stages.lib.engine.server"
+_SERVER = "stages.lib.engine_server"
 #: Reading and profiling a large model takes minutes.
 _START_S = 900.0
 _STOP_S = 15.0

@@ -7,10 +7,8 @@ None))``.
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -22,7 +20,6 @@ from stages.domain.core.frames import Frames
 from stages.domain.core.prompts import PromptTexts
 from stages.domain.core.records import Clip, Sample
 from stages.errors import InputError
-from stages.lib.engine.process import VARIABLE, check_engine
 from stages.lib.judging.build import judge_of
 from stages.lib.rows.jsonl import iterate_rows, write_record
 from stages.lib.video.errors import VideoError
@@ -30,19 +27,16 @@ from stages.lib.video.loader import FrameLoader
 from stages.lib.video.open import frame_memory_bytes
 from stages.params import Params, SampledParams, judge_for
 from stages.runtime import paths
-from stages.runtime.endpoint.settings import model_endpoint_settings
 from stages.runtime.plain import one_line
 from stages.runtime.sources.videos import open_videos
+from stages.tools.suites.asking import Engine, EvaluationRequest
 from stages.tools.suites.engines.answers import Answers, open_answers
 from stages.tools.suites.engines.contents import CONTENTS_FILE, Contents
-from stages.tools.suites.engines.endpoint import JPEG_QUALITY, MP4_CRF, EndpointModel, Form
-from stages.tools.suites.engines.models import MAX_PIXELS_PER_FRAME, select_model
 from stages.tools.suites.engines.questions import (
     CONTROLS,
     Answer,
     EngineError,
     Load,
-    OnAnswers,
     Question,
     drawn,
     questions,
@@ -55,133 +49,10 @@ from stages.tools.suites.published.registry import BENCHMARKS
 from stages.tools.suites.results import BenchmarkEvaluation, Unanswered, metrics_of
 from stages.tools.suites.score import Sampled, read_questions, score
 from stages.tracking.lineage.uri import check_server, tracking_uri
-from stages.tracking.registry.versions import Version
 from stages.tracking.runs.run import benchmark_run
-from stages.tracking.session import Session
 
 #: Most names of videos in one line of output.
 EXAMPLES = 5
-#: Folder in that of the output with the log of an engine that was started.
-ENGINE_FOLDER = "engine"
-#: Asks the pending ones of the questions, and reports the answers as they arrive.
-Ask = Callable[[Sequence[Question], set[Question], Load, OnAnswers], None]
-
-
-@dataclass(frozen=True)
-class EvaluationRequest:
-    """Request for an evaluation.
-
-    Attributes:
-        videos: folder of the benchmark's videos; None for this project's own samples, whose clips
-            are those of ingest.
-        out: folder of all output.
-        controls: number of questions that are also asked with a black and with a shuffled video;
-            None: all of them.
-        max_new_tokens: limit of a reply; None: that of the model or ``params.yaml``.
-        batch_size: of a model that is loaded here; None: ``evaluation.batch_size``.
-        sampled: replies to each question that are sampled beside the greedy one; None: none.
-    """
-
-    benchmark: str
-    annotations: Path
-    videos: Path | None
-    out: Path
-    controls: int | None
-    max_new_tokens: int | None
-    batch_size: int | None
-    sampled: SampledParams | None = None
-
-    @property
-    def temperature(self) -> float:
-        """Temperature of sampled replies; 0: there are none."""
-        return self.sampled.temperature if self.sampled is not None else 0.0
-
-
-@dataclass(frozen=True)
-class Engine:
-    """The answering model. ``identity``: everything a reply depends on beside question and frames;
-    ``ask``: asks questions."""
-
-    name: str
-    identity: Mapping[str, Any]
-    prompt: PromptTexts
-    version: Version | None
-    ask: Ask
-
-
-def model_engine(
-    session: Session,
-    params: Params,
-    request: EvaluationRequest,
-    which: str,
-    revision: str | None,
-    drawn_by: str = "hf",
-) -> Engine:
-    """Engine of a model, which is loaded when the first question is asked.
-
-    Args:
-        drawn_by: ``hf`` (decoded in this process), ``vllm`` (an engine that is started here), or
-            the address of a rollout engine.
-
-    Raises:
-        EngineError, TrackingError: see :func:`stages.tools.suites.engines.models.select_model`.
-        EngineUnavailable, stages.lib.engine.errors.EngineError: that engine cannot be started, or
-            does not answer.
-    """
-    check_engine({**os.environ, VARIABLE: drawn_by})
-    chosen = select_model(session, params, which, revision)
-    most = request.max_new_tokens or chosen.max_new_tokens
-    batch_size = request.batch_size or params.evaluation.batch_size
-
-    def ask(questions: Sequence[Question], pending: set[Question], load: Load, on_answers: OnAnswers) -> None:
-        from stages.lib.engine.policy import opened_policy
-        from stages.lib.models.load import use_threads
-        from stages.tools.suites.engines.local import LocalModel, prepare
-
-        use_threads()
-        with opened_policy(
-            chosen.load,
-            chosen.folder,
-            chosen.precision,
-            stage="evaluate",
-            scratch=request.out / ENGINE_FOLDER,
-            prepare=prepare,
-            chosen=drawn_by,
-            one_kind=True,
-        ) as policy:
-            local = LocalModel(policy, most, params.seed, request.temperature)
-            local.answer(questions, pending, load, batch_size, on_answers)
-
-    identity = {
-        "engine": "generate" if drawn_by == "hf" else "vllm",
-        "model": chosen.identity,
-        "decoding": {"greedy": True, "max_new_tokens": most, "precision": chosen.precision},
-    }
-    return Engine(chosen.name, identity, chosen.prompt, chosen.version, ask)
-
-
-def endpoint_engine(
-    params: Params, request: EvaluationRequest, url: str, model: str, revision: str | None, form: Form
-) -> Engine:
-    """Engine of a model at an endpoint, whose address is not part of the identity.
-
-    Args:
-        revision: weights or release of the endpoint's model; not sent.
-
-    Raises:
-        JudgeError: the address, or a variable of the environment, cannot be used.
-    """
-    place = model_endpoint_settings(url, os.environ)
-    most = request.max_new_tokens or params.evaluation.max_new_tokens
-    engine = EndpointModel(model, place, form, most, params.seed, request.temperature)
-    quality = {"jpeg": f"JPEG, quality {JPEG_QUALITY}", "mp4": f"H.264, CRF {MP4_CRF}"}[form]
-    identity = {
-        "engine": "endpoint",
-        "model": {"name": model, "revision": revision},
-        "sent as": f"{quality}, at most {MAX_PIXELS_PER_FRAME} pixels a frame",
-        "decoding": {"temperature": 0, "max_tokens": most},
-    }
-    return Engine(model, identity, params.prompt, None, engine.answer)
 
 
 def evaluate(

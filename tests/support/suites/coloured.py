@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from stages.tools.suites.evaluate import EvaluationRequest
+from stages.tools.suites.asking import EvaluationRequest
 from tests.support.projects.serving import QUESTION
 from tests.support.suites.annotations import dream, lines, video_mme
 from tests.support.training.tiny import COLOURS

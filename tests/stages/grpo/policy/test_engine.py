@@ -19,10 +19,10 @@ from safetensors.torch import load_file
 
 from stages.domain.rl.rollouts import RolloutGroup
 from stages.errors import InputError
-from stages.lib.engine.app import Died
 from stages.lib.engine.errors import EngineError, EngineLost, PromptMismatch
 from stages.lib.engine.process import LOST_VARIABLE, VARIABLE, when_lost
 from stages.lib.engine.wire import Question, Reply, Sampling, Video
+from stages.lib.engine_server.app import Died
 from stages.lib.rows.jsonl import read_rows
 from stages.lib.training.mixture import Example
 from tests.support.checkout import IN_CHECKOUT, ROOT

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from stages.lib.engine.app import Died
 from stages.lib.engine.errors import EngineError, EngineLost, PromptMismatch
 from stages.lib.engine.policy import opened_policy
 from stages.lib.engine.process import LOST_VARIABLE, VARIABLE
 from stages.lib.engine.wire import Question, Reply, Sampling, Video
+from stages.lib.engine_server.app import Died
 from stages.lib.inference.generate import Item, generate, rollouts
 from stages.lib.inference.policy import Policy
 from stages.lib.models.load import load_model, save_model

@@ -15,7 +15,6 @@ import numpy as np
 import pytest
 
 from stages.lib.engine import wire
-from stages.lib.engine.app import OutOfMemory, Refused
 from stages.lib.engine.client import Asked, EngineClient
 from stages.lib.engine.errors import (
     EngineError,
@@ -30,6 +29,7 @@ from stages.lib.engine.errors import (
 )
 from stages.lib.engine.questions import asked
 from stages.lib.engine.wire import Draw, Question, Reply, Sampling, Video, WireError
+from stages.lib.engine_server.app import OutOfMemory, Refused
 from stages.lib.inference.decode import Limits, SeededDraws, decode, greedy
 from stages.lib.models.load import load_model, save_model
 from stages.lib.models.processor import encode_prompts, placeholder_ids

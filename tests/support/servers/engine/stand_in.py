@@ -18,9 +18,9 @@ import transformers
 import uvicorn
 
 from stages.domain.core.frames import Frames
-from stages.lib.engine.app import Answering, Refused
 from stages.lib.engine.client import UNIX, EngineClient
 from stages.lib.engine.wire import Question, Reply, Sampling, Video
+from stages.lib.engine_server.app import Answering, Refused
 from stages.lib.inference.decode import Limits, SeededDraws, decode, greedy
 from stages.lib.models.load import load_model
 from stages.lib.models.processor import EncodedPrompt, _process_videos, split_videos

@@ -18,10 +18,10 @@ from pathlib import Path
 from time import sleep
 from typing import ClassVar
 
-from stages.lib.engine.app import Died
-from stages.lib.engine.options import options_of
-from stages.lib.engine.server import serve
 from stages.lib.engine.wire import Question, Reply, Sampling, Video
+from stages.lib.engine_server.app import Died
+from stages.lib.engine_server.options import options_of
+from stages.lib.engine_server.server import serve
 from stages.lib.inference.seeds import seed_number
 
 DIE, END, SLOW = 1, 2, 3

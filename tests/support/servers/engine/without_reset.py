@@ -10,8 +10,8 @@ import os
 from argparse import Namespace
 from typing import Any
 
-from stages.lib.engine.options import options_of
-from stages.lib.engine.server import VllmEngine, serve
+from stages.lib.engine_server.options import options_of
+from stages.lib.engine_server.server import VllmEngine, serve
 
 LEFT_OUT = "STAND_IN_LEFT_OUT"
 

@@ -25,9 +25,10 @@ from stages.lib.video.reader import read_frames
 from stages.params import Params, SampledParams, load_params
 from stages.runtime.endpoint import client
 from stages.runtime.endpoint.settings import JudgeError
+from stages.tools.suites.asking import endpoint_engine
 from stages.tools.suites.engines.endpoint import _read, content_of
 from stages.tools.suites.engines.questions import Question
-from stages.tools.suites.evaluate import endpoint_engine, evaluate
+from stages.tools.suites.evaluate import evaluate
 from stages.tools.suites.frames import load_at
 from stages.tools.suites.published.choices import strict_choice
 from tests.support.suites.coloured import about_colours, order, replies

@@ -18,9 +18,9 @@ from typing import Any
 import pytest
 from tqdm import tqdm
 
-from stages.lib.engine.app import Died
 from stages.lib.engine.errors import EngineLost
 from stages.lib.engine.wire import Reply
+from stages.lib.engine_server.app import Died
 from stages.lib.inference.generate import generate
 from stages.lib.inference.policy import ModelPolicy
 from stages.lib.models.load import load_model, save_model
@@ -30,11 +30,12 @@ from stages.lib.video.errors import VideoError
 from stages.params import OpenAIJudgeParams, Params
 from stages.runtime.endpoint.settings import JudgeError
 from stages.tools.suites import frames as protocol
+from stages.tools.suites.asking import EvaluationRequest, model_engine
 from stages.tools.suites.engines.contents import Contents
 from stages.tools.suites.engines.local import LocalModel, prepare, thinned
 from stages.tools.suites.engines.questions import Answer, EngineError, Question, questions
 from stages.tools.suites.engines.videos import VideoLoader, video_key_of
-from stages.tools.suites.evaluate import EvaluationRequest, evaluate, identity_of, model_engine
+from stages.tools.suites.evaluate import evaluate, identity_of
 from stages.tools.suites.frames import load_at
 from stages.tools.suites.published.benchmark import AnnotationError, PredictionError
 from stages.tools.suites.results import BenchmarkEvaluation

@@ -13,8 +13,9 @@ from stages.domain.statistics.intervals import Design, mean_interval
 from stages.lib.inference.generate import rollouts
 from stages.lib.models.load import load_model, save_model
 from stages.params import Params, SampledParams
+from stages.tools.suites.asking import EvaluationRequest, model_engine
 from stages.tools.suites.engines.questions import EngineError
-from stages.tools.suites.evaluate import EvaluationRequest, evaluate, model_engine
+from stages.tools.suites.evaluate import evaluate
 from stages.tools.suites.frames import load_at
 from stages.tools.suites.markdown import as_markdown
 from stages.tools.suites.published.benchmark import Mark

@@ -1,7 +1,7 @@
 """Server of a rollout engine: vLLM behind the protocol of :mod:`stages.lib.engine.wire`.
 
 Runs in the engine's environment (``make vllm``), which has none of this project's dependencies:
-``.tools/engine/bin/python -m stages.lib.engine.server --model FOLDER --socket PATH``.
+``.tools/engine/bin/python -m stages.lib.engine_server --model FOLDER --socket PATH``.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from stages.lib.engine import wire
-from stages.lib.engine.app import (
+from stages.lib.engine.wire import Question, Reply, Sampling, Video
+from stages.lib.engine_server.app import (
     Answering,
     Died,
     OutOfMemory,
@@ -29,8 +30,7 @@ from stages.lib.engine.app import (
     end_group,
     end_with_parent,
 )
-from stages.lib.engine.options import key_of, options_of, weights_of
-from stages.lib.engine.wire import Question, Reply, Sampling, Video
+from stages.lib.engine_server.options import key_of, options_of, weights_of
 from stages.lib.inference.seeds import seed_number
 
 log = logging.getLogger(__name__)
@@ -125,7 +125,7 @@ class VllmEngine:
     async def generate(
         self, question: Question, videos: Sequence[Video], seeds: Sequence[str | None], sampling: Sampling
     ) -> tuple[list[int], list[Reply]]:
-        """See :class:`~stages.lib.engine.app.Engine`.
+        """See :class:`~stages.lib.engine_server.app.Engine`.
 
         Raises:
             Refused: vLLM refuses the request.
@@ -193,7 +193,7 @@ class VllmEngine:
         return list(output.prompt_token_ids), Reply(ids, logps, "end" if drawn.finish_reason == "stop" else "length")
 
     async def load_weights(self, folder: Path) -> None:
-        """See :class:`~stages.lib.engine.app.Engine`.
+        """See :class:`~stages.lib.engine_server.app.Engine`.
 
         Raises:
             Died: vLLM ended, or cannot read these weights, and holds neither the old nor the new.
@@ -337,7 +337,3 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the server of a vLLM engine."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     serve(VllmEngine, options_of(arguments))
-
-
-if __name__ == "__main__":
-    main()

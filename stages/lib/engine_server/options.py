@@ -18,7 +18,7 @@ from stages.lib.engine import wire
 def options_of(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """Parse the command line."""
     parser = argparse.ArgumentParser(
-        prog="python -m stages.lib.engine.server",
+        prog="python -m stages.lib.engine_server",
         description="Server of a rollout engine.",
         epilog="It speaks the protocol of stages.lib.engine.wire.",
     )

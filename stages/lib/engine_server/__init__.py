@@ -1,0 +1,1 @@
+"""Server of the rollout engine, which runs in the engine's environment."""
