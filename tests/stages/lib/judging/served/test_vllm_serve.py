@@ -103,7 +103,7 @@ def test_a_question_of_a_small_model(environ: dict[str, str]) -> None:
     assert isinstance(row, Sample)
     assert (author.propose.usage["requests"], author.propose.usage["unavailable"]) == (1, 0)
     assert author.check.usage["unavailable"] == 0
-    unreadable = author.tally.refused["unreadable"]
-    assert unreadable == author.propose.usage["invalid"]
+    cut_off = author.propose.usage["invalid"] + author.check.usage["invalid"]
+    assert author.tally.refused["unreadable"] <= cut_off
     assert sum(author.tally.questions.values()) == 1
     assert (author.tally.questions["written"], sum(author.tally.refused.values())) in ((1, 0), (0, 1))
