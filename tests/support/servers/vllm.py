@@ -12,14 +12,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import httpx
-import pytest
 
-from stages.lib.engine.errors import EngineUnavailable
 from stages.lib.engine.process import engine_python
-from tests.support.checkout import ROOT
+from tests.support.servers.engine.real import ENVIRON
 
-#: Of this checkout, unless it names another.
-ENVIRON = {"VIDBRIDGE_ENGINE_ENV": str(ROOT / ".tools/engine"), **os.environ}
 START_S, END_S = 300, 20
 #: What a CPU needs beside the arguments under test.
 ON_CPU = (
@@ -32,18 +28,6 @@ ON_CPU = (
     # As this project's own decoding counts: without the tokens that are never to be drawn.
     "--logprobs-mode=processed_logprobs",
 )
-
-
-def missing() -> str | None:
-    """Reason why no vLLM can be started here; None if one can."""
-    try:
-        engine_python(ENVIRON)
-    except EngineUnavailable as error:
-        return str(error)
-    return None
-
-
-NEEDS_VLLM = (pytest.mark.vllm, pytest.mark.skipif(missing() is not None, reason=str(missing())))
 
 
 @contextmanager

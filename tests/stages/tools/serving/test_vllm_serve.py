@@ -33,10 +33,11 @@ from stages.tracking.registry.servable import Usage, usage_of_version
 from stages.tracking.registry.versions import CHAMPION
 from stages.tracking.session import Session
 from tests.support.projects.serving import QUESTION
-from tests.support.servers.vllm import NEEDS_VLLM, serving
+from tests.support.servers.engine.real import NEEDED
+from tests.support.servers.vllm import serving
 from tests.support.training.tiny import COLOURS, tiny
 
-pytestmark = list(NEEDS_VLLM)
+pytestmark = NEEDED
 #: For frames that are sent with their times.
 TRUST = "--trust-request-mm-kwargs"
 #: In single precision on a CPU; the difference of two matrix libraries.

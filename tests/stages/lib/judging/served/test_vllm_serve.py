@@ -23,7 +23,8 @@ from tests.support.builders import SAMPLES, SETTINGS, clip
 from tests.support.checkout import ROOT
 from tests.support.judges.client import judge_params
 from tests.support.judges.writer import settings
-from tests.support.servers.vllm import NEEDS_VLLM, serving
+from tests.support.servers.engine.real import NEEDED
+from tests.support.servers.vllm import serving
 
 #: `make test-vllm` installs the package with the weights, and writes them in this form.
 MODEL = ROOT / ".tools/smollm/model"
@@ -32,7 +33,7 @@ MAX_TOKENS = 160
 DARK, MIXED = SAMPLES["dark_event_infer"], SAMPLES["mix_vid_qa"]
 
 pytestmark = [
-    *NEEDS_VLLM,
+    *NEEDED,
     pytest.mark.skipif(not (MODEL / "config.json").is_file(), reason=f"{MODEL} is missing; make test-vllm writes it"),
 ]
 
@@ -103,7 +104,7 @@ def test_a_question_of_a_small_model(environ: dict[str, str]) -> None:
     assert isinstance(row, Sample)
     assert (author.propose.usage["requests"], author.propose.usage["unavailable"]) == (1, 0)
     assert author.check.usage["unavailable"] == 0
-    unreadable = author.tally.refused["unreadable"]
-    assert unreadable == author.propose.usage["invalid"]
+    cut_off = author.propose.usage["invalid"] + author.check.usage["invalid"]
+    assert author.tally.refused["unreadable"] <= cut_off
     assert sum(author.tally.questions.values()) == 1
     assert (author.tally.questions["written"], sum(author.tally.refused.values())) in ((1, 0), (0, 1))
