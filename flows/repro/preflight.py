@@ -39,6 +39,8 @@ from stages.tracking.session import Session
 _BASE_GB = 1.0
 _BYTES: dict[Precision, int] = {"bf16": 2, "fp32": 4}
 GB = 1e9
+#: Verbs whose replies a rollout engine may draw.
+_DRAWN = frozenset({"difficulty", "grpo", "evaluate"})
 #: Verbs that query a judge.
 _JUDGED = frozenset({"difficulty", "grpo", "baselines", "evaluate"})
 
@@ -148,6 +150,8 @@ def problems(session: Session, plan: Plan) -> list[VidbridgeError]:
     found += mlflow_problems(session)
     found += remote_problems(root)
     found += prefect_problems()
+    if _verbs(plan) & _DRAWN:
+        found += engine_problems()
     needed = endpoints(params, judged=_judged(params, plan), written="synthesize" in _verbs(plan))
     return found + [problem for role, why in needed.items() for problem in judge_problems(role, why)]
 
@@ -203,6 +207,21 @@ def remote_problems(root: Path) -> list[VidbridgeError]:
             if content.remote_name():
                 content.check_remote()
     except TrackingError as error:
+        return [error]
+    return []
+
+
+def engine_problems() -> list[VidbridgeError]:
+    """Problem with the rollout engine that the environment names: it is not built, does not answer,
+    or is another one.
+    """
+    if os.environ.get("VIDBRIDGE_ROLLOUT_ENGINE", "").strip() in ("", "hf"):
+        return []  # without the imports of a client
+    from stages.lib.engine.process import check_engine
+
+    try:
+        check_engine()
+    except VidbridgeError as error:
         return [error]
     return []
 

@@ -27,6 +27,7 @@ def findings(root: Path | None) -> list[Finding]:
     of_project: list[Callable[[], Finding]] = [
         partial(services.check_source, session),
         partial(services.check_judge, session),
+        partial(services.check_engine, root),
         partial(services.check_mlflow, root),
         partial(project.check_champion, session),
         partial(services.check_prefect, root),

@@ -66,6 +66,17 @@ def check_source(session: Session) -> Finding:
     return Finding("source", "ok", " and ".join(filter(None, (ingest.source, ingest.videos))))
 
 
+def check_engine(_root: Path) -> Finding:
+    """Check that the rollout engine that the environment names can be used."""
+    named = os.environ.get("VIDBRIDGE_ROLLOUT_ENGINE", "").strip()
+    if named in ("", "hf"):
+        return Finding("engine", "ok", "none: the stages decode replies themselves (VIDBRIDGE_ROLLOUT_ENGINE)")
+    if problems := preflight.engine_problems():
+        return Finding("engine", "missing", f"{problems[0].field}: {problems[0].problem}", problems[0].remedy)
+    found = "vLLM, which each stage starts" if named == "vllm" else f"{named} answers"
+    return Finding("engine", "ok", found)
+
+
 def check_mlflow(root: Path) -> Finding:
     uri, default = tracking_uri(root), defaults(root)["MLFLOW_TRACKING_URI"]
     try:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
 import yaml
 from huggingface_hub import constants
 
+from flows.project.diagnosis import services
 from flows.repro.preflight import disk_need_gb, endpoints, judge_problems, problems
 from flows.repro.steps import Plan, PlanStep, StageMeta
 from stages.params import parse_params
@@ -69,6 +71,30 @@ def test_a_run_is_told_that_its_embedder_is_not_there(tmp_path: Path, monkeypatc
     assert found("nobody/has-this") == []
     (said,) = found("no/such/folder")
     assert "is not a folder and not a name on the hub" in said
+
+
+def test_a_run_is_told_that_its_engine_cannot_draw(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "params.yaml").write_bytes(RECIPE.read_bytes())
+    with HTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler) as taken:  # a port that nobody answers at
+        gone = f"http://127.0.0.1:{taken.server_port}"
+
+    def found(engine: str, stage: str) -> list[str]:
+        monkeypatch.setenv("VIDBRIDGE_ROLLOUT_ENGINE", engine)
+        plan = Plan(stage, (PlanStep(stage, "will run", (), (), (), StageMeta()),))
+        said = [f"{one.field}: {one.problem}" for one in problems(Session(tmp_path), plan)]
+        return [one for one in said if "engine" in one.lower()]
+
+    monkeypatch.setenv("VIDBRIDGE_ENGINE_ENV", str(tmp_path / "none"))
+    assert found("hf", "grpo@bridge") == found("vllm", "sft@cold-start") == []
+    for stage in ("grpo@bridge", "evaluate@base", "difficulty@bridge"):
+        (said,) = found("vllm", stage)
+        assert said.startswith("VIDBRIDGE_ENGINE_ENV: ")
+        assert "none/bin/python does not exist" in said
+    (said,) = found(gone, "evaluate@base")
+    assert said.startswith(f"{gone}: no engine answers there")
+    assert services.check_engine(tmp_path).state == "missing"
+    monkeypatch.setenv("VIDBRIDGE_ROLLOUT_ENGINE", "")
+    assert services.check_engine(tmp_path).state == "ok"
 
 
 @pytest.mark.parametrize(
