@@ -19,7 +19,8 @@ from typing import Any, Literal
 
 from flows.costs.calls import Calls, calls_of
 from flows.costs.rates import Rates, StageRate, Who, load_rates
-from flows.repro.preflight import GB, model_gb, tells_size
+from flows.params_file.sizes import model_gb, tells_size
+from flows.repro.preflight import GB
 from flows.repro.steps import Plan, PlanStep
 from stages.params import Params
 from stages.runtime import paths

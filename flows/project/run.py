@@ -13,6 +13,7 @@ from flows.console.results import evaluated_by, read_gains, read_intervals, read
 from flows.content.remote import push_runs
 from flows.costs import estimate
 from flows.errors import FlowError, UsageError
+from flows.params_file.sizes import disk_need_gb
 from flows.processes import prefect_server
 from flows.processes.environment import exported
 from flows.processes.locks import only_run
@@ -146,7 +147,7 @@ def _confirm(root: Path, params: Params, plan: Plan) -> None:
         step.meta.kind == "train" for step in plan.to_run
     ):
         return
-    need = preflight.disk_need_gb(params, plan)
+    need = disk_need_gb(params, [step.name for step in plan.to_run])
     question = f"this trains {params.model.name} and writes about {need:.0f} GB below {root}; go on? [y/N] "
     if not sys.stdin.isatty():
         raise UsageError("run", f"{question.split(';', maxsplit=1)[0]}", "add --yes to start it without a question")

@@ -5,7 +5,6 @@ after an hour.
 from __future__ import annotations
 
 import os
-import re
 import shutil
 from collections.abc import Iterator
 from itertools import islice
@@ -13,13 +12,14 @@ from pathlib import Path
 
 from flows.content.names import has_file, unstorable_names
 from flows.errors import FlowError
+from flows.params_file.sizes import disk_need_gb
 from flows.processes.environment import state
 from flows.processes.locks import RUN_LOCK, only_run
 from flows.processes.prefect_server import answers
 from flows.repro.steps import Plan
 from stages.domain.tasks.rewards import SentenceLikeness
 from stages.errors import VidbridgeError
-from stages.params import IngestParams, Params, Precision, PretrainedModelParams, TrainingRow
+from stages.params import IngestParams, Params
 from stages.runtime import paths
 from stages.runtime.endpoint.settings import own_role
 from stages.runtime.sources.addresses import is_remote
@@ -35,9 +35,6 @@ from stages.tracking.lineage.uri import (
 )
 from stages.tracking.session import Session
 
-#: Videos, samples, caches and the tracking store of a small recipe.
-_BASE_GB = 1.0
-_BYTES: dict[Precision, int] = {"bf16": 2, "fp32": 4}
 GB = 1e9
 #: Verbs whose replies a rollout engine may draw.
 _DRAWN = frozenset({"difficulty", "grpo", "evaluate"})
@@ -60,72 +57,6 @@ def ffmpeg() -> Path | None:
         return None
 
 
-def disk_need_gb(params: Params, plan: Plan) -> float:
-    """A rough upper estimate, in GB, of what the stages of ``plan`` will write: each checkpoint
-    once in place, once in DVC's cache, and the states in the scratch folder from which a row
-    resumes: two of each row are kept, and one more is there while it is written.
-    """
-    sizes = [size for step in plan.to_run if (size := model_gb(params, step.name)) is not None]
-    return (
-        _BASE_GB
-        + sum(weights + states for weights, states in sizes)
-        + max((states / 2 for _, states in sizes), default=0)
-    )
-
-
-def model_gb(params: Params, stage: str) -> tuple[float, float] | None:
-    """Size of a pretrained model's weights that a stage will write, in GB: in place and in DVC's
-    cache, and of the two states that are kept meanwhile; None if it makes none, or a tiny model's.
-    """
-    if not isinstance(params.model, PretrainedModelParams):
-        return None
-    # A name that tells no size is taken for one of 7 billion parameters.
-    billions = _billions(params.model.name) or 7.0
-    table, _, name = stage.partition("@")
-    if stage == "base":
-        return billions * 2 * _BYTES[params.model.precision], 0.0
-    rows: dict[str, TrainingRow] = {**params.sft} if table == "sft" else {**params.grpo} if table == "grpo" else {}
-    if name not in rows:
-        return None
-    row = rows[name]
-    checkpoints = -(-row.steps // row.save_steps) + 1
-    return billions * 2 * checkpoints * _BYTES[_saved_precision(row)], billions * 2 * _state_bytes(row)
-
-
-def tells_size(params: Params) -> bool:
-    """Return whether the name of the pretrained model tells its size, so that `model_gb` is more
-    than a guess.
-    """
-    return isinstance(params.model, PretrainedModelParams) and _billions(params.model.name) is not None
-
-
-def _billions(name: str) -> float | None:
-    """Billions of parameters, from a name such as ``Qwen2.5-VL-7B`` or ``SmolVLM2-500M``."""
-    size = re.search(r"(\d+(?:\.\d+)?)([bBmM])\b", name)
-    return None if size is None else float(size[1]) / (1 if size[2] in "bB" else 1000)
-
-
-def _deepspeed() -> bool:
-    return bool(os.environ.get("VIDBRIDGE_DEEPSPEED"))
-
-
-def _saved_precision(row: TrainingRow) -> Precision:
-    """Precision of a row's saved weights: without DeepSpeed trained weights are float32 masters,
-    and saved so.
-    """
-    return row.precision if row.lora is not None or _deepspeed() else "fp32"
-
-
-def _state_bytes(row: TrainingRow) -> int:
-    """Bytes a parameter in one saved state beside the weights, which are links to a checkpoint's:
-    Adam's two moments in float32, and the masters where DeepSpeed keeps them; nothing to speak of
-    where adapters are trained.
-    """
-    if row.lora is not None:
-        return 0
-    return 12 if _deepspeed() else 8
-
-
 def problems(session: Session, plan: Plan) -> list[VidbridgeError]:
     """Everything that would make a run fail later. Empty if the run can start."""
     root, params = session.root, session.params
@@ -138,7 +69,7 @@ def problems(session: Session, plan: Plan) -> list[VidbridgeError]:
             "correct the path or unset it" if named else "reinstall the environment (uv sync), or set VIDBRIDGE_FFMPEG"
         )
         found.append(FlowError("VIDBRIDGE_FFMPEG", f"{named or '(not set)'}: no such program", remedy))
-    need, free = disk_need_gb(params, plan), shutil.disk_usage(root).free / GB
+    need, free = disk_need_gb(params, [step.name for step in plan.to_run]), shutil.disk_usage(root).free / GB
     if free < need:
         found.append(
             FlowError(

@@ -9,8 +9,9 @@ import pytest
 import yaml
 from huggingface_hub import constants
 
+from flows.params_file.sizes import disk_need_gb
 from flows.project.diagnosis import services
-from flows.repro.preflight import disk_need_gb, endpoints, judge_problems, problems
+from flows.repro.preflight import endpoints, judge_problems, problems
 from flows.repro.steps import Plan, PlanStep, StageMeta
 from stages.params import parse_params
 from stages.tracking.session import Session
@@ -113,12 +114,10 @@ def test_a_full_row_needs_room_for_its_masters_and_states(
         name: {**row, "steps": 300, "save_steps": 100, "precision": "bf16", "lora": adapters if lora else None}
     }
     monkeypatch.setenv("VIDBRIDGE_DEEPSPEED", deepspeed)
-    meta = StageMeta(kind="train", retries=0, timeout_s=1, warm=False)
-    plan = Plan("summary", (PlanStep(f"grpo@{name}", "will run", (), (), (), meta),))
     written = 7 * (
         4 * 2 * per_checkpoint + 3 * per_state
     )  # billions of bytes: each checkpoint twice, two states and a third
-    assert disk_need_gb(parse_params(raw), plan) == pytest.approx(1.0 + written)
+    assert disk_need_gb(parse_params(raw), [f"grpo@{name}"]) == pytest.approx(1.0 + written)
 
 
 def test_a_watched_cold_start_needs_the_judge_s_model(tmp_path: Path) -> None:
