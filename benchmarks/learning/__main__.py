@@ -162,7 +162,7 @@ def main() -> int:
         __doc__,
         seeds="21,22,23",
         work=".vidbridge/bench-learning",
-        out="benchmarks/results/learning.json",
+        out="benchmarks/results/learning/learning.json",
         jobs="arms",
     )
     arguments = parser.parse_args()

@@ -105,7 +105,7 @@ def main() -> int:
     return compare_on_seeds(
         "benchmarks.learning.keep_best",
         __doc__,
-        out="benchmarks/results/keep-best.json",
+        out="benchmarks/results/learning/keep-best.json",
         arms=lambda params, seed: {str(seed): seed_params(params, seed)},
         finish=finish,
         measure=lambda work, seeds, _: measure(work, seeds),

@@ -136,7 +136,7 @@ def main() -> int:
     return compare_on_seeds(
         "benchmarks.learning.rollout_engines",
         __doc__,
-        out="benchmarks/results/rollout-engines.json",
+        out="benchmarks/results/learning/rollout-engines.json",
         arms=lambda params, seed: {name_of(seed, arm): arm_params(params, arm, seed) for arm in ARMS},
         finish=finish,
         measure=measure,

@@ -155,7 +155,7 @@ def main() -> int:
     return compare_on_seeds(
         "benchmarks.learning.sampler",
         __doc__,
-        out="benchmarks/results/sampler.json",
+        out="benchmarks/results/learning/sampler.json",
         arms=lambda params, seed: {name_of(seed, arm): arm_params(params, arm, seed) for arm in ARMS},
         finish=finish,
         measure=measure,
