@@ -9,17 +9,14 @@ from __future__ import annotations
 
 import json
 import os
-import socket
-import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import httpx
 import pytest
 import torch
 
+from flows.processes.prefect_server import free_port
 from stages.domain.core.records import Verdict
 from stages.domain.core.replies import render_reply
 from stages.domain.tasks.scoring import reward
@@ -29,6 +26,7 @@ from stages.lib.judging.prompts import Coverage, Question, ask_covers, ask_right
 from stages.runtime.endpoint.settings import endpoint_settings
 from tests.support.builders import SAMPLES, referee, rules
 from tests.support.judges.client import judge_params
+from tests.support.servers.program import running
 
 DARK, MIXED = SAMPLES["dark_event_infer"], SAMPLES["mix_vid_qa"]
 FULL, NONE = ask_covers(DARK, DARK.reference), ask_covers(DARK, "the blue circle sleeps")
@@ -36,7 +34,7 @@ ANSWERS = {
     FULL: json.dumps({"reason": "it is the event", "score": 2}),
     NONE: json.dumps({"reason": "another event", "score": 0}),
 }
-START_S, END_S = 120, 20
+START_S = 120
 
 
 def make(folder: Path, steps: int) -> Path:
@@ -96,52 +94,20 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def url(home: Path) -> Iterator[str]:
     """Address of a server that loads any model that a request names; the models are made while it
     starts."""
-    with socket.socket() as chosen:
-        chosen.bind(("127.0.0.1", 0))
-        port = chosen.getsockname()[1]
+    port = free_port()
     command = [str(Path(sys.executable).with_name("transformers")), "serve", "--host", "127.0.0.1", "--port", str(port)]
-    with (home / "log").open("wb") as log:
-        server = subprocess.Popen(
-            [*command, "--device", "cpu"],
-            env=os.environ | {"HF_HOME": str(home / "hub"), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},
-            stdout=log,
-            stderr=subprocess.STDOUT,
-        )
-        try:
-            make(home / "learned", 25)
-            make(home / "babbling", 0)
-            _wait(server, f"http://127.0.0.1:{port}/health", home / "log")
-            yield f"http://127.0.0.1:{port}/v1"
-        finally:
-            server.terminate()
-            try:
-                server.wait(END_S)
-            except subprocess.TimeoutExpired:
-                server.kill()
-                server.wait(END_S)
-
-
-def _wait(server: subprocess.Popen[bytes], health: str, log: Path) -> None:
-    until = time.monotonic() + START_S
-    with httpx.Client(trust_env=False, timeout=5) as client:
-        while server.poll() is None and time.monotonic() < until:
-            try:
-                if client.get(health).status_code == 200:
-                    return
-            except httpx.TransportError:
-                time.sleep(0.1)
-    raise AssertionError(f"the server does not answer (exit status {server.poll()}): {log.read_text()}")
+    env = os.environ | {"HF_HOME": str(home / "hub"), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    health = f"http://127.0.0.1:{port}/health"
+    with running([*command, "--device", "cpu"], health, home / "log", env=env, start_s=START_S) as wait:
+        make(home / "learned", 25)
+        make(home / "babbling", 0)
+        wait()
+        yield f"http://127.0.0.1:{port}/v1"
 
 
 def judge_at(url: str, model: Path, cache: Path) -> EndpointJudge:
     environ = {"VIDBRIDGE_JUDGE_URL": url, "VIDBRIDGE_JUDGE_CACHE": str(cache), "VIDBRIDGE_JUDGE_RETRIES": "0"}
     return EndpointJudge(judge_params(model=str(model), max_tokens=60), endpoint_settings(environ))
-
-
-@pytest.fixture(autouse=True)
-def no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy"):
-        monkeypatch.delenv(name, raising=False)
 
 
 def tokens(model: Path, questions: list[Question]) -> int:
