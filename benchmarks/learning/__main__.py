@@ -30,11 +30,20 @@ from typing import Any
 import numpy as np
 import yaml
 
-from benchmarks.learning.arms import clone, commit_of, gain_cells, parser_of, pooled, report, reproduce, side_by_side
+from benchmarks.learning.arms import (
+    clone,
+    commit_of,
+    gain_cells,
+    parser_of,
+    pooled,
+    predictions,
+    report,
+    reproduce,
+    side_by_side,
+)
 from stages.domain.core.records import Score
 from stages.domain.core.replies import parse_reply
 from stages.domain.statistics.metrics import task_results
-from stages.lib.rows.jsonl import read_rows
 from stages.runtime import paths
 from stages.runtime.machine import measured
 from stages.tools.ablation.results import content_digests
@@ -78,11 +87,6 @@ def arm_params(params: dict[str, Any], arm: str, seed: int) -> dict[str, Any]:
 Made = tuple[Path, str]
 
 
-def predictions(made: Made) -> list[Score]:
-    folder, row = made
-    return read_rows(folder / "scores" / row / "predictions.jsonl", Score)
-
-
 def thinking_words(rows: Sequence[Score]) -> float:
     """Mean number of words between the think tags in :data:`THINKING_TASKS`; a reply without them
     has none.
@@ -92,7 +96,7 @@ def thinking_words(rows: Sequence[Score]) -> float:
 
 
 def pair(later: Made, earlier: Made) -> PolicyPair:
-    return PolicyPair(predictions(later), predictions(earlier), content_digests(later[0]))
+    return PolicyPair(predictions(*later), predictions(*earlier), content_digests(later[0]))
 
 
 def measure(work: Path, seeds: Sequence[int], rows: dict[str, Any]) -> dict[str, Any]:
@@ -106,12 +110,12 @@ def measure(work: Path, seeds: Sequence[int], rows: dict[str, Any]) -> dict[str,
     }
     absolute = {}
     for name, (arm, row) in policies.items():
-        results = [task_results(predictions((at[s, arm], row)), content_digests(at[s, arm]), CONFIDENCE) for s in seeds]
+        results = [task_results(predictions(at[s, arm], row), content_digests(at[s, arm]), CONFIDENCE) for s in seeds]
         absolute[name] = {
             "tasks": {task: float(np.mean([result[task].mean for result in results])) for task in results[0]},
             "seeds": [float(np.mean([r.mean for r in result.values()])) for result in results],
             "format": float(np.mean([np.mean([r.format for r in result.values()]) for result in results])),
-            "thinking_words": float(np.mean([thinking_words(predictions((at[s, arm], row))) for s in seeds])),
+            "thinking_words": float(np.mean([thinking_words(predictions(at[s, arm], row)) for s in seeds])),
         }
     compared = {
         **{f"recipe: {row} - SFT": (("recipe", row), ("recipe", start)) for row in rows["of"][1:]},

@@ -23,7 +23,9 @@ from unittest.mock import patch
 import yaml
 
 from benchmarks.machine import keep
-from stages.lib.rows.jsonl import write_json
+from stages.domain.core.records import Score
+from stages.lib.evaluation.results import PolicyScores
+from stages.lib.rows.jsonl import read_record, read_rows, write_json
 from stages.runtime import paths
 from stages.tools.ablation import seeds
 from stages.tracking.runs.history import Cost, latest_costs
@@ -178,6 +180,43 @@ def stage_cost(folder: Path, stage: str) -> Cost:
             f"{folder}: {stage} was not timed here, its out came from the cache; delete {folder.parent} and start again"
         )
     return cost
+
+
+def predictions(folder: Path, row: str) -> list[Score]:
+    """Scores of a row's greedy replies in a clone."""
+    return read_rows(paths.predictions_file(folder / paths.scores(row)), Score)
+
+
+def mean_score(folder: Path, row: str) -> float | None:
+    """Mean over tasks of a row in a clone."""
+    return read_record(folder / paths.scores(row) / paths.SCORES_FILE, PolicyScores).mean
+
+
+def seed_lines(result: Mapping[str, Any]) -> list[str]:
+    """Begin a page: what was measured, and a table of ``rows`` with a line a seed."""
+    names = [name for name in result["rows"][0] if name != "seed"]
+    return [
+        f"{result['measured']} Commit {result['commit'][:12]}.",
+        "",
+        f"| seed | {' | '.join(names)} |",
+        "|---" * (len(names) + 1) + "|",
+        *(f"| {row['seed']} | {' | '.join(shown(row[name]) for name in names)} |" for row in result["rows"]),
+    ]
+
+
+def gain_lines(title: str, gains: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Table of gains of :func:`pooled`, a line each, by what it begins with."""
+    tasks = list(next(iter(gains.values()))["tasks"])
+    return [
+        f"| {title} | {' | '.join(tasks)} | mean over tasks | t interval over seeds |",
+        "|---" * (len(tasks) + 3) + "|",
+        *(f"| {name}".rstrip() + f" | {gain_cells(gain, tasks)} |" for name, gain in gains.items()),
+    ]
+
+
+def shown(value: float | None) -> str:
+    """Format a number as a cell."""
+    return "-" if value is None else f"{value:.3f}"
 
 
 def commit_of(folder: Path) -> str:

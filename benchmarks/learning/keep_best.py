@@ -21,7 +21,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.learning.arms import commit_of, compare_on_seeds, gain_cells, pooled, reproduce, run
+from benchmarks.learning.arms import commit_of, compare_on_seeds, gain_lines, pooled, predictions, reproduce, run
 from stages.domain.core.records import Checkpoint, Score
 from stages.domain.statistics.paired import SampleScore
 from stages.lib.evaluation.results import PolicyScores
@@ -56,7 +56,7 @@ def score_last(folder: Path) -> None:
 
 def pair(folder: Path) -> PolicyPair:
     """Scores of the best and of the last checkpoint."""
-    best = read_rows(paths.predictions_file(folder / paths.scores(ROW)), Score)
+    best = predictions(folder, ROW)
     file = folder / LAST / paths.SAMPLE_SCORES_FILE
     if not file.is_file():
         return PolicyPair(best, best, content_digests(folder))
@@ -89,11 +89,7 @@ def table(result: dict[str, Any]) -> str:
     for row in result["rows"]:
         numbers = " | ".join(f"{row[key]:.3f}" for key in ("score", "test", "last_score", "last_test"))
         lines.append(f"| {row['seed']} | {row['step']} of {row['last_step']} | {numbers} |")
-    tasks = result["gain"]["tasks"]
-    lines += ["", f"| best - last | {' | '.join(tasks)} | mean over tasks | t interval over seeds |"]
-    lines += ["|---" * (len(tasks) + 3) + "|"]
-    lines.append(f"| | {gain_cells(result['gain'], tasks)} |")
-    return "\n".join(lines)
+    return "\n".join([*lines, "", *gain_lines("best - last", {"": result["gain"]})])
 
 
 def finish(folder: Path, _: dict[str, Any]) -> None:

@@ -28,11 +28,19 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.learning.arms import commit_of, compare_on_seeds, gain_cells, pooled, reproduce
-from stages.domain.core.records import Score
+from benchmarks.learning.arms import (
+    commit_of,
+    compare_on_seeds,
+    gain_lines,
+    mean_score,
+    pooled,
+    predictions,
+    reproduce,
+    seed_lines,
+)
 from stages.lib.engine.process import ENVIRONMENT, ENVIRONMENT_VARIABLE, VARIABLE, engine_python
-from stages.lib.evaluation.results import HistoryRow, PolicyScores
-from stages.lib.rows.jsonl import read_record, read_rows
+from stages.lib.evaluation.results import HistoryRow
+from stages.lib.rows.jsonl import read_rows
 from stages.runtime import paths
 from stages.runtime.machine import measured
 from stages.tools.ablation.results import content_digests
@@ -75,11 +83,9 @@ def measure(work: Path, seeds: Sequence[int], params: Mapping[str, Any]) -> dict
     start, last = next(iter(params["sft"])), list(params["grpo"])[-1]
     at = {(seed, arm): work / name_of(seed, arm) for seed in seeds for arm in ARMS}
 
-    def score(folder: Path, row: str) -> float | None:
-        return read_record(folder / paths.scores(row) / paths.SCORES_FILE, PolicyScores).mean
-
-    def predictions(seed: int, arm: str) -> list[Score]:
-        return read_rows(paths.predictions_file(at[seed, arm] / paths.scores(last)), Score)
+    def pair(seed: int, arm: str) -> PolicyPair:
+        own, theirs = (predictions(at[seed, name], last) for name in (arm, "hf"))
+        return PolicyPair(own, theirs, content_digests(at[seed, arm]))
 
     def gauge(arm: str) -> float:
         rows = [
@@ -96,37 +102,19 @@ def measure(work: Path, seeds: Sequence[int], params: Mapping[str, Any]) -> dict
         "rows": [
             {
                 "seed": seed,
-                start: score(at[seed, ARMS[0]], start),
-                **{f"{last}, {arm}": score(at[seed, arm], last) for arm in ARMS},
+                start: mean_score(at[seed, ARMS[0]], start),
+                **{f"{last}, {arm}": mean_score(at[seed, arm], last) for arm in ARMS},
             }
             for seed in seeds
         ],
         "gauge": {arm: gauge(arm) for arm in ARMS[1:]},
-        "difference": {
-            arm: pooled(
-                [
-                    PolicyPair(predictions(seed, arm), predictions(seed, "hf"), content_digests(at[seed, arm]))
-                    for seed in seeds
-                ],
-                CONFIDENCE,
-            )
-            for arm in ARMS[1:]
-        },
+        "difference": {arm: pooled([pair(seed, arm) for seed in seeds], CONFIDENCE) for arm in ARMS[1:]},
     }
 
 
 def table(result: Mapping[str, Any]) -> str:
     """Format the result as two Markdown tables."""
-    names = [name for name in result["rows"][0] if name != "seed"]
-    lines = [f"{result['measured']} Commit {result['commit'][:12]}.", ""]
-    lines += [f"| seed | {' | '.join(names)} |", "|---" * (len(names) + 1) + "|"]
-    for row in result["rows"]:
-        cells = ["-" if row[name] is None else f"{row[name]:.3f}" for name in names]
-        lines.append(f"| {row['seed']} | {' | '.join(cells)} |")
-    tasks = list(next(iter(result["difference"].values()))["tasks"])
-    lines += ["", f"| minus hf | {' | '.join(tasks)} | mean over tasks | t interval over seeds |"]
-    lines += ["|---" * (len(tasks) + 3) + "|"]
-    lines += [f"| {arm} | {gain_cells(found, tasks)} |" for arm, found in result["difference"].items()]
+    lines = [*seed_lines(result), "", *gain_lines("minus hf", result["difference"])]
     largest = ", ".join(f"{arm} {value:.1e}" for arm, value in result["gauge"].items())
     return "\n".join([*lines, "", f"Largest difference of a token's log-probability, drawn and trained on: {largest}."])
 

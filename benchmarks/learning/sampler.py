@@ -25,10 +25,19 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.learning.arms import commit_of, compare_on_seeds, gain_cells, pooled, reproduce
-from stages.domain.core.records import Score
-from stages.lib.evaluation.results import HistoryRow, PolicyScores
-from stages.lib.rows.jsonl import read_record, read_rows
+from benchmarks.learning.arms import (
+    commit_of,
+    compare_on_seeds,
+    gain_lines,
+    mean_score,
+    pooled,
+    predictions,
+    reproduce,
+    seed_lines,
+    shown,
+)
+from stages.lib.evaluation.results import HistoryRow
+from stages.lib.rows.jsonl import read_rows
 from stages.runtime import paths
 from stages.runtime.machine import measured
 from stages.tools.ablation.results import content_digests
@@ -89,11 +98,9 @@ def measure(work: Path, seeds: Sequence[int], params: Mapping[str, Any]) -> dict
     start, last = next(iter(params["sft"])), list(params["grpo"])[-1]
     at = {(seed, arm): work / name_of(seed, arm) for seed in seeds for arm in ARMS}
 
-    def score(folder: Path, row: str) -> float | None:
-        return read_record(folder / paths.scores(row) / paths.SCORES_FILE, PolicyScores).mean
-
-    def predictions(seed: int, arm: str) -> list[Score]:
-        return read_rows(paths.predictions_file(at[seed, arm] / paths.scores(last)), Score)
+    def pair(seed: int) -> PolicyPair:
+        ratio, mixture = (predictions(at[seed, arm], last) for arm in ("ratio", "mixture"))
+        return PolicyPair(ratio, mixture, content_digests(at[seed, "ratio"]))
 
     def means(arm: str, row: str, weights: Mapping[str, float]) -> dict[str, dict[str, float | None]]:
         of_seeds = [groups(at[seed, arm] / paths.model(row), weights) for seed in seeds]
@@ -103,16 +110,14 @@ def measure(work: Path, seeds: Sequence[int], params: Mapping[str, Any]) -> dict
         "measured": measured("torch", "transformers", "trl"),
         "commit": commit_of(next(iter(at.values()))),
         "rows": [
-            {"seed": seed, start: score(at[seed, ARMS[0]], start), **{arm: score(at[seed, arm], last) for arm in ARMS}}
+            {
+                "seed": seed,
+                start: mean_score(at[seed, ARMS[0]], start),
+                **{arm: mean_score(at[seed, arm], last) for arm in ARMS},
+            }
             for seed in seeds
         ],
-        "gain": pooled(
-            [
-                PolicyPair(predictions(seed, "ratio"), predictions(seed, "mixture"), content_digests(at[seed, "ratio"]))
-                for seed in seeds
-            ],
-            CONFIDENCE,
-        ),
+        "gain": pooled([pair(seed) for seed in seeds], CONFIDENCE),
         "groups": {
             row: {arm: means(arm, row, trained["tasks"]) for arm in ARMS} for row, trained in params["grpo"].items()
         },
@@ -121,13 +126,8 @@ def measure(work: Path, seeds: Sequence[int], params: Mapping[str, Any]) -> dict
 
 def table(result: Mapping[str, Any]) -> str:
     """Format the result as three Markdown tables."""
-    names = [name for name in result["rows"][0] if name != "seed"]
-    lines = [f"{result['measured']} Commit {result['commit'][:12]}.", ""]
-    lines += [f"| seed | {' | '.join(names)} |", "|---" * (len(names) + 1) + "|"]
-    lines += [f"| {row['seed']} | {' | '.join(shown(row[name]) for name in names)} |" for row in result["rows"]]
+    lines = [*seed_lines(result), "", *gain_lines("ratio - mixture", {"": result["gain"]}), ""]
     tasks = list(result["gain"]["tasks"])
-    lines += ["", f"| ratio - mixture | {' | '.join(tasks)} | mean over tasks | t interval over seeds |"]
-    lines += ["|---" * (len(tasks) + 3) + "|", f"| | {gain_cells(result['gain'], tasks)} |", ""]
     lines += ["Share of prompts / dead groups / share of live groups:", ""]
     lines += [f"| row, arm | {' | '.join(tasks)} |", "|---" * (len(tasks) + 1) + "|"]
     for row, arms in result["groups"].items():
@@ -137,10 +137,6 @@ def table(result: Mapping[str, Any]) -> str:
             ]
             lines.append(f"| {row}, {arm} | {' | '.join(cells)} |")
     return "\n".join(lines)
-
-
-def shown(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3f}"
 
 
 def name_of(seed: int, arm: str) -> str:
