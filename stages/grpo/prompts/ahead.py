@@ -305,12 +305,8 @@ class DrawsAhead(DrawsPrompts):
             return super()._rollouts(rows)
         # A further round of a generation, by the present weights.
         draw = self._drawn(self._row_keys, rows, self._seeds(len(rows), self.state.global_step))
-        try:
-            return self._submit(draw).result()
-        except EngineLost:
-            if not engine.decodes_when_lost:
-                raise
-            return super()._rollouts(rows)  # the next generation gives the engine up
+        found = self._unless_lost(engine, draw)
+        return super()._rollouts(rows) if found is None else found
 
     def _by_engine(self, draw: Callable[[EnginePolicy], Result]) -> Result | None:
         """Replies that the engine draws with the present weights; every process must call it. None:
@@ -320,15 +316,19 @@ class DrawsAhead(DrawsPrompts):
         if engine is None or self._ahead is None or self._ahead.staleness:
             return None
         policy = engine.policy(self.eos_token_ids)
+        return self._unless_lost(engine, lambda: draw(policy))
+
+    def _unless_lost(self, engine: EngineRollouts, draw: Callable[[], Result]) -> Result | None:
+        """What the engine draws; None, on every process, if one of them has lost it, and these
+        processes are to draw then. Every process must call it."""
         lost = False
         found: Result | None = None
         try:
-            found = self._submit(lambda: draw(policy)).result()
+            found = self._submit(draw).result()
         except EngineLost:
             if not engine.decodes_when_lost:
                 raise
             lost = True  # the next generation gives the engine up
-        # One process may have lost it and another not.
         if engine.decodes_when_lost and self._most_of_any_process(int(lost)):
             return None
         return found
