@@ -78,7 +78,7 @@ class Engine:
         self.syncs.append(time.monotonic() - began)
 
     def rollouts(self, shape: Shape) -> EngineRollouts:
-        drawn_for = DrawnFor("benchmark", self.folder, "float32", MOST_TOKENS, self.folder, size_bytes=1 << 24)
+        drawn_for = DrawnFor("benchmark", self.folder, "fp32", MOST_TOKENS, self.folder, size_bytes=1 << 24)
 
         def shown(key: str) -> tuple[str, Sequence[Frames]]:
             return PROMPT, (video(shape, int(key)),)

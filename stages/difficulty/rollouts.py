@@ -15,7 +15,7 @@ from stages.lib.inference.generate import rollouts
 from stages.lib.inference.vision_cache import encode_equal_videos_once
 from stages.lib.judging.batch import score_replies
 from stages.lib.judging.build import referee_of
-from stages.lib.models.load import freeze, load_model, use_threads
+from stages.lib.models.load import freeze, use_threads
 from stages.lib.models.resizing import fit_of
 from stages.lib.rows.samples import drawn, load_samples
 from stages.lib.video.open import frame_loader
@@ -59,14 +59,7 @@ def roll_out(params: Params, name: str, samples: list[Sample]) -> list[Rolled]:
     loader = frame_loader(params, partial(fit_of, start))
     use_threads()
     with (
-        opened_policy(
-            lambda: load_model(start, params.model.precision),
-            start,
-            params.model.precision,
-            stage=f"difficulty@{name}",
-            scratch=paths.ENGINES / f"difficulty@{name}",
-            prepare=_of_frozen_tower,
-        ) as policy,
+        opened_policy(start, params.model.precision, stage=f"difficulty@{name}", prepare=_of_frozen_tower) as policy,
         tqdm(total=len(samples), desc=f"difficulty@{name}", unit="sample", mininterval=1) as bar,
     ):
         replies = rollouts(

@@ -32,11 +32,10 @@ from stages.lib.inference.generate import generate, rollouts
 from stages.lib.inference.policy import Policy
 from stages.lib.judging.batch import check_judged, score_replies, usages_of
 from stages.lib.judging.build import referee_of
-from stages.lib.models.load import load_model, use_threads
+from stages.lib.models.load import use_threads
 from stages.lib.models.resizing import fit_of
 from stages.lib.video.open import frame_loader
 from stages.params import Params, SampledParams
-from stages.runtime import paths
 
 
 @dataclass(frozen=True)
@@ -121,13 +120,7 @@ def evaluate_policy(params: Params, name: str, model_folder: Path) -> PolicyEval
 
     use_threads()
     drawn = params.evaluation.sampled
-    with opened_policy(
-        lambda: load_model(model_folder, params.model.precision),
-        model_folder,
-        params.model.precision,
-        stage=f"evaluate@{name}",
-        scratch=paths.ENGINES / f"evaluate@{name}",
-    ) as policy:
+    with opened_policy(model_folder, params.model.precision, stage=f"evaluate@{name}") as policy:
         video = scored(policy, name, lambda _, frames: frames)
         black = scored(policy, f"{name} (blank video)", lambda _, frames: blank(frames))
         # The frames of a sample are shuffled the same way for every policy, so that policies are

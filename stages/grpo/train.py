@@ -30,7 +30,7 @@ from stages.grpo.rollout_log import RolloutLog
 from stages.grpo.step import Rewards
 from stages.grpo.trainer import VideoGRPOTrainer
 from stages.lib.engine.connection import DrawnFor
-from stages.lib.models.load import freeze, load_model, use_threads
+from stages.lib.models.load import dtype_of, freeze, load_model, use_threads
 from stages.lib.models.processor import EncodedPrompt, encode_prompts, reply_ids
 from stages.lib.models.rendering import check_trainable
 from stages.lib.models.settings import longest
@@ -110,14 +110,13 @@ def train_grpo(
     prompts = [examples[index].sample_id for index in order]
     tasks = Counter(examples[index].task for index in order)
     most = min(longest(model), (row.max_prompt_tokens or math.inf) + row.max_completion_tokens)
-    bf16 = row.precision == "bf16"
     drawn_for = DrawnFor(
         stage,
         model_folder,
-        "bfloat16" if bf16 else "float32",
+        row.precision,
         int(most),
         scratch,
-        size_bytes=parameters * (2 if bf16 else 4),
+        size_bytes=parameters * dtype_of(row.precision).itemsize,
         kept=max(2, row.staleness + 1),
     )
     with rollouts_by_engine(

@@ -22,17 +22,17 @@ from stages.domain.core.frames import Frames
 from stages.lib.engine.connection import Connection, DrawnFor, connected
 from stages.lib.engine.policy import EnginePolicy
 from stages.lib.engine.process import chosen_engine
-from stages.lib.engine.questions import asked
+from stages.lib.engine.questions import asked, asked_once
 from stages.lib.engine.weights import Published, WeightsFolder
-from stages.lib.engine.wire import Draw, Sampling
+from stages.lib.engine.wire import Sampling
 from stages.lib.inference.decode import Decoded, Limits
+from stages.lib.models.load import dtype_of
 from stages.lib.models.processor import EncodedPrompt
 from stages.lib.training.lora import save_merged
 
 Value = TypeVar("Value")
 #: A prompt and its videos, by key.
 Shown = Callable[[str], tuple[str, Sequence[Frames]]]
-_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 class EngineRollouts:
@@ -93,10 +93,9 @@ class EngineRollouts:
             EngineLost: it is gone, and this is not waited for.
             EngineError: it does not draw; for one, it read other tokens than ``prompts`` have.
         """
-        first = {key: row for row, key in reversed([*enumerate(keys)])}
-        number = {key: n for n, key in enumerate(dict.fromkeys(keys))}
-        questions = [asked(self._processor, *self._shown(key), prompts[first[key]].ids) for key in number]
-        draws = [Draw(number[key], seed) for key, seed in zip(keys, seeds, strict=True)]
+        questions, draws = asked_once(
+            keys, seeds, lambda row: asked(self._processor, *self._shown(keys[row]), prompts[row].ids)
+        )
         sampling = Sampling(
             limits.max_new_tokens,
             limits.ends,
@@ -112,7 +111,7 @@ class EngineRollouts:
     def _publish(
         self, weights: WeightsFolder, accelerator: Any, model: Any, state: Mapping[str, torch.Tensor], step: int
     ) -> Published:
-        unwrapped, dtype = accelerator.unwrap_model(model), _DTYPES[self._drawn_for.dtype]
+        unwrapped, dtype = accelerator.unwrap_model(model), dtype_of(self._drawn_for.precision)
         # What the engine computes in: larger weights would only be read and rounded.
         state = {name: weight.to(dtype) if weight.is_floating_point() else weight for name, weight in state.items()}
         size = sum(weight.nbytes for weight in state.values())

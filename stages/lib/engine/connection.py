@@ -22,8 +22,9 @@ from tqdm import tqdm
 from stages.lib.engine.client import Asked, EngineClient
 from stages.lib.engine.errors import EngineLost, StaleWeights
 from stages.lib.engine.process import LOST_VARIABLE, EngineProcess, EngineSettings, Lost, when_lost
-from stages.lib.engine.weights import Published, WeightsFolder, weights_root
+from stages.lib.engine.weights import KEPT, Published, WeightsFolder, weights_root
 from stages.lib.engine.wire import Draw, Reply, Sampling
+from stages.params import Precision
 
 Result = TypeVar("Result")
 #: Seconds between two attempts to find a lost engine, and between two lines about it.
@@ -37,7 +38,7 @@ class DrawnFor:
     Attributes:
         stage: its name.
         model: folder of the model that it starts from.
-        dtype: of weights and computation.
+        precision: of weights and computation.
         max_tokens: of the longest prompt and its reply.
         scratch: its folder.
         size_bytes: of the weights that are published.
@@ -46,11 +47,16 @@ class DrawnFor:
 
     stage: str
     model: Path
-    dtype: Literal["float32", "bfloat16"]
+    precision: Precision
     max_tokens: int
     scratch: Path
     size_bytes: int
-    kept: int = 2
+    kept: int = KEPT
+
+    @property
+    def dtype(self) -> Literal["float32", "bfloat16"]:
+        """The precision, as the engine calls it."""
+        return "bfloat16" if self.precision == "bf16" else "float32"
 
 
 class Connection:

@@ -6,6 +6,7 @@ import shutil
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 from tqdm import tqdm
@@ -14,13 +15,14 @@ from transformers import PreTrainedModel, ProcessorMixin
 from stages.lib.engine.connection import Connection, DrawnFor, connected
 from stages.lib.engine.errors import EngineLost
 from stages.lib.engine.process import chosen_engine
-from stages.lib.engine.questions import asked
-from stages.lib.engine.wire import Draw, Sampling
+from stages.lib.engine.questions import asked, asked_once
+from stages.lib.engine.wire import Sampling
 from stages.lib.inference.policy import Draws, ModelPolicy, Policy, Query
-from stages.lib.models.load import device, save_model
+from stages.lib.models.load import device, load_model, save_model
 from stages.lib.models.processor import placeholder_ids
 from stages.lib.models.settings import end_ids, longest
 from stages.params import Precision
+from stages.runtime import paths
 
 #: A model and its processor, on the CPU.
 Loaded = tuple[PreTrainedModel, ProcessorMixin]
@@ -66,13 +68,11 @@ class EnginePolicy:
         """
         if self._instead is not None:
             return self._instead.decode(queries, max_new_tokens, draws)
-        distinct = {id(query.encoded): query for query in queries}
-        number = {key: n for n, key in enumerate(distinct)}
-        questions = [
-            asked(self._processor, query.prompt, (query.frames,), query.encoded.ids) for query in distinct.values()
-        ]
-        seeds = [None] * len(queries) if draws is None else draws.seeds
-        wanted = [Draw(number[id(query.encoded)], seed) for query, seed in zip(queries, seeds, strict=True)]
+        questions, wanted = asked_once(
+            [id(query.encoded) for query in queries],
+            [None] * len(queries) if draws is None else draws.seeds,
+            lambda row: asked(self._processor, queries[row].prompt, (queries[row].frames,), queries[row].encoded.ids),
+        )
         sampling = Sampling(
             max_new_tokens,
             self._ends,
@@ -91,12 +91,12 @@ class EnginePolicy:
 
 @contextmanager
 def opened_policy(
-    load: Callable[[], Loaded],
     folder: Path | None,
     precision: Precision,
     *,
     stage: str,
-    scratch: Path,
+    load: Callable[[], Loaded] | None = None,
+    scratch: Path | None = None,
     prepare: Callable[[PreTrainedModel], object] | None = None,
     chosen: str | None = None,
     one_kind: bool = False,
@@ -104,10 +104,11 @@ def opened_policy(
     """Open a model for questions: in this process, or in the engine that the environment names.
 
     Args:
-        load: loads the model.
-        folder: that it is loaded from; None: it has none.
+        folder: of the model; None: it has none, and ``load`` makes it.
         stage: name of what asks, for messages.
-        scratch: folder for files that are needed meanwhile.
+        load: loads the model; None: it is loaded from its folder.
+        scratch: folder for the engine's log and for what it needs meanwhile; None: that of the
+            project for this stage.
         prepare: changes a model of this process for these questions.
         chosen: the engine (:func:`~stages.lib.engine.process.chosen_engine`); None: that of the
             environment.
@@ -121,6 +122,10 @@ def opened_policy(
         WeightsError: it cannot be given the weights.
     """
     chosen = chosen_engine() if chosen is None else chosen
+    if load is None:
+        assert folder is not None, "there is something to load"
+        load = partial(load_model, folder, precision)
+    # For an engine, too: loading checks files and positions, and knows what ends a reply.
     model, processor = load()
 
     def here(model: PreTrainedModel) -> Policy:
@@ -132,6 +137,7 @@ def opened_policy(
     if chosen == "hf":
         yield here(model)
         return
+    scratch = scratch or paths.ENGINES / stage
     scratch.mkdir(parents=True, exist_ok=True)
     if folder is None:
         folder = scratch / "model"
@@ -142,7 +148,7 @@ def opened_policy(
     drawn_for = DrawnFor(
         stage,
         folder,
-        "bfloat16" if precision == "bf16" else "float32",
+        precision,
         max_tokens,
         scratch,
         size_bytes=sum(file.stat().st_size for file in files),

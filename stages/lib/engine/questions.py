@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Hashable, Sequence
 from functools import lru_cache
 
 from transformers import ProcessorMixin
 
 from stages.domain.core.frames import Frames
 from stages.lib.engine.client import Asked
-from stages.lib.engine.wire import Video
+from stages.lib.engine.wire import Draw, Video
 from stages.lib.models.processor import video_metadata
 from stages.lib.models.rendering import render
 
@@ -24,6 +24,25 @@ def asked(
             (:class:`~stages.lib.models.processor.EncodedPrompt`), which the engine must read, too.
     """
     return Asked(_unexpanded(processor, prompt, len(videos)), [video_of(frames) for frames in videos], expanded_ids)
+
+
+def asked_once(
+    keys: Sequence[Hashable], seeds: Sequence[str | None], ask: Callable[[int], Asked]
+) -> tuple[list[Asked], list[Draw]]:
+    """Questions, one a key, and a draw of a reply for each row.
+
+    Args:
+        keys: of the rows; rows with equal ones are replies to one question.
+        seeds: of the rows; None: greedy.
+        ask: builds the question of a row.
+    """
+    number: dict[Hashable, int] = {}
+    questions: list[Asked] = []
+    for row, key in enumerate(keys):
+        if key not in number:
+            number[key] = len(questions)
+            questions.append(ask(row))
+    return questions, [Draw(number[key], seed) for key, seed in zip(keys, seeds, strict=True)]
 
 
 def video_of(frames: Frames) -> Video:

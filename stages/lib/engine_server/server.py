@@ -10,7 +10,6 @@ import argparse
 import asyncio
 import contextlib
 import itertools
-import json
 import logging
 import os
 import platform
@@ -30,6 +29,7 @@ from stages.lib.engine_server.app import (
     end_group,
     end_with_parent,
 )
+from stages.lib.engine_server.normalising import normalises_alike
 from stages.lib.engine_server.options import key_of, options_of, weights_of
 from stages.lib.inference.seeds import seed_number
 
@@ -237,19 +237,6 @@ def _metadata(video: Video) -> dict[str, Any]:
     # A list of its own: the processor of Qwen3-VL pads it in place if the number of frames is odd.
     indices = list(video.metadata["frames_indices"])
     return {**video.metadata, "frames_indices": indices, "do_sample_frames": False}
-
-
-def normalises_alike(model: Path) -> bool:
-    """Whether a model's folder has the same mean and deviation for pictures and videos: on the
-    device, vLLM normalises videos with those for pictures."""
-    parts: dict[str, dict[str, Any]] = {"image_processor": {}, "video_processor": {}}
-    for name, part in (("preprocessor_config", "image_processor"), ("video_preprocessor_config", "video_processor")):
-        if (file := model / f"{name}.json").is_file():
-            parts[part] = json.loads(file.read_text())
-    if (file := model / "processor_config.json").is_file():
-        parts |= {part: own for part, own in json.loads(file.read_text()).items() if part in parts}
-    image, video = parts.values()
-    return all(image.get(name) == video.get(name) for name in ("image_mean", "image_std"))
 
 
 def serve(make: Any, options: argparse.Namespace) -> None:

@@ -65,7 +65,7 @@ def load_pretrained(
     try:
         processor = AutoProcessor.from_pretrained(source, revision=revision, padding_side="left", **NO_CODE)
         net = AutoModelForImageTextToText.from_pretrained(
-            source, revision=revision, dtype=_dtype(precision), **NO_CODE, **NO_PICKLE
+            source, revision=revision, dtype=dtype_of(precision), **NO_CODE, **NO_PICKLE
         )
     except ValueError as error:
         raise ModelUnavailableError(
@@ -135,7 +135,7 @@ def load_model(folder: Path, precision: Precision) -> tuple[PreTrainedModel, Pro
             f"its processor cannot be loaded: {first_sentence(error)}",
             "copy the processor of its base model",
         ) from error
-    net = AutoModelForImageTextToText.from_pretrained(folder, dtype=_dtype(precision), **NO_CODE, **NO_PICKLE)
+    net = AutoModelForImageTextToText.from_pretrained(folder, dtype=dtype_of(precision), **NO_CODE, **NO_PICKLE)
     _check_rule(net, str(folder), ours=(folder / paths.USAGE_FILE).is_file())
     return prepare_model(net, processor), decode_with_decord(_without_circumstances(processor))
 
@@ -218,5 +218,6 @@ def use_threads() -> None:
         torch.set_num_threads(1)
 
 
-def _dtype(precision: Precision) -> torch.dtype:
+def dtype_of(precision: Precision) -> torch.dtype:
+    """Type of a model's weights."""
     return torch.bfloat16 if precision == "bf16" else torch.float32

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from stages.domain.core.timeline import SampledFrames, counts
-from stages.lib.engine_server.server import normalises_alike
+from stages.lib.engine_server.normalising import normalises_alike
 from stages.tracking.registry.servable import Usage
 
 #: vLLM's name for taking frames evenly, first and last included, rounded to the nearest frame. It

@@ -97,10 +97,10 @@ def model_engine(
 
         use_threads()
         with opened_policy(
-            chosen.load,
             chosen.folder,
             chosen.precision,
             stage="evaluate",
+            load=chosen.load,
             scratch=request.out / ENGINE_FOLDER,
             prepare=prepare,
             chosen=drawn_by,

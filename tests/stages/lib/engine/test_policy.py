@@ -81,7 +81,6 @@ def opened(folders: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
             patch.setenv(VARIABLE, "hf" if at is None else at.address)
             patch.setenv(LOST_VARIABLE, lost)
             with opened_policy(
-                partial(load_model, folders[0], "fp32"),
                 folders[0],
                 "fp32",
                 stage="evaluate@x",
@@ -111,10 +110,10 @@ def test_a_model_without_a_folder_is_written_for_the_engine(folders: list[Path],
     with (
         served(Noted(folders[1])) as at,
         opened_policy(
-            partial(load_model, folders[0], "fp32"),
             None,
             "fp32",
             stage="evaluate",
+            load=partial(load_model, folders[0], "fp32"),
             scratch=tmp_path / "scratch",
             chosen=at.address,
         ) as policy,

@@ -18,8 +18,8 @@ from stages.lib.engine.client import Asked
 from stages.lib.engine.errors import EngineLost, EngineUnavailable
 from stages.lib.engine.process import EngineProcess, EngineSettings, chosen_engine, engine_python
 from stages.lib.engine.wire import Draw, Sampling
+from stages.lib.engine_server.normalising import normalises_alike
 from stages.lib.engine_server.options import key_of, options_of
-from stages.lib.engine_server.server import normalises_alike
 from stages.lib.inference.seeds import seed_number
 from tests.support.checkout import IN_CHECKOUT, ROOT
 from tests.support.processes.ended import assert_ended
