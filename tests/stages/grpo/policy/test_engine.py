@@ -11,7 +11,8 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 import torch
@@ -19,6 +20,8 @@ from safetensors.torch import load_file
 
 from stages.domain.rl.rollouts import RolloutGroup
 from stages.errors import InputError
+from stages.grpo.policy.engine import EngineRollouts
+from stages.grpo.prompts.ahead import DrawsAhead, _Beside
 from stages.lib.engine.errors import EngineError, EngineLost, PromptMismatch
 from stages.lib.engine.process import LOST_VARIABLE, VARIABLE, when_lost
 from stages.lib.engine.wire import Question, Reply, Sampling, Video
@@ -141,6 +144,33 @@ def test_without_staleness_the_present_weights_draw(
     steps = history(tmp_path)
     assert [row["staleness"] for row in steps] == [0, 0, 0, 0]
     assert max(row["sampling/logp_difference/mean"] for row in steps) < 0.01
+
+
+@pytest.mark.parametrize("lost_elsewhere", [False, True])
+@pytest.mark.parametrize("decodes", [False, True])
+def test_what_another_process_lost_is_decoded_by_all(lost_elsewhere: bool, decodes: bool) -> None:
+    class OneOfTwo(DrawsAhead):
+        def __init__(self) -> None:
+            self._beside = _Beside()
+
+        def _most_of_any_process(self, rows: int) -> int:
+            assert decodes, "processes that wait, or fail, ask nobody"
+            return max(rows, int(lost_elsewhere))
+
+    trainer, engine = OneOfTwo(), cast(EngineRollouts, SimpleNamespace(decodes_when_lost=decodes))
+    expected = None if decodes and lost_elsewhere else "drawn"
+    assert trainer._unless_lost(engine, lambda: "drawn") == expected
+
+    def lose() -> str:
+        raise EngineLost("unix:x", "the engine ended", "look at its log")
+
+    if decodes:
+        assert trainer._unless_lost(engine, lose) is None
+    else:
+        with pytest.raises(EngineLost):
+            trainer._unless_lost(engine, lose)
+    assert trainer._beside is not None
+    trainer._beside.end()
 
 
 @pytest.mark.slow
